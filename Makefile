@@ -1,0 +1,81 @@
+# `make study` and `make test` do everything on a fresh machine. `make help` lists the rest.
+
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV   ?= .venv
+COLAB  ?= .venv-colab
+RUN     = $(VENV)/bin/python
+# Runs and downloads of the tests stay out of data/.
+PYTEST  = -m pytest
+# nbval waits for a dead kernel as long as its cell timeout.
+NBVAL   = -m pytest --nbval --nbval-cell-timeout=600 --nbval-kernel-name=python3 -p no:warnings notebooks
+
+.DEFAULT_GOAL := help
+.PHONY: help study full data test test-quick test-nbval test-colab test-backends bench notebooks address clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+study: $(VENV)/.installed  ## install, then run notebooks 01, 02, 03 on the bundled sample and print the result
+	$(RUN) -m lstm_ae_lib run --preset quick
+
+full: $(VENV)/.installed  ## the same on all of CIFAR-10 (fetches it; about 12 minutes on 2 cores)
+	$(RUN) -m lstm_ae_lib run --preset full
+
+data: $(VENV)/.installed  ## find or fetch the full CIFAR-10 and verify it
+	$(RUN) -m lstm_ae_lib data
+
+test: test-quick test-nbval  ## install, then pytest and the notebooks' regression test
+
+test-quick: $(VENV)/.installed-test
+	$(RUN) $(PYTEST)
+
+test-nbval: $(VENV)/.installed-test
+	$(RUN) $(NBVAL)
+
+test-colab: $(COLAB)/.installed  ## the tests with the versions that Colab has
+	$(COLAB)/bin/python $(PYTEST)
+	$(COLAB)/bin/python $(NBVAL)
+
+test-backends: $(VENV)/.installed-backends  ## layer, model and metric tests on PyTorch and JAX
+	KERAS_BACKEND=torch $(VENV)-backends/bin/python $(PYTEST) -m backends
+	KERAS_BACKEND=jax $(VENV)-backends/bin/python $(PYTEST) -m backends
+
+bench: $(VENV)/.installed  ## measure speed on this machine
+	$(RUN) -m lstm_ae_lib bench
+
+notebooks: $(VENV)/.installed  ## execute the committed notebooks in place, outputs cleaned for git
+	$(RUN) -m lstm_ae_lib notebooks
+
+address:  ## REPO=account/name: set the repository's address in badges, notebooks and pyproject
+	@test -n "$(REPO)" || { echo "usage: make address REPO=account/name"; exit 2; }
+	@old=$$(sed -n 's|^Repository = "https://github.com/\(.*\)"|\1|p' pyproject.toml); \
+	sed -i.bak "s|$$old|$(REPO)|g" pyproject.toml README.md notebooks/*.ipynb && rm -f pyproject.toml.bak README.md.bak notebooks/*.bak
+
+clean:  ## remove the environments; data and runs stay
+	rm -rf .venv .venv-* build *.egg-info
+
+# One stamp file each: a second call installs nothing, a changed list installs again.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "this needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version 2>&1). Name one: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing requirements.txt into $(VENV) (a few minutes the first time)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+$(COLAB)/.installed: tests/colab-constraints.txt requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(COLAB)
+	@$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/colab-constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-backends: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)-backends
+	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax
+	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@

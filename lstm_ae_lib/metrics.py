@@ -1,0 +1,224 @@
+"""Turns two sets of images into numbers. Arguments come as ``(clean, restored)``, as Keras takes ``(y_true, y_pred)``.
+
+Three numbers that are easily mixed up, and are never converted into one another here:
+
+* **MSE** is pooled over all pixels of all images, in units of the [0, 1] range;
+* **PSNR** is the mean over images of each image's own PSNR, in dB with data range 1;
+* **SSIM** is the mean over images, with an 11x11 Gaussian window of sigma 1.5, data range 1, windows inside the image.
+"""
+
+import numpy as np
+
+from lstm_ae_lib import checks
+from lstm_ae_lib._backend import keras
+
+ops = keras.ops
+
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+
+
+def mse(clean, restored):
+    """Mean squared error of each image: ``(batch, height, width, 3)`` twice in [0, 1] -> ``(batch,)``."""
+    return ops.mean(ops.square(clean - restored), axis=(1, 2, 3))
+
+
+def psnr(clean, restored):
+    """Peak signal-to-noise ratio of each image in dB, data range 1; infinite for identical images.
+
+    Args:
+        clean, restored: ``(batch, height, width, 3)`` in [0, 1].
+
+    Returns:
+        tensor ``(batch,)``.
+
+    Example:
+        >>> float(psnr(np.zeros((1, 8, 8, 3), "float32"), np.full((1, 8, 8, 3), 0.1, "float32"))[0])
+        20.0
+    """
+    return -10.0 * ops.log10(mse(clean, restored))
+
+
+def ssim(clean, restored):
+    """Structural similarity of each image (Wang et al. 2004), mean over windows and channels.
+
+    Equals ``tf.image.ssim`` and scikit-image's ``structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False)`` with data range 1.
+
+    Args:
+        clean, restored: ``(batch, height, width, 3)`` in [0, 1], at least 11 pixels high and wide.
+
+    Returns:
+        tensor ``(batch,)``, at most 1.
+
+    Raises:
+        ValueError: images smaller than the window.
+    """
+    _, height, width, _ = clean.shape
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width}")
+    rows = ops.convert_to_tensor(_window_matrix(height), "float32")
+    columns = ops.convert_to_tensor(_window_matrix(width), "float32")
+
+    def windowed(values):
+        return ops.einsum("jw,biwc->bijc", columns, ops.einsum("ih,bhwc->biwc", rows, values))
+
+    mean_clean, mean_restored = windowed(clean), windowed(restored)
+    # max: rounding can leave a flat window a variance a hair below zero.
+    variance_clean = ops.maximum(windowed(ops.square(clean)) - ops.square(mean_clean), 0.0)
+    variance_restored = ops.maximum(windowed(ops.square(restored)) - ops.square(mean_restored), 0.0)
+    covariance = windowed(clean * restored) - mean_clean * mean_restored
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_clean * mean_restored + c1) / (ops.square(mean_clean) + ops.square(mean_restored) + c1)
+    structure = (2 * covariance + c2) / (variance_clean + variance_restored + c2)
+    return ops.mean(luminance * structure, axis=(1, 2, 3))
+
+
+def _window_matrix(size):
+    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
+    window = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    matrix = np.zeros((size - SSIM_WINDOW + 1, size))
+    for row in range(len(matrix)):
+        matrix[row, row : row + SSIM_WINDOW] = window / window.sum()
+    return matrix
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class PSNR(keras.metrics.Metric):
+    """Mean PSNR in dB for ``compile(metrics=[PSNR()])``: predictions clipped to [0, 1], then the mean over images of each
+    image's own PSNR. Images that are restored without any error, whose PSNR is infinite, are left out of the mean."""
+
+    def __init__(self, name="psnr", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.total = self.add_variable((), "zeros", name="total")
+        self.count = self.add_variable((), "zeros", name="count")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if sample_weight is not None:
+            raise ValueError("PSNR takes no sample weights")
+        error = mse(ops.cast(y_true, self.dtype), ops.clip(ops.cast(y_pred, self.dtype), 0.0, 1.0))
+        finite = ops.cast(error > 0, self.dtype)
+        values = -10.0 * ops.log10(ops.where(error > 0, error, ops.ones_like(error)))
+        self.total.assign_add(ops.sum(values * finite))
+        self.count.assign_add(ops.sum(finite))
+
+    def result(self):
+        return ops.divide_no_nan(self.total, self.count)
+
+
+def per_image(clean, restored, chunk: int = 500) -> dict:
+    """MSE, PSNR and SSIM of every image.
+
+    Args:
+        clean, restored: ``(n, height, width, 3)``, each uint8, or float in [0, 1].
+        chunk: images measured at a time; bounds the memory.
+
+    Returns:
+        dict: ``mse``, ``psnr``, ``ssim``, each ``(n,)`` float64.
+
+    Raises:
+        ValueError: different shapes, a value that is out of range, NaN or infinite.
+    """
+    clean, restored = _unit_range(clean, "clean"), _unit_range(restored, "restored")
+    checks.same_shape(clean, restored, "clean", "restored")
+    parts = []
+    for start in range(0, len(clean), chunk):
+        pair = clean[start : start + chunk], restored[start : start + chunk]
+        pair_float64 = [images.astype(np.float64) for images in pair]
+        errors = np.mean((pair_float64[0] - pair_float64[1]) ** 2, axis=(1, 2, 3))
+        pair_float32 = [ops.convert_to_tensor(images, "float32") for images in pair]
+        parts.append((errors, keras.ops.convert_to_numpy(ssim(*pair_float32)).astype(np.float64)))
+    errors, similarities = (np.concatenate(column) for column in zip(*parts, strict=True))
+    with np.errstate(divide="ignore"):
+        return {"mse": errors, "psnr": -10.0 * np.log10(errors), "ssim": similarities}
+
+
+def evaluate(clean, restored) -> dict:
+    """The study's numbers for a set of restored images, each mean with its 95 % bootstrap interval.
+
+    Args:
+        clean, restored: ``(n, height, width, 3)``, each uint8, or float in [0, 1]. Clip a network's output before.
+
+    Returns:
+        dict: ``images``; ``mse``, ``psnr``, ``ssim`` and ``..._low``, ``..._high`` of each; ``identical``, the number of
+        images without any error, whose infinite PSNR is left out of the mean (all of them: psnr is None).
+
+    Raises:
+        ValueError: as :func:`per_image`.
+
+    Example:
+        >>> evaluate(np.zeros((4, 16, 16, 3)), np.full((4, 16, 16, 3), 0.1))["psnr"]
+        20.0
+    """
+    return summarize(per_image(clean, restored))
+
+
+def summarize(values: dict) -> dict:
+    """:func:`evaluate`'s summary of :func:`per_image`'s values."""
+    summary = {"images": len(values["mse"]), "identical": int(np.isinf(values["psnr"]).sum())}
+    for name in ("mse", "psnr", "ssim"):
+        finite = values[name][np.isfinite(values[name])]
+        low, high = bootstrap_interval(finite) if len(finite) else (None, None)
+        mean = float(finite.mean()) if len(finite) else None
+        summary |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+    return summary
+
+
+def bootstrap_interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean (Efron 1979): how much the number would move with other images.
+
+    Args:
+        values: ``(n,)``, one finite number per image.
+        confidence: coverage, between 0 and 1. Default 0.95.
+        resamples: resampled sets, 100 to 1,000,000. Default 2,000.
+        seed: of the resampling.
+
+    Returns:
+        (float, float): lower and upper end.
+
+    Raises:
+        ValueError: no values, values that are not finite, an argument out of range.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"values must be a list of finite numbers, at least one; got shape {values.shape}")
+    checks.number(confidence, "confidence", 0.5, 0.9999)
+    checks.number(resamples, "resamples", 100, 1_000_000, whole=True)
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for start in range(0, resamples, 100):  # bounded memory
+        part = generator.integers(0, len(values), (min(100, resamples - start), len(values)))
+        means[start : start + 100] = values[part].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def radial_power(images, bins: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Mean power of images by spatial frequency, over all directions, images and colours.
+
+    The images are mirrored at their borders first (a DCT-II), so that their edges add no frequencies of their own.
+
+    Args:
+        images: ``(n, height, width, 3)`` float; differences of images too, so any finite range.
+        bins: rings of equal width between 0 and the Nyquist frequency.
+
+    Returns:
+        (numpy.ndarray, numpy.ndarray): ``(bins,)`` centre of each ring in cycles per pixel (0 to 0.5), and ``(bins,)`` mean
+        power in it. The constant part of each image is left out.
+    """
+    import scipy.fft
+
+    images = checks.images_float(images, low=-np.inf, high=np.inf)
+    checks.number(bins, "bins", 1, min(images.shape[1:3]), whole=True)
+    power = np.square(scipy.fft.dctn(images, axes=(1, 2), norm="ortho")).mean(axis=(0, 3))
+    power[0, 0] = np.nan
+    rows, columns = (np.arange(size) / (2 * size) for size in power.shape)
+    ring = (np.hypot(rows[:, None], columns[None, :]) * 2 * bins).astype(int)
+    means = np.array([np.nanmean(power[ring == number]) for number in range(bins)])
+    return (np.arange(bins) + 0.5) / (2 * bins), means
+
+
+def _unit_range(images, name):
+    images = np.asarray(images)
+    if images.dtype == np.uint8:
+        return checks.images_uint8(images, name) / np.float32(255)
+    return checks.images_float(images, name)

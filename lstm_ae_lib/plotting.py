@@ -1,0 +1,120 @@
+"""Arrays to pictures. Nothing is computed here but the difference image that a panel shows.
+
+Every panel of pixels is drawn on the same fixed 0 to 1 scale, so that a loss of contrast stays visible, and restorations
+always stand in the order degraded, restored, clean, |error|.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from lstm_ae_lib import files
+
+DPI = 80
+COLOURS = {"degraded": "#888888", "linear filter": "#1f77b4", "LSTM autoencoder": "#d62728", "clean": "#2ca02c"}
+
+
+def save(figure, path) -> None:
+    """Writes a figure as PNG, atomically."""
+    with files.replacing(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=DPI, bbox_inches="tight", format="png")
+
+
+def class_samples(images, labels, class_names, per_class: int = 6):
+    """The first images of every class, one row a class. ``images`` ``(n, h, w, 3)``, ``labels`` ``(n,)``."""
+    figure, axes = plt.subplots(len(class_names), per_class, figsize=(per_class * 0.55, len(class_names) * 0.55), dpi=DPI)
+    for row, class_name in enumerate(class_names):
+        chosen = np.flatnonzero(np.asarray(labels) == row)[:per_class]
+        for column in range(per_class):
+            axes[row, column].axis("off")
+            if column < len(chosen):
+                _pixels(axes[row, column], images[chosen[column]])
+        axes[row, 0].text(-0.2, 0.5, class_name, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def channel_histograms(counts, edges):
+    """Histograms of the three colours. ``counts`` ``(3, bins)``, ``edges`` ``(bins + 1,)`` in grey levels."""
+    figure, axis = plt.subplots(figsize=(6, 2.6), dpi=DPI)
+    for channel, colour in enumerate(("red", "green", "blue")):
+        axis.stairs(counts[channel], edges, color=colour, label=colour, alpha=0.7, fill=False)
+    axis.set(xlabel="grey level", ylabel="share of pixels", title="How bright the pixels are, by colour")
+    axis.legend()
+    return figure
+
+
+def image_row(images, titles, scale: float = 1.5):
+    """Single images side by side, each with its title. ``images``: a list of ``(h, w, 3)`` or ``(h, w)``."""
+    figure, axes = plt.subplots(1, len(images), figsize=(len(images) * scale, scale * 1.15), dpi=DPI, squeeze=False)
+    for axis, image, title in zip(axes[0], images, titles, strict=True):
+        _pixels(axis, image)
+        axis.set_title(title, fontsize=8)
+    return figure
+
+
+def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_titles=None):
+    """One row an image: degraded, restored, clean, |error|, with each panel's PSNR in its title.
+
+    Args:
+        degraded, restored, clean: ``(n, h, w, 3)`` in [0, 1].
+        degraded_psnr, restored_psnr: ``(n,)`` in dB.
+        row_titles: ``n`` words to stand left of the rows, or None.
+    """
+    count = len(clean)
+    figure, axes = plt.subplots(count, 4, figsize=(6.4, 1.75 * count), dpi=DPI, squeeze=False)
+    for row in range(count):
+        error = np.abs(np.asarray(restored[row], np.float32) - np.asarray(clean[row], np.float32)).mean(axis=-1)
+        panels = [
+            (degraded[row], f"degraded {degraded_psnr[row]:.1f} dB"), (restored[row], f"restored {restored_psnr[row]:.1f} dB"),
+            (clean[row], "clean"), (error, f"|error| mean {error.mean():.3f}"),
+        ]  # fmt: skip
+        for axis, (image, title) in zip(axes[row], panels, strict=True):
+            _pixels(axis, image)
+            axis.set_title(title, fontsize=8)
+        if row_titles is not None:
+            axes[row, 0].text(-0.1, 0.5, row_titles[row], transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def loss_curves(epochs, curves: dict, baselines: dict):
+    """Losses by epoch, and horizontal lines for what they must beat. Log scale, MSE in [0, 1] units."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.2), dpi=DPI)
+    for (name, values), style in zip(curves.items(), ("-", "--", ":"), strict=False):
+        axis.plot(epochs, values, style, color=COLOURS["LSTM autoencoder"], label=name)
+    for name, value in baselines.items():
+        axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2e})")
+    axis.set(xlabel="epoch", ylabel="MSE", yscale="log", title="Training and validation loss")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3, which="both")
+    return figure
+
+
+def spectra(frequencies, powers: dict, title: str, ylabel: str = "mean power", log: bool = True):
+    """Curves over spatial frequency in cycles per pixel."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.0), dpi=DPI)
+    for name, values in powers.items():
+        axis.plot(frequencies, values, marker=".", label=name, color=COLOURS.get(name))
+    axis.set(xlabel="spatial frequency (cycles per pixel)", ylabel=ylabel, title=title, yscale="log" if log else "linear")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def bars_by_class(class_names, values: dict, ylabel: str, title: str):
+    """Grouped bars: one group a class, one bar a restorer. ``values``: name -> ``(classes,)``."""
+    figure, axis = plt.subplots(figsize=(7.2, 3.0), dpi=DPI)
+    positions, width = np.arange(len(class_names)), 0.8 / len(values)
+    for number, (name, heights) in enumerate(values.items()):
+        axis.bar(positions + (number - (len(values) - 1) / 2) * width, heights, width, label=name, color=COLOURS.get(name))
+    axis.set(ylabel=ylabel, title=title)
+    axis.set_xticks(positions, class_names, rotation=30, ha="right", fontsize=8)
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def _pixels(axis, image):
+    image = np.asarray(image)
+    image = image / 255.0 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+    axis.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axis.axis("off")

@@ -1,0 +1,425 @@
+"""One run on disk: what was asked, what it ran on, what came out.
+
+A run is a folder ``data/runs/NAME`` with
+
+* ``run.json``: status, parameters, seed, versions, hardware, threads, data and its hash, minutes;
+* ``history.csv``: the loss by epoch;
+* ``MODEL.json`` and ``MODEL.weights.h5``: builder, arguments and weights, tied together by a SHA-256;
+* ``metrics.json``: the measured records, in the form of ``data/reference_metrics.json``;
+* ``figures/`` and, when the runner made it, the executed notebooks.
+"""
+
+import csv
+import datetime
+import hashlib
+import os
+import platform
+import re
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from lstm_ae_lib import checks, files, paths
+
+STATUSES = ("running", "finished", "failed", "interrupted", "interactive")
+
+# The fields of one published record, in order; more may follow, none of these is renamed.
+RECORD_FIELDS = (
+    "protocol", "restorer", "split", "images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "parameters", "multiply_adds",
+    "minutes", "images_seen", "budget", "seed", "data", "data_hash", "hardware", "source", "run",
+)  # fmt: skip
+
+
+class Run:
+    """A run's folder. Make one with :func:`start_run`, open one with :func:`open_run`."""
+
+    def __init__(self, name: str):
+        self.name = check_name(name)
+        self.folder = paths.runs_dir() / name
+
+    def __repr__(self):
+        return f"Run({self.name!r})"
+
+    def path(self, name: str) -> Path:
+        """The path of a file of this run, whether it is there or not."""
+        return self.folder / name
+
+    def need(self, name: str) -> Path:
+        """The path of a file that must be there.
+
+        Raises:
+            FileNotFoundError: it is not; the message names the run and the file, and says what writes it.
+        """
+        path = self.path(name)
+        if not path.is_file():
+            here = sorted(entry.name for entry in self.folder.iterdir()) if self.folder.is_dir() else []
+            raise FileNotFoundError(
+                f"the run {self.name!r} has no {name} (it has: {', '.join(here) or 'nothing'}); notebook 02 writes the models, "
+                "notebook 03 the metrics: run them, or choose another run (`python -m lstm_ae_lib runs` lists them)"
+            )
+        return path
+
+    @property
+    def record(self) -> dict:
+        """``run.json``."""
+        return files.read_json(self.need("run.json"))
+
+    def update(self, **fields) -> dict:
+        """Merges ``fields`` into ``run.json`` and returns all of it."""
+        path = self.path("run.json")
+        record = (files.read_json(path) if path.is_file() else {"name": self.name}) | fields
+        files.write_json(path, record)
+        return record
+
+    def save_model(self, name: str, model, builder: str, arguments: dict) -> dict:
+        """Saves a model as its builder's name, the builder's arguments and its weights.
+
+        Args:
+            name: the model's word in this run, for example ``"autoencoder"``.
+            model: the trained model.
+            builder: a name in :data:`lstm_ae_lib.models.BUILDERS`.
+            arguments: what the builder was called with, plain values.
+
+        Returns:
+            dict: what was written to ``NAME.json``.
+
+        Raises:
+            ValueError: an unknown builder.
+        """
+        from lstm_ae_lib import models
+
+        checks.choice(builder, "builder", models.BUILDERS)
+        with files.replacing(self.path(f"{name}.weights.h5")) as temporary:
+            model.save_weights(temporary)
+        description = {
+            "builder": builder, "arguments": arguments, "parameters": int(model.count_params()),
+            "sha256": _sha256(self.path(f"{name}.weights.h5")),
+        }  # fmt: skip
+        files.write_json(self.path(f"{name}.json"), description)
+        return description
+
+    def load_model(self, name: str):
+        """Builds a saved model again and loads its weights, after checking their hash.
+
+        Raises:
+            FileNotFoundError: the run has no such model.
+            ValueError: a damaged description, or weights that are not the ones that were saved.
+        """
+        from lstm_ae_lib import models
+
+        description = files.read_json(self.need(f"{name}.json"))
+        weights = self.need(f"{name}.weights.h5")
+        if _sha256(weights) != description["sha256"]:
+            raise ValueError(f"{weights.name} of the run {self.name!r} is damaged: its SHA-256 is not the recorded one")
+        model = models.build(description["builder"], description["arguments"])
+        model.load_weights(weights)
+        return model
+
+    def history(self) -> dict:
+        """``history.csv`` as a list of numbers for each column."""
+        with open(self.need("history.csv"), newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+
+    def new_record(self, *, restorer: str, split: str, summary: dict, model=None, **fields) -> dict:
+        """A record of ``metrics.json``: what :func:`lstm_ae_lib.metrics.evaluate` measured, and the run it belongs to.
+
+        Args:
+            restorer: ``"degraded"``, ``"linear"``, ``"reference_lstm"`` ...
+            split: ``"validation"`` or ``"test"``.
+            summary: of :func:`lstm_ae_lib.metrics.evaluate`.
+            model: the restorer as a model, for its parameters and multiply-adds; None for the degraded image itself.
+            **fields: fields that differ from what the run recorded.
+        """
+        from lstm_ae_lib import models
+
+        run = self.record
+        record = {
+            "protocol": run["protocol"], "restorer": restorer, "split": checks.choice(split, "split", ("validation", "test")),
+            **summary,
+            "parameters": int(model.count_params()) if model is not None else 0,
+            "multiply_adds": models.multiply_adds(model) if model is not None else 0,
+            "minutes": run["training"]["minutes"], "images_seen": run["training"]["images_seen"],
+            "budget": run["training"]["budget"], "seed": run["parameters"]["seed"], "data": run["data"]["kind"],
+            "data_hash": run["data"]["hash"], "hardware": run["hardware"]["summary"], "source": "measured", "run": self.name,
+        }  # fmt: skip
+        record |= fields
+        return {name: record[name] for name in RECORD_FIELDS} | record
+
+    def save_records(self, records: list) -> None:
+        """Writes ``metrics.json``, after checking that no field is missing."""
+        for record in records:
+            missing = [name for name in RECORD_FIELDS if name not in record]
+            if missing:
+                raise ValueError(f"the record of {record.get('restorer')} lacks {', '.join(missing)}")
+        files.write_json(self.path("metrics.json"), {"records": records})
+
+    def records(self) -> list:
+        """The records of ``metrics.json``."""
+        return files.read_json(self.need("metrics.json"))["records"]
+
+
+def check_name(name: str) -> str:
+    """Returns a run's name or raises ``ValueError``: letters, digits, ``.``, ``_``, ``-``, at most 100, no leading dot."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(f"a run's name is 1 to 100 letters, digits, '.', '_' or '-', not starting with a dot; got {name!r}")
+    return name
+
+
+def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
+    """Starts to write a run: makes its folder and records what it will do, with what and on what.
+
+    A run of that name that the runner has prepared, or that a notebook wrote before, is written anew; what it had
+    measured is removed first, so that old results never stand beside new ones.
+
+    Args:
+        name: of the run.
+        parameters: all parameters of the notebook, plain values.
+        images: the :class:`lstm_ae_lib.datasets.ImageSet` in use.
+        protocol: name of the protocol.
+
+    Returns:
+        Run: the run.
+
+    Raises:
+        ValueError: a name that is none.
+        OSError: the folder cannot be written to.
+    """
+    run = Run(name)
+    old = run.path("run.json")
+    record = files.read_json(old) if old.is_file() else {}
+    if record.get("status") != "running":
+        record = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
+    for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_filter.json"):
+        for leftover in run.folder.glob(pattern):
+            leftover.unlink()
+    fields = {
+        "started": now(), **record, "parameters": parameters, "protocol": protocol, "versions": versions(),
+        "hardware": hardware(), "threads": threads(), "data": {"kind": images.kind, "hash": images.content_hash},
+    }  # fmt: skip
+    old.unlink(missing_ok=True)
+    run.update(**fields)
+    return run
+
+
+def open_run(name: str) -> Run:
+    """Opens a run to read it.
+
+    Raises:
+        ValueError: a name that is none, or a damaged ``run.json``.
+        FileNotFoundError: there is no such run; the message lists those that are there.
+    """
+    run = Run(name)
+    if not run.path("run.json").is_file():
+        known = ", ".join(other.name for other in list_runs()) or "none yet"
+        raise FileNotFoundError(
+            f"there is no run {name!r} in {paths.runs_dir()} (runs there: {known}); run notebook 02 first, or `make study`"
+        )
+    run.record  # noqa: B018 - damaged JSON is reported here
+    return run
+
+
+def list_runs() -> list:
+    """All runs, oldest first."""
+    found = [Run(path.parent.name) for path in paths.runs_dir().glob("*/run.json") if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda run: run.path("run.json").stat().st_mtime)
+
+
+def status(record: dict) -> str:
+    """The status of a run as it is now: ``running`` only while the process that runs it lives."""
+    if record.get("status") != "running":
+        return record.get("status", "unknown")
+    process = record.get("process", {})
+    if process.get("machine") != platform.node():
+        return "running elsewhere"
+    try:
+        alive = abs(psutil.Process(process["pid"]).create_time() - process["created"]) < 1.0
+    except (KeyError, psutil.Error):
+        alive = False
+    return "running" if alive else "interrupted"
+
+
+def this_process() -> dict:
+    """What :func:`status` needs to tell later whether this process still lives."""
+    return {"pid": os.getpid(), "created": psutil.Process().create_time(), "machine": platform.node()}
+
+
+def now() -> str:
+    """The time, UTC, as text."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict:
+    """Versions of Python, of this library and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for package in ("lstm_ae_lib", "tensorflow", "keras", "numpy", "scipy", "opencv-python"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def hardware() -> dict:
+    """The machine: processor, cores, memory in GB, accelerators, and one line that says it all."""
+    from lstm_ae_lib._backend import keras
+
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
+    cores, memory = os.cpu_count(), round(psutil.virtual_memory().total / 2**30)
+    accelerators = _accelerators(keras.backend.backend())
+    return {
+        "system": platform.system(), "machine": platform.machine(), "processor": processor, "cores": cores,
+        "memory_gb": memory, "accelerators": accelerators, "backend": keras.backend.backend(),
+        "summary": ", ".join([f"{cores} cores of {processor}", f"{memory} GB", *accelerators]),
+    }  # fmt: skip
+
+
+def threads() -> int:
+    """How many threads the backend computes with: what TensorFlow was told, else the cores this process may use."""
+    from lstm_ae_lib._backend import keras
+
+    chosen = 0
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        chosen = tf.config.threading.get_intra_op_parallelism_threads()
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return chosen or available
+
+
+def _accelerators(backend):
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return [tf.config.experimental.get_device_details(device).get("device_name", device.name)
+                for device in tf.config.list_physical_devices("GPU")]  # fmt: skip
+    if backend == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _sha256(path):
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- published numbers ---------------------------------------------------------------------------------------------------
+
+
+def reference_records(**wanted) -> list:
+    """Published records whose fields have the wanted values, from ``data/reference_metrics.json``.
+
+    Example:
+        >>> reference_records(protocol="reference", restorer="linear", split="test")  # doctest: +SKIP
+    """
+    records = files.read_json(paths.reference_metrics_file())["records"]
+    return [record for record in records if all(record.get(name) == value for name, value in wanted.items())]
+
+
+def publish(names) -> list:
+    """Copies finished runs' records into the repository: this is how a number gets into README and notebooks.
+
+    Each run's ``run.json``, ``history.csv`` and ``metrics.json`` go to ``data/published/NAME``, and its records take the
+    place of those that ``data/reference_metrics.json`` has of that run. Records from elsewhere, marked ``published: ...``,
+    stay.
+
+    Args:
+        names: of the runs.
+
+    Returns:
+        list: the records that were published.
+
+    Raises:
+        ValueError: a run that is not finished.
+        FileNotFoundError: a run, or a file of it, that is missing.
+    """
+    chosen = []
+    for name in names:
+        run = open_run(name)
+        if status(run.record) != "finished":
+            raise ValueError(f"only a finished run can be published; {name!r} is {status(run.record)}")
+        for file in ("run.json", "history.csv", "metrics.json"):
+            run.need(file)
+        chosen.append(run)
+    target = paths.reference_metrics_file()
+    records = files.read_json(target)["records"] if target.is_file() else []
+    records = [record for record in records if record["run"] not in {run.name for run in chosen}]
+    published = []
+    for run in chosen:
+        folder = paths.published_dir() / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("history.csv", "metrics.json"):
+            shutil.copyfile(run.path(file), folder / file)
+        record = run.record
+        record.pop("process", None)
+        files.write_json(folder / "run.json", record)
+        published += run.records()
+    files.write_json(target, {"records": records + published})
+    return published
+
+
+def format_table(rows: list, columns: list) -> str:
+    """Plain text table. ``columns``: ``(title, function of a row giving text)``."""
+    cells = [[title for title, _ in columns]] + [[str(value(row)) for _, value in columns] for row in rows]
+    widths = [max(len(line[number]) for line in cells) for number in range(len(columns))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+RESTORER_TITLES = {
+    "degraded": "degraded", "linear": "linear filter", "reference_lstm": "LSTM autoencoder",
+    "reference_bilstm": "bidirectional LSTM autoencoder",
+}  # fmt: skip
+
+
+def metrics_table(records: list) -> str:
+    """The records as a table: restorer, MSE, PSNR with its interval, SSIM."""
+    return format_table(records, [
+        ("restorer", lambda record: RESTORER_TITLES.get(record["restorer"], record["restorer"])),
+        ("split", lambda record: record["split"]),
+        ("images", lambda record: f"{record['images']:,}"),
+        ("MSE", lambda record: f"{record['mse']:.3e}"),
+        ("PSNR dB [95 %]", lambda record: f"{record['psnr']:.2f} [{record['psnr_low']:.2f}, {record['psnr_high']:.2f}]"),
+        ("SSIM", lambda record: f"{record['ssim']:.4f}"),
+    ])  # fmt: skip
+
+
+def runs_table(chosen: list) -> str:
+    """Runs side by side: status, what they did, and their test-set numbers."""
+    rows = []
+    for run in chosen:
+        try:
+            record = run.record
+            metrics = run.records() if run.path("metrics.json").is_file() else []
+        except (ValueError, KeyError) as error:
+            record, metrics = {"status": f"damaged: {error}"}, []
+        rows.append((run.name, record, {item["restorer"]: item for item in metrics if item["split"] == "test"}))
+
+    def number(restorer, field, style):
+        return lambda row: format(row[2][restorer][field], style) if restorer in row[2] else "-"
+
+    def network(field, style):
+        return lambda row: next((format(item[field], style) for name, item in row[2].items() if name.startswith("reference_")), "-")
+
+    return format_table(rows, [
+        ("run", lambda row: row[0]),
+        ("status", lambda row: status(row[1])),
+        ("protocol", lambda row: row[1].get("protocol", "-")),
+        ("data", lambda row: row[1].get("data", {}).get("kind", "-")),
+        ("budget", lambda row: row[1].get("training", {}).get("budget", "-")),
+        ("minutes", lambda row: f"{row[1]['minutes']:.1f}" if row[1].get("minutes") is not None else "-"),
+        ("degraded dB", number("degraded", "psnr", ".2f")),
+        ("linear dB", number("linear", "psnr", ".2f")),
+        ("LSTM dB", network("psnr", ".2f")),
+        ("LSTM MSE", network("mse", ".3e")),
+        ("LSTM SSIM", network("ssim", ".4f")),
+    ])  # fmt: skip
