@@ -15,7 +15,7 @@ def _import_keras():
         import keras
 
         return keras
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     real = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -36,3 +36,6 @@ def _import_keras():
 
 
 keras = _import_keras()
+
+# The widest floating point type that the backend computes with: JAX leaves float64 off.
+WIDE_FLOAT = "float32" if keras.backend.backend() == "jax" else "float64"

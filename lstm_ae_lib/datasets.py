@@ -315,7 +315,8 @@ def _read_store(path):
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here, because np.load does not close what turns out to be no archive.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in CONTENT_HASHES}
         verify_content(arrays, CONTENT_HASHES, str(path))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -446,7 +447,7 @@ def _load_sample() -> ImageSet:
     path = paths.sample_file()
     advice = "restore it with `git checkout data/cifar10_sample.npz`"
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         verify_content(arrays, SAMPLE_HASHES, str(path))
         train_indices, test_indices = arrays["train_indices"], arrays["test_indices"]

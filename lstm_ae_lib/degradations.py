@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from lstm_ae_lib import checks
-from lstm_ae_lib._backend import keras
+from lstm_ae_lib._backend import WIDE_FLOAT, keras
 
 ops = keras.ops
 
@@ -229,7 +229,7 @@ class GaussianBlur(keras.layers.Layer):
     """
 
     def __init__(self, sigma, border="reflect_101", mix_channels=False, rounding=None, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**kwargs)
         self.sigma = float(checks.number(sigma, "sigma", 0, LARGEST_SIGMA, above_low=True))
         self.border = checks.choice(border, "border", ("reflect_101", "reflect"))
         self.mix_channels = bool(mix_channels)
@@ -251,13 +251,13 @@ class GaussianBlur(keras.layers.Layer):
             return self._axes(images, lambda values: values)
         # 8-bit arithmetic needs whole grey levels: exact in float32 for OpenCV's whole-number weights (every sum stays
         # below 2**24), while SciPy adds in float64.
-        exact = self.rounding == "truncate" and keras.backend.backend() != "jax"
-        levels = ops.cast(ops.round(ops.cast(images, "float32") * 255.0), "float64" if exact else "float32")
+        dtype = WIDE_FLOAT if self.rounding == "truncate" else "float32"
+        levels = ops.cast(ops.round(ops.cast(images, "float32") * 255.0), dtype)
         if self.rounding == "opencv":
             levels = ops.floor(self._axes(levels, lambda values: values) / 65536.0 + 0.5)
         else:
             # A sum that should be whole may come out a hair below; SciPy keeps flat areas as they are.
-            slack = 1e-9 if exact else 1e-4
+            slack = 1e-9 if dtype == "float64" else 1e-4
             levels = self._axes(levels, lambda values: ops.floor(values + slack))
         return ops.cast(ops.cast(levels, "float32") / 255.0, self.compute_dtype)
 

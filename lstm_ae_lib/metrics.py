@@ -10,7 +10,7 @@ Three numbers that are easily mixed up, and are never converted into one another
 import numpy as np
 
 from lstm_ae_lib import checks
-from lstm_ae_lib._backend import keras
+from lstm_ae_lib._backend import WIDE_FLOAT, keras
 
 ops = keras.ops
 
@@ -56,8 +56,8 @@ def ssim(clean, restored):
     _, height, width, _ = clean.shape
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width}")
-    rows = ops.convert_to_tensor(_window_matrix(height), "float32")
-    columns = ops.convert_to_tensor(_window_matrix(width), "float32")
+    clean, restored = ops.convert_to_tensor(clean), ops.convert_to_tensor(restored)
+    rows, columns = (ops.convert_to_tensor(_window_matrix(size), clean.dtype) for size in (height, width))
 
     def windowed(values):
         return ops.einsum("jw,biwc->bijc", columns, ops.einsum("ih,bhwc->biwc", rows, values))
@@ -122,11 +122,11 @@ def per_image(clean, restored, chunk: int = 500) -> dict:
     checks.same_shape(clean, restored, "clean", "restored")
     parts = []
     for start in range(0, len(clean), chunk):
-        pair = clean[start : start + chunk], restored[start : start + chunk]
-        pair_float64 = [images.astype(np.float64) for images in pair]
-        errors = np.mean((pair_float64[0] - pair_float64[1]) ** 2, axis=(1, 2, 3))
-        pair_float32 = [ops.convert_to_tensor(images, "float32") for images in pair]
-        parts.append((errors, keras.ops.convert_to_numpy(ssim(*pair_float32)).astype(np.float64)))
+        pair = [images[start : start + chunk].astype(np.float64) for images in (clean, restored)]
+        errors = np.mean((pair[0] - pair[1]) ** 2, axis=(1, 2, 3))
+        # In float32 the difference of two nearly equal means of squares would cost SSIM its fifth digit.
+        similarities = ssim(*(ops.convert_to_tensor(images, WIDE_FLOAT) for images in pair))
+        parts.append((errors, ops.convert_to_numpy(similarities).astype(np.float64)))
     errors, similarities = (np.concatenate(column) for column in zip(*parts, strict=True))
     with np.errstate(divide="ignore"):
         return {"mse": errors, "psnr": -10.0 * np.log10(errors), "ssim": similarities}
@@ -220,5 +220,5 @@ def radial_power(images, bins: int = 16) -> tuple[np.ndarray, np.ndarray]:
 def _unit_range(images, name):
     images = np.asarray(images)
     if images.dtype == np.uint8:
-        return checks.images_uint8(images, name) / np.float32(255)
+        return checks.images_uint8(images, name) / 255.0
     return checks.images_float(images, name)

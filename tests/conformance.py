@@ -1,0 +1,43 @@
+"""One list of every public layer and model, and how to make it. Each check of test_conformance.py runs over all of them;
+a public layer or builder that is missing here fails a test."""
+
+import dataclasses
+from collections.abc import Callable
+
+from lstm_ae_lib import degradations, layers, metrics, models
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    make: Callable
+    input_shape: tuple  # without the batch
+    differentiable: bool = True
+
+    def __str__(self):
+        return self.name
+
+
+LAYERS = [
+    Case("ImageToRows", lambda **k: layers.ImageToRows(**k), (8, 6, 3)),
+    Case("RowsToImage", lambda **k: layers.RowsToImage(channels=3, **k), (8, 18)),
+    Case("RowsToImage-one-channel", lambda **k: layers.RowsToImage(channels=1, **k), (8, 18)),
+    Case("SpectralWiener-dct1", lambda **k: layers.SpectralWiener("dct1", **k), (8, 6, 3)),
+    Case("SpectralWiener-dct2", lambda **k: layers.SpectralWiener("dct2", **k), (8, 6, 3)),
+    Case("GaussianBlur", lambda **k: degradations.GaussianBlur(1.5, **k), (8, 6, 3)),
+    Case("GaussianBlur-scipy", lambda **k: degradations.GaussianBlur(1.0, "reflect", True, **k), (8, 6, 3)),
+    Case("GaussianBlur-8-bit", lambda **k: degradations.GaussianBlur(1.0, rounding="opencv", **k), (8, 6, 3), False),
+    Case("GaussianBlur-truncate", lambda **k: degradations.GaussianBlur(1.0, "reflect", True, "truncate", **k), (8, 6, 3), False),
+]
+
+SMALL = {"image_shape": (8, 6, 3), "units": (5, 4)}
+MODELS = [
+    Case("reference_lstm_autoencoder", lambda: models.reference_lstm_autoencoder(**SMALL), (8, 6, 3)),
+    Case("reference_lstm_autoencoder-bi", lambda: models.reference_lstm_autoencoder(**SMALL, bidirectional=True), (8, 6, 3)),
+    Case("reference_lstm_autoencoder-narrow", lambda: models.reference_lstm_autoencoder(**SMALL, bottleneck=3), (8, 6, 3)),
+    Case("linear_filter", lambda: models.linear_filter((8, 6, 3), "dct1"), (8, 6, 3)),
+]
+
+# Modules that may define layers, metrics or builders.
+LAYER_MODULES = (layers, degradations)
+METRIC_MODULES = (metrics,)

@@ -1,0 +1,39 @@
+"""What all tests share: the sample, its blurred version, and a data folder of their own."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+
+from lstm_ae_lib import datasets, degradations
+
+
+@pytest.fixture(scope="session")
+def sample():
+    return datasets.load_cifar10("sample")
+
+
+@pytest.fixture(scope="session")
+def clean(sample):
+    """24 test images, uint8."""
+    return sample.test_images[:24]
+
+
+@pytest.fixture(scope="session")
+def unit(clean):
+    """The same as float32 in [0, 1]."""
+    return (clean / 255).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def blurred(clean):
+    return degradations.degrade(clean, "gauss2")
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A data folder of the test's own: raw/ and runs/ live there."""
+    monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"

@@ -1,0 +1,207 @@
+"""What every layer and every model must do, checked over the one list in conformance.py."""
+
+import inspect
+
+import conformance
+import numpy as np
+import pytest
+
+from lstm_ae_lib import models
+from lstm_ae_lib._backend import keras
+
+pytestmark = pytest.mark.backends
+
+layers = pytest.mark.parametrize("case", conformance.LAYERS, ids=str)
+all_models = pytest.mark.parametrize("case", conformance.MODELS, ids=str)
+
+
+def batch(case, count=2, seed=0):
+    return np.random.default_rng(seed).random((count, *case.input_shape)).astype(np.float32)
+
+
+def as_array(tensor):
+    return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+
+
+def randomise(model):
+    generator = np.random.default_rng(1)
+    model.set_weights([weight + 0.1 * generator.standard_normal(weight.shape) for weight in model.get_weights()])
+
+
+def test_every_public_layer_and_builder_is_listed():
+    listed = {case.name.split("-")[0] for case in conformance.LAYERS + conformance.MODELS}
+    for module in conformance.LAYER_MODULES:
+        for name, value in inspect.getmembers(module, inspect.isclass):
+            if issubclass(value, keras.layers.Layer) and value.__module__ == module.__name__ and not name.startswith("_"):
+                assert name in listed, f"{module.__name__}.{name} is not in tests/conformance.py"
+    assert set(models.BUILDERS) <= listed
+
+
+def test_every_library_module_has_its_test_file():
+    from pathlib import Path
+
+    here = Path(__file__).parent
+    tested_elsewhere = {"__init__": "test_package", "__main__": "test_main", "_backend": "test_package", "layers": "test_conformance"}
+    for module in sorted((here.parent / "lstm_ae_lib").glob("*.py")):
+        test = tested_elsewhere.get(module.stem, f"test_{module.stem}")
+        assert (here / f"{test}.py").is_file(), f"lstm_ae_lib/{module.name} has no tests/{test}.py"
+
+
+@layers
+def test_layer_is_registered_and_its_config_makes_it_again(case):
+    layer = case.make(name="it")
+    assert keras.saving.get_registered_name(type(layer)).startswith("lstm_ae_lib>")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is type(layer) and again.get_config() == layer.get_config()
+    for name, parameter in inspect.signature(type(layer)).parameters.items():
+        assert name in layer.get_config() or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL), f"{name} is not in the config"
+
+
+@layers
+def test_layer_shapes_static_and_dynamic(case):
+    layer, images = case.make(), batch(case)
+    output = layer(images)
+    assert tuple(output.shape) == tuple(layer.compute_output_shape(images.shape))
+    symbolic = case.make()(keras.KerasTensor((None, *case.input_shape)))
+    assert tuple(symbolic.shape)[1:] == tuple(output.shape)[1:] and symbolic.shape[0] is None
+
+
+@layers
+def test_layer_survives_a_keras_file(case, tmp_path):
+    inputs = keras.layers.Input(case.input_shape)
+    model = keras.Model(inputs, case.make()(inputs))
+    randomise(model)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    images = batch(case)
+    np.testing.assert_array_equal(as_array(again(images)), as_array(model(images)))
+
+
+@layers
+def test_layer_honours_the_dtype_policy(case):
+    images = batch(case)
+    exact = as_array(case.make(dtype="float32")(images))
+    mixed = case.make(dtype="mixed_bfloat16")(images)
+    assert keras.backend.standardize_dtype(mixed.dtype) == "bfloat16"
+    np.testing.assert_allclose(as_array(mixed), exact, atol=0.05)
+
+
+@all_models
+def test_model_keeps_the_image_shape(case):
+    model = case.make()
+    assert model.output_shape == (None, *case.input_shape)
+    for count in (1, 3):
+        assert tuple(model(batch(case, count)).shape) == (count, *case.input_shape)
+
+
+@all_models
+def test_model_survives_a_keras_file_and_a_weights_file(case, tmp_path):
+    model, images = case.make(), batch(case)
+    randomise(model)
+    expected = as_array(model(images))
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(as_array(keras.saving.load_model(tmp_path / "model.keras")(images)), expected)
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = case.make()
+    again.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(as_array(again(images)), expected)
+
+
+@all_models
+def test_one_training_step_moves_every_weight_and_lowers_the_loss(case):
+    keras.utils.set_random_seed(0)
+    model = case.make()
+    randomise(model)  # from zero, some weights have no gradient in the first step
+    model.compile(optimizer=keras.optimizers.SGD(0.05), loss="mse")
+    degraded, clean = batch(case, 8, seed=1), batch(case, 8, seed=2)
+    before = [weight.copy() for weight in model.get_weights()]
+    losses = [float(model.train_on_batch(degraded, clean)) for _ in range(5)]
+    for old, new, variable in zip(before, model.get_weights(), model.weights, strict=True):
+        assert not np.array_equal(old, new), f"{variable.path} did not move"
+    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+
+
+@all_models
+def test_model_agrees_with_itself_under_mixed_bfloat16(case):
+    model = case.make()
+    randomise(model)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = case.make()
+    finally:
+        keras.config.set_dtype_policy(before)
+    mixed.set_weights(model.get_weights())
+    images = batch(case)
+    exact = as_array(model(images))
+    assert np.abs(as_array(mixed(images)) - exact).max() < 0.06 * np.abs(exact).max()
+
+
+@layers
+def test_layer_gives_the_same_gradient_twice_and_it_is_finite(case):
+    if not case.differentiable or keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    layer, images = case.make(), tf.constant(batch(case))
+    gradients = []
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            loss = tf.reduce_sum(tf.square(layer(images)))
+        gradients.append(tape.gradient(loss, images).numpy())
+    np.testing.assert_array_equal(*gradients)
+    assert np.isfinite(gradients[0]).all() and np.abs(gradients[0]).max() > 0
+
+
+# --- what only one of them does -------------------------------------------------------------------------------------------
+
+
+def test_rows_are_the_images_rows():
+    from lstm_ae_lib.layers import ImageToRows, RowsToImage
+
+    images = np.arange(2 * 3 * 4 * 3, dtype=np.float32).reshape(2, 3, 4, 3)
+    rows = ImageToRows()(images)
+    np.testing.assert_array_equal(as_array(rows)[1, 2], images[1, 2].ravel())
+    np.testing.assert_array_equal(as_array(RowsToImage(3)(rows)), images)
+
+
+def test_rows_work_for_an_unknown_height():
+    from lstm_ae_lib.layers import ImageToRows, RowsToImage
+
+    inputs = keras.layers.Input((None, 4, 3))
+    model = keras.Model(inputs, RowsToImage()(ImageToRows()(inputs)))
+    for height in (2, 5):
+        images = np.random.default_rng(0).random((1, height, 4, 3)).astype(np.float32)
+        np.testing.assert_array_equal(as_array(model(images)), images)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: conformance.layers.RowsToImage(0), "channels must be a whole number from 1 to 4096, got 0"),
+        (lambda: conformance.layers.RowsToImage(3)(np.zeros((1, 2, 4), np.float32)), r"RowsToImage needs \(batch, height, width \* 3\)"),
+        (lambda: conformance.layers.ImageToRows()(np.zeros((1, 2, 4), np.float32)), "ImageToRows needs"),
+        (lambda: conformance.layers.SpectralWiener("dft"), "transform must be one of dct1, dct2; got 'dft'"),
+        (lambda: conformance.layers.SpectralWiener().build((None, None, 8, 3)), "of a known size"),
+        (lambda: conformance.layers.cosine_basis(1, "dct1"), "size must be a whole number from 2"),
+    ],
+)
+def test_layers_refuse_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("transform", ["dct1", "dct2"])
+@pytest.mark.parametrize("size", [2, 7, 32])
+def test_cosine_basis_equals_scipys(transform, size):
+    import scipy.fft
+
+    from lstm_ae_lib.layers import cosine_basis
+
+    forward, inverse = cosine_basis(size, transform)
+    np.testing.assert_allclose(forward @ inverse, np.eye(size), atol=1e-12)
+    values = np.random.default_rng(0).random(size)
+    expected = scipy.fft.dct(values, type=int(transform[-1]), norm="ortho" if transform == "dct2" else None)
+    scale = 1 if transform == "dct2" else 0.5 * np.sqrt(2 / (size - 1))
+    np.testing.assert_allclose(forward @ values, expected * scale, atol=1e-12)

