@@ -59,6 +59,7 @@ def _parser():
 
     bench = commands.add_parser("bench", help="measure speed on this machine; prints, asserts nothing")
     bench.add_argument("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
+    bench.add_argument("--save", action="store_true", help="write data/benchmarks/overview.json")
     bench.set_defaults(run=_bench)
 
     notebooks = commands.add_parser("notebooks", help="execute the committed notebooks in place, outputs cleaned for git")
@@ -119,7 +120,10 @@ def _publish(arguments):
 def _bench(arguments):
     from lstm_ae_lib import bench
 
-    print(bench.format_results(bench.measure(arguments.repeats)))
+    records = bench.measure(arguments.repeats)
+    print(bench.format_results(records))
+    if arguments.save:
+        print(f"written: {bench.save(records)}")
 
 
 def _notebooks(arguments):

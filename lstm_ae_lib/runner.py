@@ -167,7 +167,7 @@ def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False)
     started = time.monotonic()
     run.update(
         status="running", runner="lstm_ae_lib", started=runs.now(), process=runs.this_process(), notebooks=list(notebooks),
-        asked=parameters, versions=runs.versions(),
+        asked={name: value for taken in per_notebook.values() for name, value in taken.items()}, versions=runs.versions(),
     )  # fmt: skip
 
     def finish(status, **fields):

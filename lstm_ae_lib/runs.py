@@ -123,6 +123,11 @@ class Run:
             rows = list(csv.DictReader(stream))
         return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
 
+    def note_training(self, restorer: str, minutes: float, images_seen: int, budget: str) -> None:
+        """Records what a restorer of this run was given: minutes, images seen, and a short name for that budget."""
+        training = self.record.get("training", {})
+        self.update(training=training | {restorer: {"minutes": round(minutes, 3), "images_seen": images_seen, "budget": budget}})
+
     def new_record(self, *, restorer: str, split: str, summary: dict, model=None, **fields) -> dict:
         """A record of ``metrics.json``: what :func:`lstm_ae_lib.metrics.evaluate` measured, and the run it belongs to.
 
@@ -136,14 +141,15 @@ class Run:
         from lstm_ae_lib import models
 
         run = self.record
+        untrained = {"minutes": 0.0, "images_seen": 0, "budget": "none"}
         record = {
             "protocol": run["protocol"], "restorer": restorer, "split": checks.choice(split, "split", ("validation", "test")),
             **summary,
             "parameters": int(model.count_params()) if model is not None else 0,
             "multiply_adds": models.multiply_adds(model) if model is not None else 0,
-            "minutes": run["training"]["minutes"], "images_seen": run["training"]["images_seen"],
-            "budget": run["training"]["budget"], "seed": run["parameters"]["seed"], "data": run["data"]["kind"],
-            "data_hash": run["data"]["hash"], "hardware": run["hardware"]["summary"], "source": "measured", "run": self.name,
+            **run.get("training", {}).get(restorer, untrained),
+            "seed": run["parameters"]["seed"], "data": run["data"]["kind"], "data_hash": run["data"]["hash"],
+            "hardware": run["hardware"]["summary"], "source": "measured", "run": self.name,
         }  # fmt: skip
         record |= fields
         return {name: record[name] for name in RECORD_FIELDS} | record
@@ -188,6 +194,10 @@ def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
         OSError: the folder cannot be written to.
     """
     run = Run(name)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write a run: {error.strerror or error}", str(run.folder)) from error
     old = run.path("run.json")
     record = files.read_json(old) if old.is_file() else {}
     if record.get("status") != "running":
@@ -353,6 +363,8 @@ def publish(names) -> list:
     target = paths.reference_metrics_file()
     records = files.read_json(target)["records"] if target.is_file() else []
     records = [record for record in records if record["run"] not in {run.name for run in chosen}]
+    # Runs of one protocol measure the same untouched images and the same linear filter: once is enough.
+    known = {_what(record) for record in records if record["source"] == "measured"}
     published = []
     for run in chosen:
         folder = paths.published_dir() / run.name
@@ -362,9 +374,72 @@ def publish(names) -> list:
         record = run.record
         record.pop("process", None)
         files.write_json(folder / "run.json", record)
-        published += run.records()
+        for measured in run.records():
+            if _what(measured) not in known:
+                known.add(_what(measured))
+                published.append(measured)
     files.write_json(target, {"records": records + published})
+    update_readme()
     return published
+
+
+def _what(record):
+    return tuple(record[name] for name in ("protocol", "restorer", "split", "mse", "psnr", "data_hash", "images"))
+
+
+README_MARKS = "<!-- results: written by `python -m lstm_ae_lib publish` -->", "<!-- end of results -->"
+
+
+def readme_table(records: list) -> str:
+    """The published test-set numbers as README's table, with what it takes to read them below it."""
+    records = [record for record in records if record["data"] == "full"]
+    shown = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
+    shown.sort(key=lambda record: (record["protocol"] != "reference", record["protocol"], record["source"] != "measured"))
+    lines = [
+        "| protocol | restorer | MSE | PSNR dB [95 %] | SSIM | parameters | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in shown:
+        title = RESTORER_TITLES.get(record["restorer"], record["restorer"])
+        title = title if record["source"] == "measured" else f"{title}, {record['source']}, {record['split']} images"
+        parameters = f"{record['parameters']:,}" if record["parameters"] else "-"
+        minutes = f"{record['minutes']:.1f}" if record["minutes"] else "-"
+        lines.append(
+            f"| `{record['protocol']}` | {title} | {_shown(record['mse'], '.2e')} | {_psnr_text(record)} | "
+            f"{_shown(record['ssim'], '.4f')} | {parameters} | {minutes} |"
+        )
+    measured = [record for record in shown if record["source"] == "measured"]
+    trained = sorted({(record["budget"], record["run"]) for record in measured if record["images_seen"] and record["restorer"] != "linear"})
+    hardware = sorted({record["hardware"] for record in measured})
+    images = sorted({record["images"] for record in measured})
+    lines += ["", (
+        f"Measured on {' / '.join(f'{count:,}' for count in images)} test images, one seed; the interval is a bootstrap over images. "
+        f"Training: {'; '.join(f'{budget} images (`{run}`)' for budget, run in trained)}; minutes are of training alone, on "
+        f"{' / '.join(hardware)}."
+    )]  # fmt: skip
+    return "\n".join(lines)
+
+
+def update_readme() -> None:
+    """Writes :func:`readme_table` of the published records between the marks in README.md."""
+    path = paths.data_dir().parent / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(README_MARKS[0])
+    _, end, after = rest.partition(README_MARKS[1])
+    if not end:
+        raise ValueError(f"README.md has no marks {README_MARKS[0]!r} and {README_MARKS[1]!r}")
+    with files.replacing(path) as temporary:
+        text = f"{before}{README_MARKS[0]}\n{readme_table(reference_records())}\n{end}{after}"
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _shown(value, style):
+    return "-" if value is None else format(value, style)
+
+
+def _psnr_text(record):
+    if record["psnr"] is None:
+        return "-"
+    return f"{record['psnr']:.2f} [{record['psnr_low']:.2f}, {record['psnr_high']:.2f}]"
 
 
 def format_table(rows: list, columns: list) -> str:
@@ -386,10 +461,10 @@ def metrics_table(records: list) -> str:
     return format_table(records, [
         ("restorer", lambda record: RESTORER_TITLES.get(record["restorer"], record["restorer"])),
         ("split", lambda record: record["split"]),
-        ("images", lambda record: f"{record['images']:,}"),
-        ("MSE", lambda record: f"{record['mse']:.3e}"),
-        ("PSNR dB [95 %]", lambda record: f"{record['psnr']:.2f} [{record['psnr_low']:.2f}, {record['psnr_high']:.2f}]"),
-        ("SSIM", lambda record: f"{record['ssim']:.4f}"),
+        ("images", lambda record: _shown(record["images"], ",")),
+        ("MSE", lambda record: _shown(record["mse"], ".3e")),
+        ("PSNR dB [95 %]", _psnr_text),
+        ("SSIM", lambda record: _shown(record["ssim"], ".4f")),
     ])  # fmt: skip
 
 
@@ -415,7 +490,7 @@ def runs_table(chosen: list) -> str:
         ("status", lambda row: status(row[1])),
         ("protocol", lambda row: row[1].get("protocol", "-")),
         ("data", lambda row: row[1].get("data", {}).get("kind", "-")),
-        ("budget", lambda row: row[1].get("training", {}).get("budget", "-")),
+        ("budget", lambda row: next((given["budget"] for name, given in row[1].get("training", {}).items() if name != "linear"), "-")),
         ("minutes", lambda row: f"{row[1]['minutes']:.1f}" if row[1].get("minutes") is not None else "-"),
         ("degraded dB", number("degraded", "psnr", ".2f")),
         ("linear dB", number("linear", "psnr", ".2f")),

@@ -1,0 +1,178 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lstm_ae_lib import datasets, metrics, models, paths, runs
+from lstm_ae_lib._backend import keras
+
+
+@pytest.fixture
+def run(made, sample):
+    parameters = {"seed": 3, "data": "sample", "protocol": "gauss2"}
+    run = runs.start_run("one", parameters, sample, "gauss2")
+    run.note_training("reference_lstm", 1.5, 64, "2 epochs of 32")
+    return run
+
+
+def tiny():
+    return models.reference_lstm_autoencoder(units=(4, 3)), {"units": [4, 3]}
+
+
+def records_of(run, blurred, clean):
+    return [run.new_record(restorer="degraded", split="test", summary=metrics.evaluate(clean, blurred))]
+
+
+def test_a_run_records_what_it_ran_with_and_on(run):
+    record = run.record
+    assert record["parameters"]["seed"] == 3 and record["data"] == {"kind": "sample", "hash": datasets.load_cifar10("sample").content_hash}
+    assert record["versions"]["keras"] == keras.__version__ and record["versions"]["tensorflow"]
+    assert record["hardware"]["cores"] >= 1 and record["threads"] >= 1 and "started" in record
+    json.dumps(record)
+
+
+def test_a_model_comes_back_the_same(run):
+    model, arguments = tiny()
+    images = np.random.default_rng(0).random((2, 32, 32, 3)).astype(np.float32)
+    run.save_model("autoencoder", model, "reference_lstm_autoencoder", arguments)
+    again = runs.open_run("one").load_model("autoencoder")
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(again(images)), keras.ops.convert_to_numpy(model(images)))
+
+
+def test_damaged_weights_are_refused(run):
+    model, arguments = tiny()
+    run.save_model("autoencoder", model, "reference_lstm_autoencoder", arguments)
+    path = run.path("autoencoder.weights.h5")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="autoencoder.weights.h5 of the run 'one' is damaged: its SHA-256"):
+        run.load_model("autoencoder")
+
+
+@pytest.mark.parametrize("missing", ["autoencoder.json", "autoencoder.weights.h5", "run.json"])
+def test_a_missing_file_is_named(run, missing):
+    model, arguments = tiny()
+    run.save_model("autoencoder", model, "reference_lstm_autoencoder", arguments)
+    run.path(missing).unlink()
+    expected = "there is no run 'one'" if missing == "run.json" else f"the run 'one' has no {missing} \\(it has: "
+    with pytest.raises(FileNotFoundError, match=expected):
+        runs.open_run("one").load_model("autoencoder")
+
+
+def test_metrics_that_are_not_there_yet(run):
+    with pytest.raises(FileNotFoundError, match="has no metrics.json .*notebook 03 the metrics"):
+        run.records()
+
+
+def test_an_unknown_run_lists_the_known_ones(run):
+    with pytest.raises(FileNotFoundError, match="there is no run 'two' in .*runs there: one"):
+        runs.open_run("two")
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a b", "x" * 101, None])
+def test_a_name_that_is_none_is_refused(made, name):
+    with pytest.raises(ValueError, match="a run's name is 1 to 100 letters"):
+        runs.Run(name)
+
+
+def test_damaged_run_json_is_reported(run):
+    run.path("run.json").write_text("{")
+    with pytest.raises(ValueError, match="run.json is not valid JSON"):
+        runs.open_run("one")
+    assert "damaged" in runs.runs_table(runs.list_runs())
+
+
+def test_starting_again_removes_what_the_run_had_measured(run, sample, clean, blurred):
+    model, arguments = tiny()
+    run.save_model("autoencoder", model, "reference_lstm_autoencoder", arguments)
+    run.save_records(records_of(run, blurred, clean))
+    runs.start_run("one", {"seed": 4}, sample, "gauss1")
+    assert run.record["parameters"] == {"seed": 4} and "training" not in run.record
+    assert [path.name for path in run.folder.iterdir()] == ["run.json"]
+
+
+def test_records_have_every_field_in_its_order(run, clean, blurred):
+    records = records_of(run, blurred, clean)
+    assert list(records[0])[: len(runs.RECORD_FIELDS)] == list(runs.RECORD_FIELDS)
+    run.save_records(records)
+    assert run.records() == records
+    assert records[0]["budget"] == "none" and records[0]["source"] == "measured" and records[0]["run"] == "one"
+    model = tiny()[0]
+    trained = run.new_record(restorer="reference_lstm", split="test", summary=metrics.evaluate(clean, blurred), model=model)
+    assert (trained["budget"], trained["minutes"], trained["images_seen"]) == ("2 epochs of 32", 1.5, 64)
+    assert trained["parameters"] == model.count_params() and trained["multiply_adds"] == models.multiply_adds(model)
+    broken = {name: value for name, value in records[0].items() if name != "seed"}
+    with pytest.raises(ValueError, match="the record of degraded lacks seed"):
+        run.save_records([broken])
+
+
+def test_history_is_read_as_numbers(run):
+    run.path("history.csv").write_text("epoch,loss\n0,0.5\n1,0.25\n")
+    assert run.history() == {"epoch": [0.0, 1.0], "loss": [0.5, 0.25]}
+
+
+def test_status_follows_the_process(run):
+    assert runs.status({"status": "finished"}) == "finished"
+    assert runs.status({"status": "running", "process": runs.this_process()}) == "running"
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    import psutil
+
+    process = {**runs.this_process(), "pid": child.pid, "created": psutil.Process(child.pid).create_time()}
+    assert runs.status({"status": "running", "process": process}) == "running"
+    child.kill()
+    child.communicate()
+    assert runs.status({"status": "running", "process": process}) == "interrupted"
+    assert runs.status({"status": "running", "process": {**process, "machine": "another"}}) == "running elsewhere"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path, sample):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="cannot write a run"):
+        runs.start_run("one", {"seed": 0}, sample, "gauss2")
+
+
+# --- publishing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tracked(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "data_dir", lambda: tmp_path / "tracked")
+    monkeypatch.setattr(runs, "update_readme", lambda: None)
+    return tmp_path / "tracked"
+
+
+def test_publishing_replaces_a_runs_records_and_keeps_others(run, clean, blurred, tracked):
+    foreign = {name: None for name in runs.RECORD_FIELDS} | {"source": "published: a paper", "run": None, "protocol": "gauss2"}
+    (tracked).mkdir()
+    (tracked / "reference_metrics.json").write_text(json.dumps({"records": [foreign, foreign | {"run": "one"}]}))
+    run.save_records(records_of(run, blurred, clean))
+    run.path("history.csv").write_text("epoch,loss\n0,0.5\n")
+    with pytest.raises(ValueError, match="only a finished run can be published; 'one' is interactive"):
+        runs.publish(["one"])
+    run.update(status="finished", process=runs.this_process())
+    runs.publish(["one"])
+    assert [record["run"] for record in runs.reference_records()] == [None, "one"]
+    assert runs.reference_records(source="measured") == run.records()
+    folder = tracked / "published" / "one"
+    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "metrics.json", "run.json"]
+    assert "process" not in json.loads((folder / "run.json").read_text())
+
+
+def test_publishing_checks_everything_before_it_writes(run, tracked):
+    run.update(status="finished")
+    with pytest.raises(FileNotFoundError, match="has no history.csv"):
+        runs.publish(["one"])
+    assert not tracked.exists()
+
+
+def test_tables_hold_the_numbers(run, clean, blurred):
+    run.save_records(records_of(run, blurred, clean))
+    summary = metrics.evaluate(clean, blurred)
+    assert f"{summary['mse']:.3e}" in runs.metrics_table(run.records())
+    assert f"{summary['psnr']:.2f} [{summary['psnr_low']:.2f}, {summary['psnr_high']:.2f}]" in runs.metrics_table(run.records())
+    line = runs.runs_table([run]).splitlines()[-1]
+    assert line.split()[:3] == ["one", "interactive", "gauss2"] and f"{summary['psnr']:.2f}" in line
