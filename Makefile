@@ -1,6 +1,9 @@
 # `make study` and `make test` do everything on a fresh machine. `make help` lists the rest.
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first Python that really starts, has the right version and can make environments.
+FITS    = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+            $$python -c '$(FITS)' 2>/dev/null && echo $$python && break; done)
 VENV   ?= .venv
 COLAB  ?= .venv-colab
 RUN     = $(VENV)/bin/python
@@ -36,7 +39,7 @@ test-colab: $(COLAB)/.installed  ## the tests with the versions that Colab has
 	$(COLAB)/bin/python $(PYTEST)
 	$(COLAB)/bin/python $(NBVAL)
 
-test-backends: $(VENV)/.installed-backends  ## layer, model and metric tests on PyTorch and JAX
+test-backends: $(VENV)-backends/.installed  ## layer, model and metric tests on PyTorch and JAX
 	KERAS_BACKEND=torch $(VENV)-backends/bin/python $(PYTEST) -m backends
 	KERAS_BACKEND=jax $(VENV)-backends/bin/python $(PYTEST) -m backends
 
@@ -54,11 +57,16 @@ address:  ## REPO=account/name: set the repository's address in badges, notebook
 clean:  ## remove the environments; data and runs stay
 	rm -rf .venv .venv-* build *.egg-info
 
+define new_environment
+@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' || { \
+  echo "this needs Python 3.11, 3.12 or 3.13 with venv (on Debian: apt install python3-venv); found: $$($(or $(PYTHON),python3) --version 2>&1)."; \
+  echo "If you have one under another name: make PYTHON=/path/to/python3.12 study"; exit 2; }
+$(PYTHON) -m venv $(1)
+endef
+
 # One stamp file each: a second call installs nothing, a changed list installs again.
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "this needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version 2>&1). Name one: make PYTHON=python3.12 ..."; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(call new_environment,$(VENV))
 
 $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing requirements.txt into $(VENV) (a few minutes the first time)"
@@ -70,12 +78,12 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 $(COLAB)/.installed: tests/colab-constraints.txt requirements.txt pyproject.toml
-	$(PYTHON) -m venv $(COLAB)
+	$(call new_environment,$(COLAB))
 	@$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/colab-constraints.txt -e '.[test]'
 	@touch $@
 
-$(VENV)/.installed-backends: requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(PYTHON) -m venv $(VENV)-backends
+$(VENV)-backends/.installed: requirements.txt pyproject.toml
+	$(call new_environment,$(VENV)-backends)
 	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax
 	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@

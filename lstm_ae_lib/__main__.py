@@ -13,19 +13,14 @@ def main(argv=None) -> int:
     """Runs one command and returns its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    from lstm_ae_lib import datasets, runner
-
     try:
         return arguments.run(arguments) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (RuntimeError, datasets.DataUnavailableError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (runner.ParameterError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RuntimeError) else getattr(error, "exit_code", 2)
 
 
 def _parser():

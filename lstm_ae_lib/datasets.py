@@ -74,6 +74,8 @@ class ImageSet:
 class DataUnavailableError(OSError):
     """The full data set is neither here nor to be had; the message lists the ways to get it."""
 
+    exit_code = 1  # of the command line: nothing is wrong with the request
+
 
 def load_cifar10(data: str = "full", fetch: bool = True) -> ImageSet:
     """Loads CIFAR-10, whole or as the bundled sample.

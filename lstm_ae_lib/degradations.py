@@ -258,7 +258,8 @@ class GaussianBlur(keras.layers.Layer):
         else:
             # A sum that should be whole may come out a hair below; SciPy keeps flat areas as they are.
             slack = 1e-9 if dtype == "float64" else 1e-4
-            levels = self._axes(levels, lambda values: ops.floor(values + slack))
+            # By way of whole numbers: on PyTorch, ops.floor would take float64 down to float32.
+            levels = self._axes(levels, lambda values: ops.cast(ops.cast(values + slack, "int32"), dtype))
         return ops.cast(ops.cast(levels, "float32") / 255.0, self.compute_dtype)
 
     def _axes(self, values, after_each):

@@ -135,7 +135,7 @@ class SpectralWiener(keras.layers.Layer):
         _, height, width, channels = input_shape
         if height is None or width is None or channels != 3:
             raise ValueError(f"SpectralWiener needs images (batch, height, width, 3) of a known size, got {tuple(input_shape)}")
-        identity = lambda shape, dtype: ops.broadcast_to(ops.eye(3, dtype=dtype), shape)  # noqa: E731
+        identity = lambda shape, dtype: ops.zeros(shape, dtype) + ops.eye(3, dtype=dtype)  # noqa: E731
         self.filter = self.add_weight(name="filter", shape=(height, width, 3, 3), initializer=identity)
         self.offset = self.add_weight(name="offset", shape=(height, width, 3), initializer="zeros")
         self._rows, self._columns = cosine_basis(height, self.transform), cosine_basis(width, self.transform)

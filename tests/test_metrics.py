@@ -21,7 +21,7 @@ def test_equals_scikit_image(clean, blurred, unit):
         similarity = skimage.metrics.structural_similarity(
             *pair, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=-1
         )
-        assert values["ssim"][index] == pytest.approx(similarity, abs=1e-9 if WIDE_FLOAT == "float64" else 2e-5)
+        assert values["ssim"][index] == pytest.approx(similarity, abs=1e-7 if WIDE_FLOAT == "float64" else 2e-5)
         assert values["psnr"][index] == pytest.approx(skimage.metrics.peak_signal_noise_ratio(*pair, data_range=1.0), abs=1e-5)
         assert values["mse"][index] == pytest.approx(skimage.metrics.mean_squared_error(*pair), rel=1e-6)
 

@@ -1,0 +1,94 @@
+"""The chain runs headlessly, learns something, and the regression test can fail."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+
+from lstm_ae_lib import datasets, degradations, metrics, runs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """One run of 01, 02, 03 on the sample, short of the quick preset, through the command line."""
+    made = tmp_path_factory.mktemp("made")
+    command = [sys.executable, "-m", "lstm_ae_lib", "run", "--name", "smoke", "-p", "epochs", "24"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "LSTM_AE_DATA": str(made)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    before = os.environ.get("LSTM_AE_DATA")
+    os.environ["LSTM_AE_DATA"] = str(made)
+    yield runs.open_run("smoke"), done
+    os.environ.pop("LSTM_AE_DATA")
+    if before is not None:
+        os.environ["LSTM_AE_DATA"] = before
+
+
+def test_it_ends_with_the_table_and_the_figures(smoke):
+    run, done = smoke
+    for title in ("degraded", "linear filter", "LSTM autoencoder"):
+        assert title in done.stdout
+    figures = [line.strip() for line in done.stdout.splitlines() if line.strip().endswith(".png")]
+    assert len(figures) == 11 and all(Path(figure).is_file() for figure in figures)
+    assert "Executing" in done.stderr and "100%" in done.stderr  # the progress bar
+
+
+def test_the_run_is_complete(smoke):
+    run, _ = smoke
+    record = run.record
+    assert record["status"] == "finished" and record["parameters"]["epochs"] == 24 and record["data"]["kind"] == "sample"
+    for name in ("history.csv", "autoencoder.weights.h5", "autoencoder.json", "linear_filter.weights.h5", "metrics.json"):
+        assert run.path(name).is_file()
+    for name in ("01_prepare_data", "02_train_autoencoder", "03_evaluate_restoration"):
+        cells = nbformat.read(run.path(f"{name}.ipynb"), as_version=4).cells
+        assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+    assert len(run.history()["loss"]) == 24
+
+
+def test_the_learned_numbers_are_within_their_bounds(smoke):
+    run, _ = smoke
+    for split in ("validation", "test"):
+        numbers = {record["restorer"]: record for record in run.records() if record["split"] == split}
+        assert numbers["reference_lstm"]["mse"] < 0.85 * numbers["degraded"]["mse"]
+        assert numbers["reference_lstm"]["psnr"] > numbers["degraded"]["psnr"] + 0.7
+        assert numbers["reference_lstm"]["ssim"] > numbers["degraded"]["ssim"] + 0.05
+        assert numbers["linear"]["psnr"] > numbers["degraded"]["psnr"] + 5.5
+        assert numbers["reference_lstm"]["parameters"] == 170848
+    history = run.history()
+    assert history["val_loss"][-1] < 0.3 * history["val_loss"][0]
+
+
+def test_the_saved_models_give_the_recorded_numbers(smoke, sample):
+    run, _ = smoke
+    degraded = degradations.degrade(sample.test_images, "gauss2")
+    numbers = {record["restorer"]: record for record in run.records() if record["split"] == "test"}
+    for name, restorer in (("autoencoder", "reference_lstm"), ("linear_filter", "linear")):
+        restored = run.load_model(name).predict(degraded / np.float32(255), batch_size=500, verbose=0)
+        assert metrics.evaluate(sample.test_images, np.clip(restored, 0, 1))["mse"] == pytest.approx(numbers[restorer]["mse"], rel=1e-5)
+    assert datasets.load_cifar10("sample").content_hash == numbers["linear"]["data_hash"]
+
+
+def test_changing_a_printed_fact_makes_the_regression_test_fail(tmp_path):
+    """nbval over two copies of notebook 01: as it is, and with one digit of one printed count changed."""
+    source = ROOT / "notebooks" / "01_prepare_data.ipynb"
+    for name in ("as_committed", "changed"):
+        shutil.copy(source, tmp_path / f"{name}.ipynb")
+    text = (tmp_path / "changed.ipynb").read_text()
+    assert text.count("automobile   200 training") == 1
+    (tmp_path / "changed.ipynb").write_text(text.replace("automobile   200 training", "automobile   201 training"))
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-cell-timeout=600", "-p", "no:cacheprovider", "-p", "no:warnings",
+               "-q", "--rootdir", str(tmp_path), "-c", os.devnull]  # fmt: skip
+    environment = {**os.environ, "LSTM_AE_DATA": str(tmp_path / "made")}
+    results = {
+        name: subprocess.run([*command, str(tmp_path / f"{name}.ipynb")], capture_output=True, text=True, timeout=600, env=environment)
+        for name in ("as_committed", "changed")
+    }
+    assert results["as_committed"].returncode == 0, results["as_committed"].stdout[-3000:]
+    assert results["changed"].returncode == 1
+    assert "1 failed" in results["changed"].stdout and "automobile   201 training" in results["changed"].stdout

@@ -1,0 +1,103 @@
+"""README promises; this checks what can be checked."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lstm_ae_lib import files, runs
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = {"README.md": README, "data/README.md": (ROOT / "data" / "README.md").read_text(encoding="utf-8")}
+
+
+def code_lines():
+    for block in re.findall(r"```\n(.*?)```", README, re.S):
+        for line in block.splitlines():
+            yield line.split("#")[0].split()
+    for inline in re.findall(r"`([^`\n]+)`", README):
+        yield inline.split()
+
+
+def test_the_table_is_what_the_metrics_file_says():
+    block = README.split(runs.README_MARKS[0])[1].split(runs.README_MARKS[1])[0].strip()
+    assert block == runs.readme_table(runs.reference_records())
+    rows = [line for line in block.splitlines() if line.startswith("| `")]
+    assert len(rows) >= 7 and "10,000 test images" in block and "cores" in block
+
+
+def test_every_published_number_has_its_recorded_run():
+    for record in runs.reference_records(source="measured"):
+        folder = ROOT / "data" / "published" / record["run"]
+        assert record in files.read_json(folder / "metrics.json")["records"]
+        run = files.read_json(folder / "run.json")
+        assert run["status"] == "finished" and run["data"]["hash"] == record["data_hash"] and run["versions"]["tensorflow"]
+        lines = (folder / "history.csv").read_text().splitlines()
+        assert len(lines) == 1 + run["parameters"]["epochs"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_resolve(document):
+    found = re.findall(r"\]\(([^)]+)\)", DOCUMENTS[document])
+    for target in found:
+        if not target.startswith("https://"):
+            assert (ROOT / document).parent.joinpath(target.split("#")[0]).exists(), target
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    account = address.removeprefix("https://github.com/")
+    for target in found:
+        if "colab.research.google.com" in target:
+            start = f"https://colab.research.google.com/github/{account}/blob/main/"
+            assert target.startswith(start) and (ROOT / target.removeprefix(start)).is_file(), target
+
+
+def test_commands_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    help_text = subprocess.run([sys.executable, "-m", "lstm_ae_lib", "--help"], capture_output=True, text=True, timeout=60).stdout
+    seen = {"make": 0, "python": 0}
+    for words in code_lines():
+        if words[:1] == ["make"] and len(words) > 1:
+            assert words[1] in targets, words
+            seen["make"] += 1
+        if words[:3] == ["python", "-m", "lstm_ae_lib"] and len(words) > 3:
+            assert re.search(rf"^ +{words[3]}\s", help_text, re.M), words
+            seen["python"] += 1
+        for word in words:
+            if word.startswith(("notebooks/", "data/parameters/")):
+                assert (ROOT / word).exists(), word
+    assert min(seen.values()) >= 4
+
+
+def test_presets_and_parameters_named_exist():
+    from lstm_ae_lib import runner
+
+    for words in code_lines():
+        if words[:4] == ["python", "-m", "lstm_ae_lib", "run"]:
+            given = [(words[place + 1], words[place + 2]) for place, word in enumerate(words) if word == "-p"]
+            preset = words[words.index("--preset") + 1] if "--preset" in words else "quick"
+            runner.check_parameters({**runner.read_preset(preset), **dict(given)})
+
+
+def test_the_first_screen_has_what_it_must():
+    first = README.split("## Where things are")[0]
+    for part in ("figures/03_best_median_worst.png", "make study", "make test", "colab.research.google.com", runs.README_MARKS[0]):
+        assert part in first
+    assert (ROOT / "figures" / "03_best_median_worst.png").is_file()
+
+
+def test_make_help_lists_the_targets():
+    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    for target in ("study", "test", "test-colab", "full", "bench"):
+        assert f"make {target} " in done.stdout
+
+
+def test_the_licence_and_the_list_of_requirements_are_where_the_project_file_says():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "MIT License" in (ROOT / project["project"]["license-files"][0]).read_text()
+    assert project["tool"]["setuptools"]["dynamic"]["dependencies"]["file"] == ["requirements.txt"]
+    named = {re.split(r"[<>=]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1].isalpha()}
+    assert {"tensorflow", "keras", "numpy", "matplotlib", "opencv-python", "jupyter", "nbval", "papermill"} <= named

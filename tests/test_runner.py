@@ -1,0 +1,179 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from lstm_ae_lib import paths, runner, runs
+
+PARAMETERS = '''run_name: str = "notebook"  # folder of the run; (text)
+count: int = 2  # how many: [1 to 9]
+share: float = 0.5  # how much: [0 to 1]
+loud: bool = False  # say more
+colour: str = "red"  # which: {red, green}'''
+
+
+def write_notebook(folder, name, *cells):
+    folder.mkdir(exist_ok=True)
+    parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(
+        cells=[parameters, *(nbformat.v4.new_code_cell(cell) for cell in cells)],
+        metadata={"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
+    )
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def notebooks(made, monkeypatch, tmp_path):
+    """Three notebooks of a line each: one that works, one that fails, one whose kernel is killed."""
+    folder = tmp_path / "notebooks"
+    write_notebook(folder, "10_works", "print('share', share, 'count', count, loud)")
+    write_notebook(folder, "11_fails", "raise RuntimeError('out of luck')")
+    write_notebook(folder, "12_dies", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr(paths, "notebooks_dir", lambda: folder)
+    return folder
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_read_from_the_notebook(notebooks):
+    declared = runner.notebook_parameters("10_works")
+    assert list(declared) == ["run_name", "count", "share", "loud", "colour"]
+    assert declared["count"] == {"type": "int", "default": 2, "help": "how many: [1 to 9]", "low": 1.0, "high": 9.0, "choices": None}
+    assert declared["loud"]["default"] is False and declared["colour"]["choices"] == ["red", "green"]
+    with pytest.raises(FileNotFoundError, match="there is no notebook '99'; there are: 10_works, 11_fails, 12_dies"):
+        runner.notebook_parameters("99")
+
+
+def test_values_get_the_right_type(notebooks):
+    given = {"count": "3", "share": "0.25", "loud": "true", "colour": "green"}
+    assert runner.check_parameters(given, ["10_works"]) == {"10_works": {"count": 3, "share": 0.25, "loud": True, "colour": "green"}}
+    assert runner.check_parameters({"share": 1}, ["10_works"])["10_works"] == {"share": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cuont": 3}, r"there is no parameter 'cuont' \(did you mean 'count'\?\); the parameters are:\n"),
+        ({"cuont": 3}, r"  share: float = 0.5  how much: \[0 to 1\]"),
+        ({"count": "three"}, "the parameter count must be int, got 'three'"),
+        ({"count": 2.5}, r"the parameter count must be int, got 2.5 \(float\)"),
+        ({"count": True}, r"the parameter count must be int, got True \(bool\)"),
+        ({"count": 10}, "the parameter count must be from 1 to 9, got 10"),
+        ({"share": float("nan")}, "the parameter share must be from 0 to 1, got nan"),
+        ({"loud": "perhaps"}, "the parameter loud must be true or false, got 'perhaps'"),
+        ({"colour": "blue"}, "the parameter colour must be one of red, green; got 'blue'"),
+    ],
+)
+def test_wrong_parameters_stop_it_before_anything_runs(notebooks, made, given, message):
+    with pytest.raises(runner.ParameterError, match=message):
+        runner.run_chain("one", given, ["10_works"])
+    assert not made.exists()
+
+
+def test_presets_are_files_whose_names_fit_the_notebooks():
+    for preset in ("quick", "full", "precursor"):
+        runner.check_parameters(runner.read_preset(preset))
+    assert runner.read_preset("quick") == {} and runner.read_preset("full")["data"] == "full"
+    with pytest.raises(ValueError, match="preset must be one of full, precursor, quick; got 'slow'"):
+        runner.read_preset("slow")
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_the_executed_notebooks_and_its_record(notebooks):
+    run = runner.run_chain("one", {"count": "3", "share": 0.25}, ["10_works"], quiet=True)
+    record = run.record
+    assert record["status"] == "finished" and record["minutes"] > 0 and record["asked"] == {"count": 3, "share": 0.25, "run_name": "one"}
+    executed = nbformat.read(run.path("10_works.ipynb"), as_version=4)
+    assert executed.cells[-1].outputs[0].text == "share 0.25 count 3 False\n"
+    assert sorted(path.name for path in run.folder.iterdir()) == ["10_works.ipynb", "run.json"]
+
+
+def test_a_run_is_never_overwritten(notebooks):
+    runner.run_chain("one", {}, ["10_works"], quiet=True)
+    before = runs.open_run("one").record
+    with pytest.raises(FileExistsError, match="the run 'one' exists; choose another --name"):
+        runner.run_chain("one", {}, ["10_works"], quiet=True)
+    assert runs.open_run("one").record == before
+
+
+def test_a_failing_notebook_leaves_a_failed_run_that_says_why(notebooks):
+    with pytest.raises(RuntimeError, match="11_fails failed: .*out of luck"):
+        runner.run_chain("one", {}, ["10_works", "11_fails", "12_dies"], quiet=True)
+    record = runs.open_run("one").record
+    assert record["status"] == "failed" and "out of luck" in record["error"] and record["error"].startswith("11_fails")
+    assert runs.open_run("one").path("10_works.ipynb").is_file()
+    assert not runs.open_run("one").path("11_fails.ipynb").exists() and runs.open_run("one").path("11_fails.partial.ipynb").is_file()
+
+
+def test_a_killed_kernel_leaves_a_failed_run(notebooks):
+    with pytest.raises(RuntimeError, match="12_dies failed: DeadKernelError"):
+        runner.run_chain("one", {}, ["12_dies"], quiet=True)
+    record = runs.open_run("one").record
+    assert record["status"] == "failed" and "DeadKernelError" in record["error"]
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_runner_leaves_an_interrupted_run(notebooks, made, tmp_path, signal_):
+    write_notebook(notebooks, "13_sleeps", f"open({str(tmp_path / 'started')!r}, 'w').close(); import time; time.sleep(90)")
+    code = f"""
+import pathlib
+from lstm_ae_lib import __main__, paths, runner
+paths.notebooks_dir = lambda: pathlib.Path({str(notebooks)!r})
+runner.run_chain.__defaults__ = (["13_sleeps"], True)
+raise SystemExit(__main__.main(["run", "--name", "one"]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    assert runs.status(runs.open_run("one").record) == "running"
+    process.send_signal(signal_)
+    _, errors = process.communicate(timeout=60)
+    assert runs.status(runs.open_run("one").record) == "interrupted", errors
+    if signal_ == signal.SIGTERM:
+        assert process.returncode == 130 and runs.open_run("one").record["error"] == "interrupted in 13_sleeps"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(notebooks, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="cannot write a run"):
+        runner.run_chain("one", {}, ["10_works"], quiet=True)
+
+
+# --- the committed notebooks ------------------------------------------------------------------------------------------
+
+
+def test_refreshing_keeps_outputs_counts_and_tags_and_nothing_of_the_machine(notebooks):
+    assert runner.refresh_notebooks(["10_works"]) == ["10_works"]
+    content = json.loads((notebooks / "10_works.ipynb").read_text())
+    assert content["cells"][0]["metadata"] == {"tags": ["parameters"]}
+    assert content["cells"][1]["metadata"] == {} and content["cells"][1]["execution_count"] == 2
+    assert content["cells"][1]["outputs"][0]["text"] == ["share 0.5 count 2 False\n"]
+    assert list(content["metadata"]) == ["kernelspec"]
+
+
+def test_refreshing_a_failing_notebook_leaves_it_as_it_was(notebooks):
+    before = (notebooks / "11_fails.ipynb").read_bytes()
+    with pytest.raises(RuntimeError, match="11_fails failed: .*out of luck"):
+        runner.refresh_notebooks(["11_fails"])
+    assert (notebooks / "11_fails.ipynb").read_bytes() == before
+
+
+def test_figures_are_published_by_copying(made, monkeypatch, tmp_path):
+    run = runs.Run("one")
+    run.path("figures").mkdir(parents=True)
+    for name in ("01_a.png", "03_b.png"):
+        run.path("figures").joinpath(name).write_bytes(b"png")
+    (tmp_path / "tracked").mkdir()
+    monkeypatch.setattr(paths, "figures_dir", lambda: tmp_path / "tracked")
+    assert runner.publish_figures(run) == ["01_a.png", "03_b.png"]
+    assert (tmp_path / "tracked" / "03_b.png").read_bytes() == b"png"
