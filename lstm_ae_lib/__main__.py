@@ -73,23 +73,23 @@ def _data(arguments):
 
 
 def _protocols(_arguments):
-    from lstm_ae_lib import degradations, runs
+    from lstm_ae_lib import degradations, reporting
 
-    print(runs.format_table(list(degradations.PROTOCOLS.values()), [
+    print(reporting.format_table(list(degradations.PROTOCOLS.values()), [
         ("protocol", lambda protocol: protocol.name), ("sigma", lambda protocol: f"{protocol.sigma:g} px"),
         ("what it does", lambda protocol: protocol.summary), ("defined by", lambda protocol: protocol.source),
     ]))  # fmt: skip
 
 
 def _run(arguments):
-    from lstm_ae_lib import runner, runs
+    from lstm_ae_lib import reporting, runner
 
     asked = {**runner.read_preset(arguments.preset), **dict(arguments.parameters)}
     name = arguments.name or f"{arguments.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     run = runner.run_chain(name, asked, quiet=arguments.quiet)
     record = run.record
     print(f"\nrun {run.name}: protocol {record['protocol']}, {record['data']['kind']} CIFAR-10, {record['minutes']:.1f} minutes\n")
-    print(runs.metrics_table(run.records()))
+    print(reporting.metrics_table(run.records()))
     print("\nfigures:")
     for figure in sorted(run.path("figures").glob("*.png")):
         print(f"  {figure}")
@@ -97,19 +97,19 @@ def _run(arguments):
 
 
 def _runs(arguments):
-    from lstm_ae_lib import runs
+    from lstm_ae_lib import reporting, runs
 
     chosen = [runs.open_run(name) for name in arguments.names] or runs.list_runs()
-    print(runs.runs_table(chosen) if chosen else "no runs yet; `python -m lstm_ae_lib run` makes one")
+    print(reporting.runs_table(chosen) if chosen else "no runs yet; `python -m lstm_ae_lib run` makes one")
 
 
 def _publish(arguments):
-    from lstm_ae_lib import runner, runs
+    from lstm_ae_lib import reporting, runs
 
-    records = runs.publish(arguments.names)
-    print(runs.metrics_table(records))
+    records = reporting.publish(arguments.names)
+    print(reporting.metrics_table(records))
     if arguments.figures:
-        print("figures:", ", ".join(runner.publish_figures(runs.open_run(arguments.names[0]))))
+        print("figures:", ", ".join(reporting.publish_figures(runs.open_run(arguments.names[0]))))
 
 
 def _bench(arguments):

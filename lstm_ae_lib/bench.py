@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from lstm_ae_lib import datasets, degradations, files, models, paths, runs
+from lstm_ae_lib import datasets, degradations, files, models, paths, reporting, runs
 from lstm_ae_lib._backend import keras
 
 BATCH = 64
@@ -105,7 +105,7 @@ def _in_graph(images, protocol):
 
 def format_results(records: list) -> str:
     """The measurements as a table, and what follows from them."""
-    table = runs.format_table(records, [
+    table = reporting.format_table(records, [
         ("what", lambda record: record["name"]),
         ("median", lambda record: f"{record['median']:,.3g}" if record["median"] < 1000 else f"{record['median']:,.0f}"),
         ("lowest to highest", lambda record: f"{record['low']:,.4g} to {record['high']:,.4g}"),

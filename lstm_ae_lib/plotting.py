@@ -12,7 +12,7 @@ import numpy as np
 from lstm_ae_lib import files
 
 DPI = 80
-COLOURS = {"degraded": "#888888", "linear filter": "#1f77b4", "LSTM autoencoder": "#d62728", "clean": "#2ca02c"}
+COLOURS = {"degraded": "#888888", "linear filter": "#1f77b4", "LSTM autoencoder": "#d62728", "clean": "black"}
 
 
 def save(figure, path) -> None:
@@ -85,6 +85,7 @@ def loss_curves(epochs, curves: dict, baselines: dict):
     for name, value in baselines.items():
         axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2e})")
     axis.set(xlabel="epoch", ylabel="MSE", yscale="log", title="Training and validation loss")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3, which="both")
     return figure
@@ -109,7 +110,8 @@ def bars_by_class(class_names, values: dict, ylabel: str, title: str):
         axis.bar(positions + (number - (len(values) - 1) / 2) * width, heights, width, label=name, color=COLOURS.get(name))
     axis.set(ylabel=ylabel, title=title)
     axis.set_xticks(positions, class_names, rotation=30, ha="right", fontsize=8)
-    axis.legend(fontsize=8, loc="lower right")
+    axis.set_ylim(0, 1.22 * max(max(heights) for heights in values.values()))  # room for the legend
+    axis.legend(fontsize=8, loc="upper center", ncols=len(values))
     return figure
 
 

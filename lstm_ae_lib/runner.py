@@ -6,7 +6,6 @@ that says it failed, and why; a runner that is killed leaves one that is shown a
 
 import difflib
 import re
-import shutil
 import signal
 import sys
 import time
@@ -276,13 +275,3 @@ def refresh_notebooks(notebooks=None) -> list:
         with files.replacing(path) as temporary:
             nbformat.write(notebook, temporary)
     return names
-
-
-def publish_figures(run: runs.Run, names=None) -> list:
-    """Copies a run's figures into the tracked ``figures/`` folder; returns their names."""
-    copied = []
-    for figure in sorted(run.path("figures").glob("*.png")):
-        if names is None or figure.name in names:
-            shutil.copyfile(figure, Path(paths.figures_dir()) / figure.name)
-            copied.append(figure.name)
-    return copied

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_ae_lib import files, runs
+from lstm_ae_lib import files, reporting
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,14 +24,14 @@ def code_lines():
 
 
 def test_the_table_is_what_the_metrics_file_says():
-    block = README.split(runs.README_MARKS[0])[1].split(runs.README_MARKS[1])[0].strip()
-    assert block == runs.readme_table(runs.reference_records())
+    block = README.split(reporting.README_MARKS[0])[1].split(reporting.README_MARKS[1])[0].strip()
+    assert block == reporting.readme_table(reporting.reference_records())
     rows = [line for line in block.splitlines() if line.startswith("| `")]
     assert len(rows) >= 7 and "10,000 test images" in block and "cores" in block
 
 
 def test_every_published_number_has_its_recorded_run():
-    for record in runs.reference_records(source="measured"):
+    for record in reporting.reference_records(source="measured"):
         folder = ROOT / "data" / "published" / record["run"]
         assert record in files.read_json(folder / "metrics.json")["records"]
         run = files.read_json(folder / "run.json")
@@ -83,7 +83,7 @@ def test_presets_and_parameters_named_exist():
 
 def test_the_first_screen_has_what_it_must():
     first = README.split("## Where things are")[0]
-    for part in ("figures/03_best_median_worst.png", "make study", "make test", "colab.research.google.com", runs.README_MARKS[0]):
+    for part in ("figures/03_best_median_worst.png", "make study", "make test", "colab.research.google.com", reporting.README_MARKS[0]):
         assert part in first
     assert (ROOT / "figures" / "03_best_median_worst.png").is_file()
 

@@ -166,14 +166,3 @@ def test_refreshing_a_failing_notebook_leaves_it_as_it_was(notebooks):
     with pytest.raises(RuntimeError, match="11_fails failed: .*out of luck"):
         runner.refresh_notebooks(["11_fails"])
     assert (notebooks / "11_fails.ipynb").read_bytes() == before
-
-
-def test_figures_are_published_by_copying(made, monkeypatch, tmp_path):
-    run = runs.Run("one")
-    run.path("figures").mkdir(parents=True)
-    for name in ("01_a.png", "03_b.png"):
-        run.path("figures").joinpath(name).write_bytes(b"png")
-    (tmp_path / "tracked").mkdir()
-    monkeypatch.setattr(paths, "figures_dir", lambda: tmp_path / "tracked")
-    assert runner.publish_figures(run) == ["01_a.png", "03_b.png"]
-    assert (tmp_path / "tracked" / "03_b.png").read_bytes() == b"png"

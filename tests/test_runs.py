@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_ae_lib import datasets, metrics, models, paths, runs
+from lstm_ae_lib import datasets, metrics, models, runs
 from lstm_ae_lib._backend import keras
 
 
@@ -82,7 +82,6 @@ def test_damaged_run_json_is_reported(run):
     run.path("run.json").write_text("{")
     with pytest.raises(ValueError, match="run.json is not valid JSON"):
         runs.open_run("one")
-    assert "damaged" in runs.runs_table(runs.list_runs())
 
 
 def test_starting_again_removes_what_the_run_had_measured(run, sample, clean, blurred):
@@ -133,46 +132,3 @@ def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path, samp
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path / "file"))
     with pytest.raises(OSError, match="cannot write a run"):
         runs.start_run("one", {"seed": 0}, sample, "gauss2")
-
-
-# --- publishing -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tracked(monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "data_dir", lambda: tmp_path / "tracked")
-    monkeypatch.setattr(runs, "update_readme", lambda: None)
-    return tmp_path / "tracked"
-
-
-def test_publishing_replaces_a_runs_records_and_keeps_others(run, clean, blurred, tracked):
-    foreign = {name: None for name in runs.RECORD_FIELDS} | {"source": "published: a paper", "run": None, "protocol": "gauss2"}
-    (tracked).mkdir()
-    (tracked / "reference_metrics.json").write_text(json.dumps({"records": [foreign, foreign | {"run": "one"}]}))
-    run.save_records(records_of(run, blurred, clean))
-    run.path("history.csv").write_text("epoch,loss\n0,0.5\n")
-    with pytest.raises(ValueError, match="only a finished run can be published; 'one' is interactive"):
-        runs.publish(["one"])
-    run.update(status="finished", process=runs.this_process())
-    runs.publish(["one"])
-    assert [record["run"] for record in runs.reference_records()] == [None, "one"]
-    assert runs.reference_records(source="measured") == run.records()
-    folder = tracked / "published" / "one"
-    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "metrics.json", "run.json"]
-    assert "process" not in json.loads((folder / "run.json").read_text())
-
-
-def test_publishing_checks_everything_before_it_writes(run, tracked):
-    run.update(status="finished")
-    with pytest.raises(FileNotFoundError, match="has no history.csv"):
-        runs.publish(["one"])
-    assert not tracked.exists()
-
-
-def test_tables_hold_the_numbers(run, clean, blurred):
-    run.save_records(records_of(run, blurred, clean))
-    summary = metrics.evaluate(clean, blurred)
-    assert f"{summary['mse']:.3e}" in runs.metrics_table(run.records())
-    assert f"{summary['psnr']:.2f} [{summary['psnr_low']:.2f}, {summary['psnr_high']:.2f}]" in runs.metrics_table(run.records())
-    line = runs.runs_table([run]).splitlines()[-1]
-    assert line.split()[:3] == ["one", "interactive", "gauss2"] and f"{summary['psnr']:.2f}" in line

@@ -1,0 +1,187 @@
+"""From recorded runs to what people read: tables, the published numbers, README."""
+
+import shutil
+
+from lstm_ae_lib import files, paths, runs
+
+RESTORER_TITLES = {
+    "degraded": "degraded", "linear": "linear filter", "reference_lstm": "LSTM autoencoder",
+    "reference_bilstm": "bidirectional LSTM autoencoder",
+}  # fmt: skip
+
+README_MARKS = "<!-- results: written by `python -m lstm_ae_lib publish` -->", "<!-- end of results -->"
+
+
+def format_table(rows: list, columns: list) -> str:
+    """Plain text table. ``columns``: ``(title, function of a row giving text)``."""
+    cells = [[title for title, _ in columns]] + [[str(value(row)) for _, value in columns] for row in rows]
+    widths = [max(len(line[number]) for line in cells) for number in range(len(columns))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def metrics_table(records: list) -> str:
+    """The records as a table: restorer, and MSE, PSNR and SSIM, each with its 95 % interval where the record has one."""
+    return format_table(records, [
+        ("restorer", lambda record: RESTORER_TITLES.get(record["restorer"], record["restorer"])),
+        ("split", lambda record: record["split"]),
+        ("images", lambda record: _shown(record["images"], ",")),
+        ("MSE [95 %]", lambda record: _with_interval(record, "mse", ".2e")),
+        ("PSNR dB [95 %]", lambda record: _with_interval(record, "psnr", ".2f")),
+        ("SSIM [95 %]", lambda record: _with_interval(record, "ssim", ".3f")),
+    ])  # fmt: skip
+
+
+def runs_table(chosen: list) -> str:
+    """Runs side by side: status, what they did, and their test-set numbers."""
+    rows = []
+    for run in chosen:
+        try:
+            record = run.record
+            metrics = run.records() if run.path("metrics.json").is_file() else []
+        except (ValueError, KeyError) as error:
+            record, metrics = {"status": f"damaged: {error}"}, []
+        rows.append((run.name, record, {item["restorer"]: item for item in metrics if item["split"] == "test"}))
+
+    def number(restorer, field, style):
+        return lambda row: format(row[2][restorer][field], style) if restorer in row[2] else "-"
+
+    def network(field, style):
+        return lambda row: next((format(item[field], style) for name, item in row[2].items() if name.startswith("reference_")), "-")
+
+    return format_table(rows, [
+        ("run", lambda row: row[0]),
+        ("status", lambda row: runs.status(row[1])),
+        ("protocol", lambda row: row[1].get("protocol", "-")),
+        ("data", lambda row: row[1].get("data", {}).get("kind", "-")),
+        ("budget", lambda row: next((given["budget"] for name, given in row[1].get("training", {}).items() if name != "linear"), "-")),
+        ("minutes", lambda row: f"{row[1]['minutes']:.1f}" if row[1].get("minutes") is not None else "-"),
+        ("degraded dB", number("degraded", "psnr", ".2f")),
+        ("linear dB", number("linear", "psnr", ".2f")),
+        ("LSTM dB", network("psnr", ".2f")),
+        ("LSTM MSE", network("mse", ".3e")),
+        ("LSTM SSIM", network("ssim", ".4f")),
+    ])  # fmt: skip
+
+
+def reference_records(**wanted) -> list:
+    """Published records whose fields have the wanted values, from ``data/reference_metrics.json``.
+
+    Example:
+        >>> reference_records(protocol="reference", restorer="linear", split="test")  # doctest: +SKIP
+    """
+    records = files.read_json(paths.reference_metrics_file())["records"]
+    return [record for record in records if all(record.get(name) == value for name, value in wanted.items())]
+
+
+def publish(names) -> list:
+    """Copies finished runs' records into the repository: this is how a number gets into README and notebooks.
+
+    Each run's ``run.json``, ``history.csv`` and ``metrics.json`` go to ``data/published/NAME``, and its records take the
+    place of those that ``data/reference_metrics.json`` has of that run. Records from elsewhere, marked ``published: ...``,
+    stay.
+
+    Args:
+        names: of the runs.
+
+    Returns:
+        list: the records that were published.
+
+    Raises:
+        ValueError: a run that is not finished.
+        FileNotFoundError: a run, or a file of it, that is missing.
+    """
+    chosen = []
+    for name in names:
+        run = runs.open_run(name)
+        if runs.status(run.record) != "finished":
+            raise ValueError(f"only a finished run can be published; {name!r} is {runs.status(run.record)}")
+        for file in ("run.json", "history.csv", "metrics.json"):
+            run.need(file)
+        chosen.append(run)
+    target = paths.reference_metrics_file()
+    records = files.read_json(target)["records"] if target.is_file() else []
+    records = [record for record in records if record["run"] not in {run.name for run in chosen}]
+    # Runs of one protocol measure the same untouched images and the same linear filter: once is enough.
+    known = {_what(record) for record in records if record["source"] == "measured"}
+    published = []
+    for run in chosen:
+        folder = paths.published_dir() / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("history.csv", "metrics.json"):
+            shutil.copyfile(run.path(file), folder / file)
+        record = run.record
+        record.pop("process", None)
+        files.write_json(folder / "run.json", record)
+        for measured in run.records():
+            if _what(measured) not in known:
+                known.add(_what(measured))
+                published.append(measured)
+    files.write_json(target, {"records": records + published})
+    update_readme()
+    return published
+
+
+def readme_table(records: list) -> str:
+    """The published test-set numbers as README's table, with what it takes to read them below it."""
+    records = [record for record in records if record["data"] == "full"]
+    shown = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
+    order = list(RESTORER_TITLES)
+    shown.sort(key=lambda record: (record["protocol"] != "reference", record["protocol"], order.index(record["restorer"])))
+    lines = [
+        "| protocol | restorer | MSE | PSNR dB [95 %] | SSIM | parameters | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in shown:
+        title = RESTORER_TITLES.get(record["restorer"], record["restorer"])
+        title = title if record["source"] == "measured" else f"{title}, {record['source']}, {record['split']} images"
+        parameters = f"{record['parameters']:,}" if record["parameters"] else "-"
+        minutes = f"{record['minutes']:.1f}" if record["minutes"] else "-"
+        lines.append(
+            f"| `{record['protocol']}` | {title} | {_shown(record['mse'], '.2e')} | {_with_interval(record, 'psnr', '.2f')} | "
+            f"{_shown(record['ssim'], '.4f')} | {parameters} | {minutes} |"
+        )
+    measured = [record for record in shown if record["source"] == "measured"]
+    trained = sorted({(record["budget"], record["run"]) for record in measured if record["images_seen"] and record["restorer"] != "linear"})
+    hardware = sorted({record["hardware"] for record in measured})
+    images = sorted({record["images"] for record in measured})
+    lines += ["", (
+        f"Measured on {' / '.join(f'{count:,}' for count in images)} test images, one seed; the interval is a bootstrap over images. "
+        f"Training: {'; '.join(f'{budget} images (`{run}`)' for budget, run in trained)}; minutes are of training alone, on "
+        f"{' / '.join(hardware)}."
+    )]  # fmt: skip
+    return "\n".join(lines)
+
+
+def update_readme() -> None:
+    """Writes :func:`readme_table` of the published records between the marks in README.md."""
+    path = paths.data_dir().parent / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(README_MARKS[0])
+    _, end, after = rest.partition(README_MARKS[1])
+    if not end:
+        raise ValueError(f"README.md has no marks {README_MARKS[0]!r} and {README_MARKS[1]!r}")
+    with files.replacing(path) as temporary:
+        text = f"{before}{README_MARKS[0]}\n{readme_table(reference_records())}\n{end}{after}"
+        temporary.write_text(text, encoding="utf-8")
+
+
+def publish_figures(run: runs.Run) -> list:
+    """Copies a run's figures into the tracked ``figures/`` folder; returns their names."""
+    figures = sorted(run.path("figures").glob("*.png"))
+    for figure in figures:
+        shutil.copyfile(figure, paths.figures_dir() / figure.name)
+    return [figure.name for figure in figures]
+
+
+def _what(record):
+    return tuple(record[name] for name in ("protocol", "restorer", "split", "mse", "psnr", "data_hash", "images"))
+
+
+def _shown(value, style):
+    return "-" if value is None else format(value, style)
+
+
+def _with_interval(record, name, style):
+    text = _shown(record[name], style)
+    low, high = record.get(f"{name}_low"), record.get(f"{name}_high")
+    return text if low is None else f"{text} [{low:{style}}, {high:{style}}]"

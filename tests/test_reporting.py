@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from lstm_ae_lib import metrics, paths, reporting, runs
+
+
+@pytest.fixture
+def run(made, sample, clean, blurred):
+    """A run as notebooks 02 and 03 leave it, of the untouched images only."""
+    run = runs.start_run("one", {"seed": 3}, sample, "gauss2")
+    run.path("history.csv").write_text("epoch,loss\n0,0.5\n")
+    run.save_records([run.new_record(restorer="degraded", split="test", summary=metrics.evaluate(clean, blurred))])
+    return run
+
+
+@pytest.fixture
+def tracked(monkeypatch, tmp_path):
+    """A repository of the test's own: its README, and a metrics file with a record from elsewhere and an old one."""
+    folder = tmp_path / "tracked" / "data"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(paths, "data_dir", lambda: folder)
+    monkeypatch.setattr(paths, "figures_dir", lambda: folder.parent)
+    (folder.parent / "README.md").write_text(f"above\n{reporting.README_MARKS[0]}\nold\n{reporting.README_MARKS[1]}\nbelow\n")
+    foreign = dict.fromkeys(runs.RECORD_FIELDS) | {
+        "source": "published: a paper", "protocol": "gauss2", "restorer": "reference_lstm", "split": "validation",
+        "mse": 0.0014, "data": "full",
+    }  # fmt: skip
+    (folder / "reference_metrics.json").write_text(json.dumps({"records": [foreign, foreign | {"run": "one"}]}))
+    return folder
+
+
+def test_publishing_replaces_a_runs_records_and_keeps_others(run, tracked):
+    run.update(status="finished", process=runs.this_process())
+    reporting.publish(["one"])
+    assert [record["run"] for record in reporting.reference_records()] == [None, "one"]
+    assert reporting.reference_records(source="measured") == run.records()
+    assert sorted(path.name for path in (tracked / "published" / "one").iterdir()) == ["history.csv", "metrics.json", "run.json"]
+    assert "process" not in json.loads((tracked / "published" / "one" / "run.json").read_text())
+
+
+def test_what_two_runs_measured_alike_is_published_once(run, tracked, sample):
+    import shutil
+
+    run.update(status="finished")
+    shutil.copytree(run.folder, run.folder.parent / "two")
+    runs.open_run("two").save_records([record | {"run": "two"} for record in run.records()])
+    reporting.publish(["one", "two"])
+    assert [record["run"] for record in reporting.reference_records(source="measured")] == ["one"]
+    reporting.publish(["two"])
+    assert [record["run"] for record in reporting.reference_records(source="measured")] == ["one"]
+
+
+def test_publishing_checks_everything_before_it_writes(run, tracked):
+    before = sorted(tracked.rglob("*")), (tracked / "reference_metrics.json").read_text()
+    with pytest.raises(ValueError, match="only a finished run can be published; 'one' is interactive"):
+        reporting.publish(["one"])
+    run.update(status="finished")
+    run.path("history.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="has no history.csv"):
+        reporting.publish(["one"])
+    assert (sorted(tracked.rglob("*")), (tracked / "reference_metrics.json").read_text()) == before
+
+
+def test_publishing_writes_the_table_into_readme(run, tracked):
+    run.save_records([record | {"data": "full"} for record in run.records()])
+    run.update(status="finished")
+    reporting.publish(["one"])
+    text = (tracked.parent / "README.md").read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    record = run.records()[0]
+    assert f"| `gauss2` | degraded | {record['mse']:.2e} | {record['psnr']:.2f} [" in text
+    assert "LSTM autoencoder, published: a paper, validation images | 1.40e-03 | - | - |" in text
+    (tracked.parent / "README.md").write_text("no marks")
+    with pytest.raises(ValueError, match="README.md has no marks"):
+        reporting.update_readme()
+
+
+def test_tables_hold_the_numbers(run):
+    (record,) = run.records()
+    table = reporting.metrics_table([record])
+    for name, style in (("mse", ".2e"), ("psnr", ".2f"), ("ssim", ".3f")):
+        value, low, high = (format(record[f"{name}{end}"], style) for end in ("", "_low", "_high"))
+        assert f"{value} [{low}, {high}]" in table
+    line = reporting.runs_table([run]).splitlines()[-1]
+    assert line.split()[:3] == ["one", "interactive", "gauss2"] and f"{record['psnr']:.2f}" in line
+
+
+def test_a_damaged_run_is_listed_as_such(run):
+    run.path("run.json").write_text("{")
+    assert "damaged" in reporting.runs_table(runs.list_runs())
+
+
+def test_figures_are_published_by_copying(run, tracked):
+    run.path("figures").mkdir()
+    for name in ("01_a.png", "03_b.png"):
+        run.path("figures").joinpath(name).write_bytes(b"png")
+    assert reporting.publish_figures(run) == ["01_a.png", "03_b.png"]
+    assert (tracked.parent / "03_b.png").read_bytes() == b"png"
