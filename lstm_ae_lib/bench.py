@@ -48,7 +48,8 @@ def measure(repeats: int = 7) -> list:
         "versions": runs.versions(),
     }  # fmt: skip
     return [
-        {"name": name, "unit": name.rsplit(", ", 1)[1], "median": statistics.median(found), "low": min(found), "high": max(found)} | shared
+        {"name": name, "unit": name.rsplit(", ", 1)[1], "median": statistics.median(found), "low": min(found), "high": max(found)}
+        | shared
         for name, found in values.items()
     ]
 

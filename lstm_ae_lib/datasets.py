@@ -240,8 +240,10 @@ def training_batches(
     pixels, make_pair = _pairs(clean, degraded, protocol)
 
     def epoch_batches(epoch):
-        order = tf.argsort(tf.random.stateless_uniform([count], tf.stack([tf.constant(seed, tf.int64), epoch])), stable=True)
-        flips = tf.random.stateless_uniform([count], tf.stack([epoch, tf.constant(seed, tf.int64)])) < 0.5
+        # Two streams of random numbers that never meet: epochs count up from 0, their mirror images down from -1.
+        numbers = lambda stream: tf.random.stateless_uniform([count], tf.stack([tf.constant(seed, tf.int64), stream]))  # noqa: E731
+        order = tf.argsort(numbers(epoch), stable=True)
+        flips = numbers(-1 - epoch) < 0.5
         batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
         return batches.map(lambda indices: (indices, tf.gather(flips, indices)))
 

@@ -136,10 +136,10 @@ def operator(protocol, eight_bit: bool = True):
     """
     protocol = get_protocol(protocol)
     scipy = protocol.engine == "scipy"
-    return GaussianBlur(
-        protocol.sigma, border="reflect" if scipy else "reflect_101", mix_channels=scipy,
-        rounding=("truncate" if scipy else "opencv") if eight_bit else None, dtype="float32", name=f"degrade_{protocol.name}".replace("@sigma=", "_"),
-    )  # fmt: skip
+    rounding = ("truncate" if scipy else "opencv") if eight_bit else None
+    name = f"degrade_{protocol.name}".replace("@sigma=", "_")
+    border = "reflect" if scipy else "reflect_101"
+    return GaussianBlur(protocol.sigma, border, mix_channels=scipy, rounding=rounding, dtype="float32", name=name)
 
 
 def kernel_radius(sigma: float, border: str) -> int:

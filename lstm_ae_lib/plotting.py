@@ -21,7 +21,7 @@ def save(figure, path) -> None:
         figure.savefig(temporary, dpi=DPI, bbox_inches="tight", format="png")
 
 
-def class_samples(images, labels, class_names, per_class: int = 6):
+def class_samples(images, labels, class_names, per_class: int = 5):
     """The first images of every class, one row a class. ``images`` ``(n, h, w, 3)``, ``labels`` ``(n,)``."""
     figure, axes = plt.subplots(len(class_names), per_class, figsize=(per_class * 0.55, len(class_names) * 0.55), dpi=DPI)
     for row, class_name in enumerate(class_names):

@@ -49,12 +49,15 @@ def runs_table(chosen: list) -> str:
     def network(field, style):
         return lambda row: next((format(item[field], style) for name, item in row[2].items() if name.startswith("reference_")), "-")
 
+    def budget(training):
+        return next((given["budget"] for name, given in training.items() if name != "linear"), "-")
+
     return format_table(rows, [
         ("run", lambda row: row[0]),
         ("status", lambda row: runs.status(row[1])),
         ("protocol", lambda row: row[1].get("protocol", "-")),
         ("data", lambda row: row[1].get("data", {}).get("kind", "-")),
-        ("budget", lambda row: next((given["budget"] for name, given in row[1].get("training", {}).items() if name != "linear"), "-")),
+        ("budget", lambda row: budget(row[1].get("training", {}))),
         ("minutes", lambda row: f"{row[1]['minutes']:.1f}" if row[1].get("minutes") is not None else "-"),
         ("degraded dB", number("degraded", "psnr", ".2f")),
         ("linear dB", number("linear", "psnr", ".2f")),
@@ -142,11 +145,13 @@ def readme_table(records: list) -> str:
             f"{_shown(record['ssim'], '.4f')} | {parameters} | {minutes} |"
         )
     measured = [record for record in shown if record["source"] == "measured"]
-    trained = sorted({(record["budget"], record["run"]) for record in measured if record["images_seen"] and record["restorer"] != "linear"})
+    trained = sorted(
+        {(record["budget"], record["run"]) for record in measured if record["images_seen"] and record["restorer"] != "linear"}
+    )
     hardware = sorted({record["hardware"] for record in measured})
     images = sorted({record["images"] for record in measured})
     lines += ["", (
-        f"Measured on {' / '.join(f'{count:,}' for count in images)} test images, one seed; the interval is a bootstrap over images. "
+        f"Measured on {' / '.join(f'{count:,}' for count in images)} test images, one seed; intervals are a bootstrap over images. "
         f"Training: {'; '.join(f'{budget} images (`{run}`)' for budget, run in trained)}; minutes are of training alone, on "
         f"{' / '.join(hardware)}."
     )]  # fmt: skip

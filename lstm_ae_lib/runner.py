@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 import warnings
-from pathlib import Path
 
 from lstm_ae_lib import checks, files, paths, runs
 
@@ -197,9 +196,17 @@ def _execute(papermill, run, notebook, parameters, quiet):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of papermill's own dependencies; the kernel is another process
         papermill.execute_notebook(
-            str(paths.notebooks_dir() / f"{notebook}.ipynb"), str(partial), parameters=parameters, kernel_name="python3",
-            progress_bar=not quiet, stdout_file=echo, extra_arguments=_KERNEL_ARGUMENTS, start_timeout=180, cwd=str(paths.notebooks_dir()), coalesce_streams=True,
-        )  # fmt: skip
+            str(paths.notebooks_dir() / f"{notebook}.ipynb"),
+            str(partial),
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=str(paths.notebooks_dir()),
+            start_timeout=180,
+            progress_bar=not quiet,
+            stdout_file=echo,
+            coalesce_streams=True,
+            extra_arguments=_KERNEL_ARGUMENTS,
+        )
     partial.rename(run.path(f"{notebook}.ipynb"))
 
 

@@ -22,8 +22,6 @@ import psutil
 
 from lstm_ae_lib import checks, files, paths
 
-STATUSES = ("running", "finished", "failed", "interrupted", "interactive")
-
 # The fields of one published record, in order; more may follow, none of these is renamed.
 RECORD_FIELDS = (
     "protocol", "restorer", "split", "images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "parameters", "multiply_adds",

@@ -30,7 +30,9 @@ def batches():
     content = arrays()
     images = np.concatenate([content["x_train"], content["x_test"]])
     labels = np.concatenate([content["y_train"], content["y_test"]])
-    return [(name, images[10 * place : 10 * place + 10], labels[10 * place : 10 * place + 10]) for place, name in enumerate(BATCHES)]
+    return [
+        (name, images[10 * place : 10 * place + 10], labels[10 * place : 10 * place + 10]) for place, name in enumerate(BATCHES)
+    ]
 
 
 def write_python_version(folder: Path):

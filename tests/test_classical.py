@@ -84,5 +84,3 @@ def test_without_the_offset_the_bias_of_truncation_stays(sample):
 def test_bad_pairs_are_refused(degraded, clean, message):
     with pytest.raises(ValueError, match=message):
         classical.fit_linear_filter(degraded, clean, "dct1")
-
-

@@ -41,7 +41,12 @@ def test_every_library_module_has_its_test_file():
     from pathlib import Path
 
     here = Path(__file__).parent
-    tested_elsewhere = {"__init__": "test_package", "__main__": "test_main", "_backend": "test_package", "layers": "test_conformance"}
+    tested_elsewhere = {
+        "__init__": "test_package",
+        "__main__": "test_main",
+        "_backend": "test_package",
+        "layers": "test_conformance",
+    }
     for module in sorted((here.parent / "lstm_ae_lib").glob("*.py")):
         test = tested_elsewhere.get(module.stem, f"test_{module.stem}")
         assert (here / f"{test}.py").is_file(), f"lstm_ae_lib/{module.name} has no tests/{test}.py"
@@ -54,7 +59,9 @@ def test_layer_is_registered_and_its_config_makes_it_again(case):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(again) is type(layer) and again.get_config() == layer.get_config()
     for name, parameter in inspect.signature(type(layer)).parameters.items():
-        assert name in layer.get_config() or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL), f"{name} is not in the config"
+        assert name in layer.get_config() or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL), (
+            f"{name} is not in the config"
+        )
 
 
 @layers
@@ -180,7 +187,10 @@ def test_rows_work_for_an_unknown_height():
     ("make", "message"),
     [
         (lambda: conformance.layers.RowsToImage(0), "channels must be a whole number from 1 to 4096, got 0"),
-        (lambda: conformance.layers.RowsToImage(3)(np.zeros((1, 2, 4), np.float32)), r"RowsToImage needs \(batch, height, width \* 3\)"),
+        (
+            lambda: conformance.layers.RowsToImage(3)(np.zeros((1, 2, 4), np.float32)),
+            r"RowsToImage needs \(batch, height, width \* 3\)",
+        ),
         (lambda: conformance.layers.ImageToRows()(np.zeros((1, 2, 4), np.float32)), "ImageToRows needs"),
         (lambda: conformance.layers.SpectralWiener("dft"), "transform must be one of dct1, dct2; got 'dft'"),
         (lambda: conformance.layers.SpectralWiener().build((None, None, 8, 3)), "of a known size"),

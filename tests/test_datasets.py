@@ -38,7 +38,9 @@ def assert_is_the_fake(arrays):
 
 
 def test_the_sample_is_stratified_small_and_verified(sample):
-    assert sample.kind == "sample" and sample.train_images.shape == (2000, 32, 32, 3) and sample.test_images.shape == (500, 32, 32, 3)
+    assert (
+        sample.kind == "sample" and sample.train_images.shape == (2000, 32, 32, 3) and sample.test_images.shape == (500, 32, 32, 3)
+    )
     assert np.bincount(sample.train_labels).tolist() == [200] * 10 and np.bincount(sample.test_labels).tolist() == [50] * 10
     assert paths.sample_file().stat().st_size <= 8_000_000
     assert len(set(sample.train_indices)) == 2000 and (np.diff(sample.train_indices) > 0).all()
@@ -310,6 +312,17 @@ def test_flips_are_keyed_by_seed_epoch_and_index():
     assert not epochs_of(batches_of(flip=False), 50, 8, 1)[0][1].any()
 
 
+def test_order_and_flips_are_independent_even_where_seed_and_epoch_are_the_same_number():
+    images = np.zeros((1000, 4, 4, 3), np.uint8)
+    images[:, 0, 0, 1] = 255
+    for seed in (0, 1):
+        batches = datasets.training_batches(images, "gauss1", 1000, seed, degraded=images)
+        for _, clean in batches.take(2):
+            flips = clean.numpy()[:, 0, 0, 1] == 0
+            assert 200 < flips[:500].sum() < 300
+            assert 200 < flips[500:].sum() < 300
+
+
 def test_training_resumes_in_the_middle_of_an_epoch():
     whole = list(batches_of().take(21))
     resumed = list(batches_of(first_epoch=2, first_step=3).take(4))  # 7 steps an epoch
@@ -334,7 +347,7 @@ def test_batches_are_pairs_of_floats_between_0_and_1(sample):
     for spec in dataset.element_spec:
         assert spec.dtype == "float32" and tuple(spec.shape) == (None, 32, 32, 3)
     degraded, clean = next(iter(dataset))
-    assert 0 <= degraded.numpy().min() and clean.numpy().max() <= 1
+    assert degraded.numpy().min() >= 0 and clean.numpy().max() <= 1
     assert degraded.numpy().std() < clean.numpy().std()
 
 

@@ -137,9 +137,7 @@ def test_an_impulse_gives_the_kernel(name):
     taps = degradations.kernel_taps(protocol.sigma, "reflect_101")
     radius = len(taps) // 2
     answer = run(degradations.operator(name, eight_bit=False), impulse)[0, :, :, 0]
-    np.testing.assert_allclose(
-        answer[20 - radius : 21 + radius, 20 - radius : 21 + radius], np.outer(taps, taps), atol=1e-8
-    )
+    np.testing.assert_allclose(answer[20 - radius : 21 + radius, 20 - radius : 21 + radius], np.outer(taps, taps), atol=1e-8)
     np.testing.assert_allclose(answer.sum(), 1, rtol=1e-6)
     np.testing.assert_allclose(taps, cv2.getGaussianKernel(len(taps), protocol.sigma).ravel(), rtol=1e-12)
 

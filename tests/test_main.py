@@ -41,7 +41,10 @@ def test_data_that_cannot_be_had_exits_with_1(made, monkeypatch, capsys, tmp_pat
     [
         (["run", "-p", "epoch", "3"], "there is no parameter 'epoch' (did you mean 'epochs'?)"),
         (["run", "-p", "epochs", "0"], "the parameter epochs must be from 1 to 10000, got 0"),
-        (["run", "-p", "protocol", "gauss9"], "the parameter protocol must be one of reference, gauss1, gauss2, gauss3; got 'gauss9'"),
+        (
+            ["run", "-p", "protocol", "gauss9"],
+            "the parameter protocol must be one of reference, gauss1, gauss2, gauss3; got 'gauss9'",
+        ),
         (["run", "-p", "sigma", "-1"], "the parameter sigma must be from 0 to 64, got -1.0"),
         (["run", "--preset", "slow"], "preset must be one of full, precursor, quick; got 'slow'"),
         (["run", "--name", "../x"], "a run's name is 1 to 100 letters"),

@@ -31,7 +31,7 @@ def smoke(tmp_path_factory):
 
 
 def test_it_ends_with_the_table_and_the_figures(smoke):
-    run, done = smoke
+    _, done = smoke
     for title in ("degraded", "linear filter", "LSTM autoencoder"):
         assert title in done.stdout
     figures = [line.strip() for line in done.stdout.splitlines() if line.strip().endswith(".png")]
@@ -70,7 +70,9 @@ def test_the_saved_models_give_the_recorded_numbers(smoke, sample):
     numbers = {record["restorer"]: record for record in run.records() if record["split"] == "test"}
     for name, restorer in (("autoencoder", "reference_lstm"), ("linear_filter", "linear")):
         restored = run.load_model(name).predict(degraded / np.float32(255), batch_size=500, verbose=0)
-        assert metrics.evaluate(sample.test_images, np.clip(restored, 0, 1))["mse"] == pytest.approx(numbers[restorer]["mse"], rel=1e-5)
+        assert metrics.evaluate(sample.test_images, np.clip(restored, 0, 1))["mse"] == pytest.approx(
+            numbers[restorer]["mse"], rel=1e-5
+        )
     assert datasets.load_cifar10("sample").content_hash == numbers["linear"]["data_hash"]
 
 
@@ -86,7 +88,9 @@ def test_changing_a_printed_fact_makes_the_regression_test_fail(tmp_path):
                "-q", "--rootdir", str(tmp_path), "-c", os.devnull]  # fmt: skip
     environment = {**os.environ, "LSTM_AE_DATA": str(tmp_path / "made")}
     results = {
-        name: subprocess.run([*command, str(tmp_path / f"{name}.ipynb")], capture_output=True, text=True, timeout=600, env=environment)
+        name: subprocess.run(
+            [*command, str(tmp_path / f"{name}.ipynb")], capture_output=True, text=True, timeout=600, env=environment
+        )
         for name in ("as_committed", "changed")
     }
     assert results["as_committed"].returncode == 0, results["as_committed"].stdout[-3000:]

@@ -15,7 +15,7 @@ def python(code, **environment):
 
 
 def test_importing_the_package_loads_nothing_heavy_and_makes_nothing(tmp_path):
-    code = "import sys, lstm_ae_lib, lstm_ae_lib.paths; print([m for m in ('keras', 'tensorflow', 'cv2', 'scipy') if m in sys.modules])"
+    code = "import sys, lstm_ae_lib.paths; print([name for name in ('keras', 'tensorflow', 'cv2', 'scipy') if name in sys.modules])"
     done = python(code, LSTM_AE_DATA=str(tmp_path / "made"))
     assert done.stdout == "[]\n" and done.stderr == ""
     assert list(tmp_path.iterdir()) == []

@@ -83,7 +83,13 @@ def test_presets_and_parameters_named_exist():
 
 def test_the_first_screen_has_what_it_must():
     first = README.split("## Where things are")[0]
-    for part in ("figures/03_best_median_worst.png", "make study", "make test", "colab.research.google.com", reporting.README_MARKS[0]):
+    for part in (
+        "figures/03_best_median_worst.png",
+        "make study",
+        "make test",
+        "colab.research.google.com",
+        reporting.README_MARKS[0],
+    ):
         assert part in first
     assert (ROOT / "figures" / "03_best_median_worst.png").is_file()
 

@@ -9,11 +9,11 @@ import pytest
 
 from lstm_ae_lib import paths, runner, runs
 
-PARAMETERS = '''run_name: str = "notebook"  # folder of the run; (text)
+PARAMETERS = """run_name: str = "notebook"  # folder of the run; (text)
 count: int = 2  # how many: [1 to 9]
 share: float = 0.5  # how much: [0 to 1]
 loud: bool = False  # say more
-colour: str = "red"  # which: {red, green}'''
+colour: str = "red"  # which: {red, green}"""
 
 
 def write_notebook(folder, name, *cells):
@@ -43,7 +43,14 @@ def notebooks(made, monkeypatch, tmp_path):
 def test_parameters_are_read_from_the_notebook(notebooks):
     declared = runner.notebook_parameters("10_works")
     assert list(declared) == ["run_name", "count", "share", "loud", "colour"]
-    assert declared["count"] == {"type": "int", "default": 2, "help": "how many: [1 to 9]", "low": 1.0, "high": 9.0, "choices": None}
+    assert declared["count"] == {
+        "type": "int",
+        "default": 2,
+        "help": "how many: [1 to 9]",
+        "low": 1.0,
+        "high": 9.0,
+        "choices": None,
+    }
     assert declared["loud"]["default"] is False and declared["colour"]["choices"] == ["red", "green"]
     with pytest.raises(FileNotFoundError, match="there is no notebook '99'; there are: 10_works, 11_fails, 12_dies"):
         runner.notebook_parameters("99")
@@ -51,7 +58,9 @@ def test_parameters_are_read_from_the_notebook(notebooks):
 
 def test_values_get_the_right_type(notebooks):
     given = {"count": "3", "share": "0.25", "loud": "true", "colour": "green"}
-    assert runner.check_parameters(given, ["10_works"]) == {"10_works": {"count": 3, "share": 0.25, "loud": True, "colour": "green"}}
+    assert runner.check_parameters(given, ["10_works"]) == {
+        "10_works": {"count": 3, "share": 0.25, "loud": True, "colour": "green"}
+    }
     assert runner.check_parameters({"share": 1}, ["10_works"])["10_works"] == {"share": 1.0}
 
 
@@ -89,7 +98,11 @@ def test_presets_are_files_whose_names_fit_the_notebooks():
 def test_a_run_keeps_the_executed_notebooks_and_its_record(notebooks):
     run = runner.run_chain("one", {"count": "3", "share": 0.25}, ["10_works"], quiet=True)
     record = run.record
-    assert record["status"] == "finished" and record["minutes"] > 0 and record["asked"] == {"count": 3, "share": 0.25, "run_name": "one"}
+    assert (
+        record["status"] == "finished"
+        and record["minutes"] > 0
+        and record["asked"] == {"count": 3, "share": 0.25, "run_name": "one"}
+    )
     executed = nbformat.read(run.path("10_works.ipynb"), as_version=4)
     assert executed.cells[-1].outputs[0].text == "share 0.25 count 3 False\n"
     assert sorted(path.name for path in run.folder.iterdir()) == ["10_works.ipynb", "run.json"]
@@ -109,7 +122,9 @@ def test_a_failing_notebook_leaves_a_failed_run_that_says_why(notebooks):
     record = runs.open_run("one").record
     assert record["status"] == "failed" and "out of luck" in record["error"] and record["error"].startswith("11_fails")
     assert runs.open_run("one").path("10_works.ipynb").is_file()
-    assert not runs.open_run("one").path("11_fails.ipynb").exists() and runs.open_run("one").path("11_fails.partial.ipynb").is_file()
+    assert (
+        not runs.open_run("one").path("11_fails.ipynb").exists() and runs.open_run("one").path("11_fails.partial.ipynb").is_file()
+    )
 
 
 def test_a_killed_kernel_leaves_a_failed_run(notebooks):

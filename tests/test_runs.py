@@ -27,7 +27,10 @@ def records_of(run, blurred, clean):
 
 def test_a_run_records_what_it_ran_with_and_on(run):
     record = run.record
-    assert record["parameters"]["seed"] == 3 and record["data"] == {"kind": "sample", "hash": datasets.load_cifar10("sample").content_hash}
+    assert record["parameters"]["seed"] == 3 and record["data"] == {
+        "kind": "sample",
+        "hash": datasets.load_cifar10("sample").content_hash,
+    }
     assert record["versions"]["keras"] == keras.__version__ and record["versions"]["tensorflow"]
     assert record["hardware"]["cores"] >= 1 and record["threads"] >= 1 and "started" in record
     json.dumps(record)
