@@ -91,12 +91,12 @@ def loss_curves(epochs, curves: dict, baselines: dict):
     return figure
 
 
-def spectra(frequencies, powers: dict, title: str, ylabel: str = "mean power", log: bool = True):
-    """Curves over spatial frequency in cycles per pixel."""
+def curves(positions, values: dict, title: str, xlabel: str, ylabel: str, log: bool = True):
+    """One curve for each name in ``values``, over ``positions``; by default on a log scale."""
     figure, axis = plt.subplots(figsize=(6.4, 3.0), dpi=DPI)
-    for name, values in powers.items():
-        axis.plot(frequencies, values, marker=".", label=name, color=COLOURS.get(name))
-    axis.set(xlabel="spatial frequency (cycles per pixel)", ylabel=ylabel, title=title, yscale="log" if log else "linear")
+    for name, heights in values.items():
+        axis.plot(positions, heights, marker=".", label=name, color=COLOURS.get(name))
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     return figure

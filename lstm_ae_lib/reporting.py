@@ -29,6 +29,7 @@ def metrics_table(records: list) -> str:
         ("MSE [95 %]", lambda record: _with_interval(record, "mse", ".2e")),
         ("PSNR dB [95 %]", lambda record: _with_interval(record, "psnr", ".2f")),
         ("SSIM [95 %]", lambda record: _with_interval(record, "ssim", ".3f")),
+        ("source", lambda record: record["source"]),
     ])  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def test_it_ends_with_the_table_and_the_figures(smoke):
     for title in ("degraded", "linear filter", "LSTM autoencoder"):
         assert title in done.stdout
     figures = [line.strip() for line in done.stdout.splitlines() if line.strip().endswith(".png")]
-    assert len(figures) == 11 and all(Path(figure).is_file() for figure in figures)
+    assert len(figures) == 12 and all(Path(figure).is_file() for figure in figures)
     assert "Executing" in done.stderr and "100%" in done.stderr  # the progress bar
 
 

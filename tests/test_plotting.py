@@ -43,7 +43,7 @@ def test_class_samples_shows_the_first_images_of_each_class(sample):
 def test_curves_show_what_they_are_given():
     figure = plotting.loss_curves([1, 2], {"training": [3e-3, 2e-3]}, {"linear filter": 1e-3})
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[3e-3, 2e-3], [1e-3, 1e-3]]
-    figure = plotting.spectra([0.1, 0.2], {"clean": [1.0, 0.5]}, "title")
+    figure = plotting.curves([0.1, 0.2], {"clean": [1.0, 0.5]}, "title", "x", "y")
     assert list(figure.axes[0].lines[0].get_ydata()) == [1.0, 0.5]
     figure = plotting.bars_by_class(["a", "b"], {"degraded": [1.0, 2.0], "clean": [3.0, 4.0]}, "dB", "title")
     assert [bar.get_height() for bar in figure.axes[0].patches] == [1.0, 2.0, 3.0, 4.0]
