@@ -281,13 +281,16 @@ def _pairs(clean, degraded, protocol):
     import tensorflow as tf
 
     to_float = lambda images: tf.cast(images, tf.float32) / 255.0  # noqa: E731
+    arrays, make_pair = (clean,), lambda x: (operator(to_float(x)), to_float(x))
     if degraded is not None:
         degraded = checks.images_uint8(degraded, "degraded")
         checks.same_shape(degraded, clean, "degraded", "clean")
-        return (tf.constant(degraded), tf.constant(clean)), lambda y, x: (to_float(y), to_float(x))
-    operator = degradations.operator(protocol, eight_bit=True)
-    operator.build(clean.shape)
-    return (tf.constant(clean),), lambda x: (operator(to_float(x)), to_float(x))
+        arrays, make_pair = (degraded, clean), lambda y, x: (to_float(y), to_float(x))
+    else:
+        operator = degradations.operator(protocol, eight_bit=True)
+        operator.build(clean.shape)
+    with tf.device("CPU:0"):  # where the pipeline runs; on a machine with a GPU they would go there
+        return tuple(tf.constant(array) for array in arrays), make_pair
 
 
 # --- the store and its sources -------------------------------------------------------------------------------------------
