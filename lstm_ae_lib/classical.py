@@ -12,8 +12,7 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
 
     For every frequency of the cosine transform, the 3x3 matrix and the offset that bring the degraded colours closest to
     the clean ones in the mean over all pairs: ordinary least squares, solved exactly, 12 numbers from ``n`` pairs at each
-    frequency. It is the yardstick of the study: what a restorer can do that knows the blur and the images' second moments
-    and nothing else.
+    frequency. It is the yardstick of the study: what a restorer can do that learns nothing from the pairs but their second moments.
 
     Args:
         degraded, clean: ``(n, height, width, 3)`` uint8, n at least 8.
@@ -36,7 +35,6 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
     rows, columns = cosine_basis(height, transform)[0], cosine_basis(width, transform)[0]
 
     def spectrum(images):
-        # A constant 1 beside the colours makes the offset part of the same least squares.
         values = np.einsum("ih,nhwc->niwc", rows, images / 255.0, optimize=True)
         return np.einsum("jw,niwc->ijnc", columns, values, optimize=True)
 

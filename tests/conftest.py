@@ -1,13 +1,12 @@
 """What all tests share: the sample, its blurred version, and a data folder of their own."""
 
-import os
-
-os.environ.setdefault("MPLBACKEND", "Agg")
-
+import matplotlib
 import numpy as np
 import pytest
 
 from lstm_ae_lib import datasets, degradations
+
+matplotlib.use("Agg")  # not by a variable: the kernels that tests start draw inline
 
 
 @pytest.fixture(scope="session")

@@ -195,8 +195,17 @@ def test_absurd_sigma_is_refused(sigma):
 
 
 def test_a_variant_says_so():
-    assert degradations.get_protocol("gauss2", 1.5).name == "gauss2@sigma=1.5"
+    variant = degradations.get_protocol("gauss2", 1.5)
+    assert variant.name == "gauss2@sigma=1.5" and "sigma 1.5," in variant.summary and "sigma 2" not in variant.summary
+    assert degradations.get_protocol(variant, 1.7).name == "gauss2@sigma=1.7"
+    assert "sigma=0.6" in degradations.get_protocol("reference", 0.6).source
+    assert degradations.get_protocol("gauss2", 1.2345678).name != degradations.get_protocol("gauss2", 1.2345679).name
     assert degradations.get_protocol("gauss2", 2.0) is degradations.PROTOCOLS["gauss2"]
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(ValueError, match="engine must be one of opencv, scipy; got 'noise'"):
+        degradations.Protocol("new", 1.0, "noise", "", "")
 
 
 def test_layer_refuses_bad_arguments():

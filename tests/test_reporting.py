@@ -84,6 +84,17 @@ def test_tables_hold_the_numbers(run):
         assert f"{value} [{low}, {high}]" in table
     line = reporting.runs_table([run]).splitlines()[-1]
     assert line.split()[:3] == ["one", "interactive", "gauss2"] and f"{record['psnr']:.2f}" in line
+    run.save_records([record, record | {"restorer": "my_network", "psnr": 33.25}])
+    line = reporting.runs_table([run]).splitlines()[-1]
+    assert "my_network" in line and "33.25" in line
+
+
+def test_a_restorer_without_a_title_is_shown_by_its_name(run, tracked):
+    (record,) = run.records()
+    run.save_records([record | {"restorer": "my_network", "data": "full"}])
+    run.update(status="finished")
+    reporting.publish(["one"])
+    assert "| `gauss2` | my_network |" in (tracked.parent / "README.md").read_text()
 
 
 def test_a_damaged_run_is_listed_as_such(run):

@@ -96,6 +96,26 @@ def test_starting_again_removes_what_the_run_had_measured(run, sample, clean, bl
     assert [path.name for path in run.folder.iterdir()] == ["run.json"]
 
 
+def test_a_recorded_run_is_never_written_over(run, sample):
+    run.update(runner="lstm_ae_lib", status="finished")
+    run.path("metrics.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="the run 'one' is a recorded run \\(finished\\); choose another run_name"):
+        runs.start_run("one", {"seed": 4}, sample, "gauss1")
+    assert run.path("metrics.json").is_file() and run.record["parameters"]["seed"] == 3
+
+
+def test_the_commit_is_recorded_where_there_is_one(run, monkeypatch, tmp_path):
+    assert runs.commit() is None or len(runs.commit().removesuffix("+changes")) == 40
+    monkeypatch.setattr(runs.paths, "checkout", lambda: tmp_path)
+    assert runs.commit() is None
+    (tmp_path / "file").write_text("1")
+    for words in (["init", "-q"], ["add", "file"], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "m"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    assert len(runs.commit()) == 40
+    (tmp_path / "file").write_text("2")
+    assert runs.commit().endswith("+changes")
+
+
 def test_records_have_every_field_in_its_order(run, clean, blurred):
     records = records_of(run, blurred, clean)
     assert list(records[0])[: len(runs.RECORD_FIELDS)] == list(runs.RECORD_FIELDS)
