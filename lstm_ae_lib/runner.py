@@ -15,8 +15,9 @@ from lstm_ae_lib import checks, files, paths, runs
 
 CHAIN = ("01_prepare_data", "02_train_autoencoder", "03_evaluate_restoration")
 
-# A kernel warns on every start that its (local, authenticated) connection is not encrypted.
-_KERNEL_ARGUMENTS = ["--log-level=ERROR"]
+# A kernel warns on every start that its local, authenticated connection is not encrypted, and prints a trace of its own
+# when it is interrupted. What goes wrong in a cell is in the notebook all the same.
+_KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
 
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 
