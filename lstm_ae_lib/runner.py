@@ -5,6 +5,7 @@ that says it failed, and why; a runner that is killed leaves one that is shown a
 """
 
 import difflib
+import logging
 import re
 import signal
 import sys
@@ -181,6 +182,8 @@ def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False)
                 _execute(papermill, run, notebook, per_notebook[notebook], quiet)
         except KeyboardInterrupt:
             finish("interrupted", error=f"interrupted in {notebook}")
+            # The abandoned cell's task would be reported, with a trace, when Python ends.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {_last_line(error)}"

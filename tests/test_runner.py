@@ -155,6 +155,7 @@ raise SystemExit(__main__.main(["run", "--name", "one"]))
     assert runs.status(runs.open_run("one").record) == "interrupted", errors
     if signal_ == signal.SIGTERM:
         assert process.returncode == 130 and runs.open_run("one").record["error"] == "interrupted in 13_sleeps"
+        assert errors.endswith("interrupted\n") and "Traceback" not in errors, errors
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(notebooks, monkeypatch, tmp_path):
