@@ -18,7 +18,7 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
         degraded, clean: ``(n, height, width, 3)`` uint8, n at least 8.
         transform: ``"dct1"`` or ``"dct2"``; ``Protocol.transform`` says which one fits.
         offset: fit the offset too. Default True. Without it the filter is 9 numbers at each frequency and cannot undo a
-            bias: on the protocol ``reference``, whose truncation darkens by 1.5 grey levels, that costs 3 % in error.
+            bias, such as the 1.5 grey levels by which the truncation of the protocol ``reference`` darkens.
         chunk: images transformed at a time; bounds the memory.
 
     Returns:

@@ -127,7 +127,7 @@ class Run:
         training = self.record.get("training", {})
         self.update(training=training | {restorer: {"minutes": round(minutes, 3), "images_seen": images_seen, "budget": budget}})
 
-    def new_record(self, *, restorer: str, split: str, summary: dict, model=None, **fields) -> dict:
+    def new_record(self, *, restorer: str, split: str, summary: dict, model=None) -> dict:
         """A record of ``metrics.json``: what :func:`lstm_ae_lib.metrics.evaluate` measured, and the run it belongs to.
 
         Args:
@@ -135,7 +135,6 @@ class Run:
             split: ``"validation"`` or ``"test"``.
             summary: of :func:`lstm_ae_lib.metrics.evaluate`.
             model: the restorer as a model, for its parameters and multiply-adds; None for the degraded image itself.
-            **fields: fields that differ from what the run recorded.
         """
         from lstm_ae_lib import models
 
@@ -150,7 +149,6 @@ class Run:
             "seed": run["parameters"]["seed"], "data": run["data"]["kind"], "data_hash": run["data"]["hash"],
             "hardware": run["hardware"]["summary"], "source": "measured", "run": self.name,
         }  # fmt: skip
-        record |= fields
         return {name: record[name] for name in RECORD_FIELDS} | record
 
     def save_records(self, records: list) -> None:
@@ -213,8 +211,7 @@ def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
         "started": now(), **record, "parameters": parameters, "protocol": protocol, "versions": versions(),
         "hardware": hardware(), "threads": threads(), "data": {"kind": images.kind, "hash": images.content_hash},
     }  # fmt: skip
-    old.unlink(missing_ok=True)
-    run.update(**fields)
+    files.write_json(old, {"name": name, **fields})
     return run
 
 
