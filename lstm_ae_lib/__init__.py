@@ -22,6 +22,7 @@ _HOMES = {
     "reference_lstm_autoencoder": "models",
     "open_run": "runs",
     "set_seed": "seeding",
+    "set_threads": "threads",
     "keras": "_backend",
 }
 

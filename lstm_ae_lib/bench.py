@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from lstm_ae_lib import datasets, degradations, files, models, paths, reporting, runs
+from lstm_ae_lib import datasets, degradations, files, models, paths, reporting, runs, threads
 from lstm_ae_lib._backend import keras
 
 BATCH = 64
@@ -44,7 +44,7 @@ def measure(repeats: int = 7) -> list:
         for name, task in tasks.items():
             values.setdefault(name, []).append(task())
     shared = {
-        "repeats": repeats, "batch": BATCH, "threads": runs.threads(), "hardware": runs.hardware()["summary"],
+        "repeats": repeats, "batch": BATCH, "threads": threads.intra_op(), "hardware": runs.hardware()["summary"],
         "versions": runs.versions(),
     }  # fmt: skip
     return [

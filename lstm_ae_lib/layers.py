@@ -1,11 +1,11 @@
 """Keras layers of the study: they shape or transform tensors, with weights or without. ``keras.ops`` only, so they run on
-every Keras backend."""
+every Keras backend; what is faster on one of them is in :mod:`lstm_ae_lib.kernels`."""
 
 import math
 
 import numpy as np
 
-from lstm_ae_lib import checks
+from lstm_ae_lib import checks, kernels
 from lstm_ae_lib._backend import keras
 
 ops = keras.ops
@@ -73,6 +73,108 @@ class RowsToImage(keras.layers.Layer):
             )
         batch, height, features = input_shape
         return (batch, height, features // self.channels, self.channels)
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class FastLSTM(keras.layers.LSTM):
+    """:class:`keras.layers.LSTM`, faster on a CPU with TensorFlow: the same arguments, weights, states and results.
+
+    The weights have Keras' layout, so ``set_weights`` and weight files move them both ways. Where there is no fast path
+    (another backend, a GPU, a mask, another dtype than float32, other activations, recurrent dropout, more than
+    :data:`lstm_ae_lib.kernels.MAX_STEPS` steps or an unknown number) it is Keras' layer, which on a GPU is cuDNN's. The
+    fast path has a first derivative only, and XLA cannot compile it (Keras knows: ``supports_jit`` is False).
+
+    Args:
+        units: hidden units.
+        **kwargs: everything else that :class:`keras.layers.LSTM` takes.
+
+    Input: ``(batch, steps, features)``. Output: ``(batch, units)``, or ``(batch, steps, units)`` with
+    ``return_sequences``.
+
+    Example:
+        >>> FastLSTM(8, return_sequences=True)(np.zeros((2, 32, 96), "float32")).shape
+        TensorShape([2, 32, 8])
+    """
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        if mask is not None or not kernels.applies(sequences, self.cell, sequences.shape[1]):
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        self.supports_jit = False
+        if training and self.dropout:
+            # As Keras does it: one mask, the same for every step.
+            sequences = sequences * ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0, :]), 1)
+        outputs, [(h, c)] = kernels.sweep(
+            sequences, 1, [self.cell], [self.go_backwards], [tuple(initial_state)], self.return_sequences
+        )
+        if self.go_backwards and self.return_sequences:
+            outputs = ops.flip(outputs, 1)  # Keras returns them in the order in which they were made
+        return h, outputs, [h, c]
+
+    def get_config(self):
+        return {**super().get_config(), "use_cudnn": self.use_cudnn}  # which Keras leaves out
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class LSTMSweep(keras.layers.Layer):
+    """A bidirectional LSTM that sweeps over the positions of an image, along its rows or along its columns.
+
+    Every row (column) of the batch is a sequence of its own; its positions are the time steps. Two sweeps, one along each
+    axis, let every position see the whole image (Visin et al., "ReNet: A Recurrent Neural Network Based Alternative to
+    Convolutional Networks", 2015). It computes what ``Bidirectional(LSTM)`` over the reshaped and transposed image
+    computes, with the same weights in the same order, but on a CPU with TensorFlow it neither reshapes nor transposes.
+
+    Args:
+        units: hidden units of each direction, 1 to 65,536.
+        along: ``"rows"`` (from left to right and back) or ``"columns"`` (from top to bottom and back).
+
+    Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width, 2 * units)``, first the sweep that goes
+    forwards.
+
+    Raises:
+        ValueError: an argument out of range, or an input that is no batch of images.
+
+    Example:
+        >>> LSTMSweep(8, "columns")(np.zeros((2, 32, 32, 3), "float32")).shape
+        TensorShape([2, 32, 32, 16])
+    """
+
+    def __init__(self, units, along="rows", **kwargs):
+        super().__init__(**kwargs)
+        self.units = int(checks.number(units, "units", 1, 65536, whole=True))
+        self.along = checks.choice(along, "along", ("rows", "columns"))
+        self.sweeps = [
+            FastLSTM(self.units, return_sequences=True, go_backwards=way == "backward", dtype=self.dtype_policy, name=way)
+            for way in ("forward", "backward")
+        ]
+
+    def build(self, input_shape):
+        self.compute_output_shape(input_shape)
+        for sweep in self.sweeps:
+            sweep.build((None, None, input_shape[-1]))
+        self.built = True
+
+    def call(self, images):
+        axis = 2 if self.along == "rows" else 1
+        cells = [sweep.cell for sweep in self.sweeps]
+        if kernels.applies(images, cells[0], images.shape[axis]):
+            return kernels.sweep(images, axis, cells, [False, True])[0]
+        if self.along == "columns":
+            images = ops.transpose(images, (0, 2, 1, 3))
+        _, lines, length, channels = images.shape
+        shape = ops.shape(images)
+        sequences = ops.reshape(images, (-1, length if length is not None else shape[2], channels))
+        forward, backward = (sweep(sequences) for sweep in self.sweeps)
+        outputs = ops.concatenate([forward, ops.flip(backward, 1)], -1)
+        outputs = ops.reshape(outputs, (-1, lines or shape[1], length or shape[2], 2 * self.units))
+        return ops.transpose(outputs, (0, 2, 1, 3)) if self.along == "columns" else outputs
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "along": self.along}
+
+    def compute_output_shape(self, input_shape):
+        if len(input_shape) != 4 or input_shape[3] is None:
+            raise ValueError(f"LSTMSweep needs (batch, height, width, channels) with known channels, got {tuple(input_shape)}")
+        return (*input_shape[:3], 2 * self.units)
 
 
 def cosine_basis(size: int, transform: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@ name, these arguments and a file of weights."""
 
 from lstm_ae_lib import checks
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import ImageToRows, RowsToImage, SpectralWiener
+from lstm_ae_lib.layers import FastLSTM, ImageToRows, LSTMSweep, RowsToImage, SpectralWiener
 
 layers = keras.layers
 
@@ -45,7 +45,7 @@ def reference_lstm_autoencoder(
     height, width, channels = image_shape
 
     def sweep(units, return_sequences, name):
-        lstm = layers.LSTM(units, return_sequences=return_sequences, name=name)
+        lstm = FastLSTM(units, return_sequences=return_sequences, name=name)
         return layers.Bidirectional(lstm, name=name) if bidirectional else lstm
 
     degraded = layers.Input(image_shape, name="degraded")
@@ -108,6 +108,9 @@ def multiply_adds(model) -> int:
             steps, features = layer.input.shape[1:]
             units = layer.forward_layer.units
             total += 2 * steps * 4 * units * (features + units)
+        elif isinstance(layer, LSTMSweep):
+            _, height, width, channels = layer.input.shape
+            total += 2 * height * width * 4 * layer.units * (channels + layer.units)
         elif isinstance(layer, layers.Dense):
             positions = 1
             for size in layer.input.shape[1:-1]:

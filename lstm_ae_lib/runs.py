@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from lstm_ae_lib import checks, files, paths
+from lstm_ae_lib import checks, files, paths, threads
 
 # The fields of one published record, in order; more may follow, none of these is renamed.
 RECORD_FIELDS = (
@@ -209,7 +209,8 @@ def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
             leftover.unlink()
     fields = {
         "started": now(), **record, "parameters": parameters, "protocol": protocol, "versions": versions(),
-        "hardware": hardware(), "threads": threads(), "data": {"kind": images.kind, "hash": images.content_hash},
+        "hardware": hardware(), "threads": threads.inter_op(), "threads_per_operation": threads.intra_op(),
+        "data": {"kind": images.kind, "hash": images.content_hash},
     }  # fmt: skip
     files.write_json(old, {"name": name, **fields})
     return run
@@ -303,19 +304,6 @@ def hardware() -> dict:
         "memory_gb": memory, "accelerators": accelerators, "backend": keras.backend.backend(),
         "summary": ", ".join([f"{cores} cores of {processor}", f"{memory} GB", *accelerators]),
     }  # fmt: skip
-
-
-def threads() -> int:
-    """How many threads the backend computes with: what TensorFlow was told, else the cores this process may use."""
-    from lstm_ae_lib._backend import keras
-
-    chosen = 0
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        chosen = tf.config.threading.get_intra_op_parallelism_threads()
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return chosen or available
 
 
 def _accelerators(backend):

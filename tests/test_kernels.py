@@ -1,0 +1,182 @@
+"""The fast sweeps are Keras' LSTM: the same numbers and the same gradients, whatever the settings and sizes."""
+
+import numpy as np
+import pytest
+
+from lstm_ae_lib import kernels, layers
+from lstm_ae_lib._backend import keras
+
+only_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the gradient tape is TensorFlow's")
+
+SETTINGS = {
+    "last": {},
+    "sequences": {"return_sequences": True},
+    "backwards": {"return_sequences": True, "go_backwards": True},
+    "backwards-last": {"go_backwards": True},
+    "state": {"return_sequences": True, "return_state": True},
+    "no-bias": {"use_bias": False, "return_sequences": True},
+    # Those that have no fast path are Keras' own:
+    "hard-sigmoid": {"recurrent_activation": "hard_sigmoid", "return_sequences": True},
+    "relu": {"activation": "relu"},
+    "recurrent-dropout": {"recurrent_dropout": 0.5, "return_sequences": True},
+    "float64": {"dtype": "float64", "return_sequences": True},
+}
+FAST = ("last", "sequences", "backwards", "backwards-last", "state", "no-bias")
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def twins(settings, features, units=6, batch=None):
+    """A stock layer and a fast one with the same random weights."""
+    stock, fast = keras.layers.LSTM(units, **settings), layers.FastLSTM(units, **settings)
+    for layer in (stock, fast):
+        layer.build((batch, None, features))
+    weights = [0.5 * numbers(*weight.shape, seed=place) for place, weight in enumerate(stock.get_weights())]
+    stock.set_weights(weights)
+    fast.set_weights(stock.get_weights())  # the layouts are one
+    return stock, fast
+
+
+def value_and_gradients(layer, inputs, dynamic, **call):
+    """All outputs, and the gradients of a function of all of them, to inputs, states and weights."""
+    import tensorflow as tf
+
+    def compute(*tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            states = {"initial_state": list(tensors[1:])} if len(tensors) > 1 else {}
+            outputs = tf.nest.flatten(layer(tensors[0], **states, **call))
+            loss = sum(tf.reduce_sum(tf.sin(output * (place + 1))) for place, output in enumerate(outputs))
+        weights = [weight.value for weight in layer.trainable_weights]
+        return outputs, tape.gradient(loss, [*tensors, *weights], unconnected_gradients="zero")
+
+    tensors = [tf.constant(array, layer.compute_dtype) for array in inputs]
+    if dynamic:
+        compute = tf.function(compute, input_signature=[tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors])
+    outputs, gradients = compute(*tensors)
+    return [np.asarray(tensor) for tensor in [*outputs, *gradients]]
+
+
+def assert_same(found, expected):
+    """To 1e-5 of the size of each array (its norm)."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(other)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "any-batch"])
+@pytest.mark.parametrize("batch", [1, 17])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_values_and_gradients_are_those_of_keras(settings, batch, dynamic):
+    stock, fast = twins(SETTINGS[settings], features=5)
+    inputs = [numbers(batch, 7, 5), numbers(batch, 6, seed=1), numbers(batch, 6, seed=2)]
+    assert kernels.applies(keras.ops.convert_to_tensor(inputs[0]), fast.cell, 7) == (settings in FAST)
+    assert_same(value_and_gradients(fast, inputs, dynamic), value_and_gradients(stock, inputs, dynamic))
+
+
+@only_tensorflow
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch", [1, 11])
+def test_the_number_of_parts_changes_nothing(monkeypatch, parts, batch):
+    stock, fast = twins({"return_sequences": True}, features=4)
+    monkeypatch.setattr(kernels.threads, "inter_op", lambda: parts)
+    inputs = [numbers(batch, 6, 4)]
+    assert_same(value_and_gradients(fast, inputs, True), value_and_gradients(stock, inputs, True))
+
+
+@only_tensorflow
+def test_a_mask_is_honoured():
+    stock, fast = twins({"return_sequences": True}, features=5)
+    mask = np.random.default_rng(3).random((4, 7)) < 0.7
+    mask[:, 0] = True
+    inputs = [numbers(4, 7, 5)]
+    masked = value_and_gradients(fast, inputs, False, mask=keras.ops.convert_to_tensor(mask))
+    assert_same(masked, value_and_gradients(stock, inputs, False, mask=keras.ops.convert_to_tensor(mask)))
+    assert np.abs(masked[0] - value_and_gradients(fast, inputs, False)[0]).max() > 0.01  # and it is not ignored
+
+
+@only_tensorflow
+def test_an_unknown_or_large_number_of_steps_is_left_to_keras():
+    import tensorflow as tf
+
+    _, fast = twins({"return_sequences": True}, features=5)
+    inputs = numbers(2, 7, 5)
+    any_length = tf.function(fast, input_signature=[tf.TensorSpec([2, None, 5])])
+    np.testing.assert_allclose(any_length(inputs), fast(inputs), atol=1e-6)
+    assert not kernels.applies(tf.constant(inputs), fast.cell, kernels.MAX_STEPS + 1)
+    assert not kernels.applies(tf.constant(inputs), fast.cell, None)
+
+
+@only_tensorflow
+def test_dropout_draws_one_mask_for_all_steps_and_the_same_as_keras():
+    results = []
+    for kind in (keras.layers.LSTM, layers.FastLSTM):
+        keras.utils.set_random_seed(5)
+        layer = kind(6, dropout=0.5, return_sequences=True, seed=11)
+        results.append(np.asarray(layer(numbers(4, 7, 5), training=True)))
+        assert not np.array_equal(results[-1], np.asarray(layer(numbers(4, 7, 5), training=False)))
+    np.testing.assert_allclose(results[0], results[1], atol=1e-6)
+
+
+@only_tensorflow
+def test_a_stateful_layer_carries_its_state():
+    stock, fast = twins({"return_sequences": True, "stateful": True}, features=5, batch=3)
+    for layer in (stock, fast):
+        layer(keras.ops.convert_to_tensor(numbers(3, 7, 5)))
+    again = numbers(3, 7, 5, seed=9)
+    np.testing.assert_allclose(np.asarray(fast(again)), np.asarray(stock(again)), atol=1e-6)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("along", ["rows", "columns"])
+def test_a_sweep_is_a_bidirectional_lstm_over_the_reshaped_image(along):
+    images = numbers(3, 5, 8, 4)
+    sweep = layers.LSTMSweep(6, along)
+    found = keras.ops.convert_to_numpy(sweep(images))
+    lines = images if along == "rows" else images.transpose(0, 2, 1, 3)
+    stock = keras.layers.Bidirectional(keras.layers.LSTM(6, return_sequences=True))
+    sequences = lines.reshape(-1, *lines.shape[2:])
+    stock(sequences)
+    stock.set_weights(sweep.get_weights())
+    expected = keras.ops.convert_to_numpy(stock(sequences)).reshape(*lines.shape[:3], 12)
+    np.testing.assert_allclose(found, expected if along == "rows" else expected.transpose(0, 2, 1, 3), atol=1e-5)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("along", ["rows", "columns"])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "any-batch"])
+def test_a_sweeps_gradients_are_those_of_its_slow_path(monkeypatch, along, dynamic):
+    sweep = layers.LSTMSweep(6, along)
+    sweep.build((None, 5, 7, 4))
+    inputs = [numbers(9, 5, 7, 4)]
+    fast = value_and_gradients(sweep, inputs, dynamic)
+    monkeypatch.setattr(kernels, "applies", lambda *_: False)
+    assert_same(fast, value_and_gradients(sweep, inputs, dynamic))
+
+
+@only_tensorflow
+@pytest.mark.parametrize("along", ["rows", "columns"])
+def test_a_sweep_takes_images_of_any_size(along):
+    import tensorflow as tf
+
+    sweep = layers.LSTMSweep(6, along)
+    images = numbers(2, 5, 7, 4)
+    any_size = tf.function(sweep, input_signature=[tf.TensorSpec([None, None, None, 4])])
+    np.testing.assert_allclose(any_size(images), sweep(images), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: layers.LSTMSweep(0), "units must be a whole number from 1 to 65536, got 0"),
+        (lambda: layers.LSTMSweep(4, "diagonal"), "along must be one of rows, columns; got 'diagonal'"),
+        (lambda: layers.LSTMSweep(4)(np.zeros((2, 8, 3), "float32")), r"LSTMSweep needs \(batch, height, width, channels\)"),
+    ],
+)
+def test_bad_arguments_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
