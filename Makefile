@@ -13,7 +13,7 @@ PYTEST  = -m pytest
 NBVAL   = -m pytest --nbval --nbval-cell-timeout=600 --nbval-kernel-name=python3 -p no:warnings notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help study full data test test-quick test-nbval test-colab test-backends bench notebooks address clean
+.PHONY: help study full data test test-quick test-nbval test-colab test-backends soak bench notebooks address clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test-colab: $(COLAB)/.installed  ## the tests with the versions that Colab has
 test-backends: $(VENV)-backends/.installed  ## layer, model and metric tests on PyTorch and JAX
 	KERAS_BACKEND=torch $(VENV)-backends/bin/python $(PYTEST) -m backends
 	KERAS_BACKEND=jax $(VENV)-backends/bin/python $(PYTEST) -m backends
+
+soak: $(VENV)/.installed-test  ## the tests that take minutes: a training killed twenty times
+	$(RUN) $(PYTEST) -m soak
 
 bench: $(VENV)/.installed  ## measure speed on this machine
 	$(RUN) -m lstm_ae_lib bench

@@ -1,7 +1,7 @@
 """The command line: ``python -m lstm_ae_lib COMMAND``. Arguments are parsed here and nothing else is done.
 
 Exit codes: 0 done; 1 it was tried and failed (a notebook, a download); 2 the request itself is wrong (a name, a value, a
-file that is not there); 130 interrupted.
+file that is not there); 75 ended by SIGTERM, what was trained is saved; 130 interrupted.
 """
 
 import argparse
@@ -15,9 +15,9 @@ def main(argv=None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments) or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as reason:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 75 if type(reason).__name__ == "Terminated" else 130
     except (RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else getattr(error, "exit_code", 2)
@@ -37,10 +37,11 @@ def _parser():
     protocols.set_defaults(run=_protocols)
 
     run = commands.add_parser("run", help="run the notebooks 01, 02, 03 headlessly as one recorded run")
-    run.add_argument("--preset", default="quick", help="a parameter file of data/parameters: quick (default), full, precursor ...")
+    run.add_argument("--preset", help="a parameter file of data/parameters: quick (default), full, precursor ...")
     run.add_argument("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[],
                      help="set a parameter; may be repeated")  # fmt: skip
     run.add_argument("--name", help="the run's folder under data/runs (default: preset and time)")
+    run.add_argument("--resume", metavar="NAME", help="go on with a run that was interrupted or killed, from its last checkpoint")
     run.add_argument("--quiet", action="store_true", help="no progress, only the result")
     run.set_defaults(run=_run)
 
@@ -88,9 +89,15 @@ def _protocols(_arguments):
 def _run(arguments):
     from lstm_ae_lib import reporting, runner
 
-    asked = {**runner.read_preset(arguments.preset), **dict(arguments.parameters)}
-    name = arguments.name or f"{arguments.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    run = runner.run_chain(name, asked, quiet=arguments.quiet)
+    if arguments.resume:
+        if arguments.parameters or arguments.name or arguments.preset:
+            raise ValueError("--resume goes on with the run's own settings: it takes no --preset, -p or --name")
+        run = runner.resume_chain(arguments.resume, quiet=arguments.quiet)
+    else:
+        preset = arguments.preset or "quick"
+        asked = {**runner.read_preset(preset), **dict(arguments.parameters)}
+        name = arguments.name or f"{preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        run = runner.run_chain(name, asked, quiet=arguments.quiet)
     record = run.record
     print(f"\nrun {run.name}: protocol {record['protocol']}, {record['data']['kind']} CIFAR-10, {record['minutes']:.1f} minutes\n")
     print(reporting.metrics_table(run.records()))

@@ -12,6 +12,8 @@ import sys
 import time
 import warnings
 
+import psutil
+
 from lstm_ae_lib import checks, files, paths, runs
 
 CHAIN = ("01_prepare_data", "02_train_autoencoder", "03_evaluate_restoration")
@@ -149,8 +151,6 @@ def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False)
         OSError: the runs' folder cannot be written to.
         RuntimeError: a notebook failed; the run's folder keeps it as far as it got, and the reason.
     """
-    import papermill
-
     if "run_name" in parameters:
         raise ParameterError(f"the run's name is not a parameter here: use --name {parameters['run_name']}")
     per_notebook = check_parameters({**parameters, "run_name": name}, notebooks)
@@ -162,34 +162,84 @@ def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False)
         if not run.folder.is_dir():
             raise
         raise FileExistsError(
-            error.errno, f"the run {name!r} exists; choose another --name, or delete its folder", str(run.folder)
+            error.errno, f"the run {name!r} exists; choose another --name, or delete its folder, or --resume it", str(run.folder)
         ) from None
     except OSError as error:
         raise OSError(error.errno, f"cannot write a run: {error.strerror or error}", str(run.folder)) from error
-    started = time.monotonic()
     run.update(
-        status="running", runner="lstm_ae_lib", started=runs.now(), process=runs.this_process(), notebooks=list(notebooks),
-        asked={name: value for taken in per_notebook.values() for name, value in taken.items()}, versions=runs.versions(),
+        runner="lstm_ae_lib", started=runs.now(), notebooks=list(notebooks), versions=runs.versions(),
+        asked={name: value for taken in per_notebook.values() for name, value in taken.items()},
     )  # fmt: skip
+    return _run_notebooks(run, per_notebook, quiet)
+
+
+def resume_chain(name: str, quiet: bool = False) -> runs.Run:
+    """Goes on with a run that was interrupted, killed or failed: with the notebook that had not finished, and in it, where
+    the notebook has a parameter ``resume``, from the last checkpoint.
+
+    Args:
+        name: of the run.
+        quiet: show no progress and none of the kernels' output.
+
+    Returns:
+        runs.Run: the finished run.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        ValueError: the run is finished, or was not made by the runner.
+        RuntimeError: the run is still running; or a notebook failed.
+    """
+    run = runs.open_run(name)
+    record = run.record
+    if record.get("runner") != "lstm_ae_lib" or runs.status(record) == "finished":
+        raise ValueError(f"the run {name!r} cannot be resumed: it is {runs.status(record)}")
+    names = record["notebooks"]
+    declared = {notebook: notebook_parameters(notebook) for notebook in names}
+    per_notebook = {
+        notebook: {key: value for key, value in record["asked"].items() if key in declared[notebook]}
+        | ({"resume": True} if "resume" in declared[notebook] else {})
+        for notebook in names
+        if not run.path(f"{notebook}.ipynb").is_file()
+    }
+    return _run_notebooks(run, per_notebook, quiet)
+
+
+def _run_notebooks(run, per_notebook, quiet):
+    import filelock
+    import papermill
+
+    lock = filelock.FileLock(run.folder.with_name(f".{run.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RuntimeError(f"another process is running {run.name!r}; this one is refused") from None
+    started = time.monotonic()
+    before = run.record
+    run.update(status="running", process=runs.this_process(), **({"error": None} if "error" in before else {}))
 
     def finish(status, **fields):
-        run.update(status=status, finished=runs.now(), minutes=round((time.monotonic() - started) / 60, 3), **fields)
+        minutes = before.get("minutes", 0.0) + (time.monotonic() - started) / 60
+        run.update(status=status, finished=runs.now(), minutes=round(minutes, 3), **fields)
 
-    with _terminate_as_interrupt():
-        notebook = notebooks[0]
+    with lock, _pass_sigterm_on() as sigterm:
+        lock.release()  # the with statement holds it from here
+        notebook = None
         try:
-            for notebook in notebooks:
-                _execute(papermill, run, notebook, per_notebook[notebook], quiet)
+            for notebook, parameters in per_notebook.items():
+                _execute(papermill, run, notebook, parameters, quiet)
         except KeyboardInterrupt:
             finish("interrupted", error=f"interrupted in {notebook}")
             # The abandoned cell's task would be reported, with a trace, when Python ends.
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise
         except Exception as error:
+            if sigterm.asked:
+                finish("interrupted", error=f"ended in {notebook}")
+                raise Terminated from None
             reason = f"{type(error).__name__}: {_last_line(error)}"
             finish("failed", error=f"{notebook}: {reason}")
             raise RuntimeError(f"{notebook} failed: {reason} (see {run.folder})") from error
-    finish("finished")
+        finish("finished")
     return run
 
 
@@ -230,21 +280,39 @@ class _Echo:
         sys.stderr.flush()
 
 
-class _terminate_as_interrupt:
-    """While it lasts, SIGTERM ends the run as Ctrl-C does: kernel shut down, status written."""
+class Terminated(KeyboardInterrupt):
+    """The run was asked to end (SIGTERM)."""
+
+
+class _pass_sigterm_on:
+    """While it lasts, SIGTERM goes to the kernel, where a training saves a checkpoint before it ends; then the run ends."""
 
     def __enter__(self):
-        def interrupt(_signal, _frame):
-            raise KeyboardInterrupt
-
+        self.asked = False
         try:
-            self.before = signal.signal(signal.SIGTERM, interrupt)
+            self.before = signal.signal(signal.SIGTERM, self._pass_on)
         except ValueError:  # not the main thread: there is nobody to interrupt
             self.before = None
+        return self
+
+    def _pass_on(self, _signal, _frame):
+        again, self.asked = self.asked, True
+        kernels = [child for child in psutil.Process().children() if "ipykernel_launcher" in " ".join(_command(child))]
+        if again or not kernels:
+            raise Terminated
+        for kernel in kernels:
+            kernel.terminate()
 
     def __exit__(self, *_):
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
+
+
+def _command(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _last_line(error):

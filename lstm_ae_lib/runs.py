@@ -171,24 +171,27 @@ def check_name(name: str) -> str:
     return name
 
 
-def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
+def start_run(name: str, parameters: dict, images, protocol: str, resume: bool = False) -> Run:
     """Starts to write a run: makes its folder and records what it will do, with what and on what.
 
     A run of that name that the runner has just prepared, or that a notebook wrote before, is written anew; what it had
     measured is removed first, so that old results never stand beside new ones. A run that the runner has ended is kept.
+    With ``resume`` a run of that name goes on instead: its checkpoints stay.
 
     Args:
         name: of the run.
         parameters: all parameters of the notebook, plain values.
         images: the :class:`lstm_ae_lib.datasets.ImageSet` in use.
         protocol: name of the protocol.
+        resume: go on with the run of that name, if there is one. Default False.
 
     Returns:
         Run: the run.
 
     Raises:
-        ValueError: a name that is no valid one.
+        ValueError: a name that is no valid one; a run to resume with other parameters or other images.
         FileExistsError: the runner has made a run of that name; nothing of it is touched.
+        RuntimeError: another process is training this run.
         OSError: the folder cannot be written to.
     """
     run = Run(name)
@@ -196,6 +199,7 @@ def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot write a run: {error.strerror or error}", str(run.folder)) from error
+    _refuse_while_training(run)
     old = run.path("run.json")
     record = files.read_json(old) if old.is_file() else {}
     if record.get("runner") == "lstm_ae_lib" and status(record) != "running":
@@ -204,7 +208,15 @@ def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
         )
     if record.get("status") != "running":
         record = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
-    for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_filter.json"):
+    if resume and "parameters" in record:
+        _same_training(
+            name,
+            record,
+            {"parameters": parameters, "protocol": protocol, "data": {"kind": images.kind, "hash": images.content_hash}},
+        )
+        files.write_json(old, record | {"resumed": [*record.get("resumed", []), {"at": now(), "versions": versions()}]})
+        return run
+    for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_filter.json", "checkpoints/*"):
         for leftover in run.folder.glob(pattern):
             leftover.unlink()
     fields = {
@@ -214,6 +226,29 @@ def start_run(name: str, parameters: dict, images, protocol: str) -> Run:
     }  # fmt: skip
     files.write_json(old, {"name": name, **fields})
     return run
+
+
+def _refuse_while_training(run):
+    """The checkpoints' lock belongs to a training that goes on: nobody else may touch its files."""
+    import filelock
+
+    if run.path("checkpoints").is_dir():
+        try:
+            with filelock.FileLock(run.path("checkpoints") / ".lock", blocking=False, is_singleton=True):
+                pass
+        except filelock.Timeout:
+            raise RuntimeError(
+                f"another process is training the run {run.name!r}; wait for it, or choose another run_name"
+            ) from None
+
+
+def _same_training(name, record, asked):
+    different = [f"{key}: {record.get(key)!r} then, {value!r} now" for key, value in asked.items() if key != "parameters"
+                 and record.get(key) != value]  # fmt: skip
+    old, new = record["parameters"], asked["parameters"]
+    different += [f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in {**old, **new} if old.get(key) != new.get(key)]
+    if different:
+        raise ValueError(f"the run {name!r} cannot go on with other settings ({'; '.join(different)}); use another run_name")
 
 
 def open_run(name: str) -> Run:

@@ -140,21 +140,6 @@ class Checkpoints(keras.callbacks.Callback):
         """The checkpoints, in the order of training."""
         return sorted(path for path in self.folder.glob("*.npz") if _NAME.fullmatch(path.name))
 
-    def restore(self, model) -> None:
-        """Gives a compiled model the weights, seeds and optimiser of the latest checkpoint, without training.
-
-        ``fit`` does this by itself where something is left to train.
-
-        Raises:
-            FileNotFoundError: there is no checkpoint.
-            ValueError: the checkpoint is of another model.
-        """
-        if self._meta is None:
-            raise FileNotFoundError(f"there is no checkpoint in {self.folder}")
-        if model.optimizer is not None and not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        _assign(_variables(model), self._arrays[: self._meta["variables"]], self._saved)
-
     def restore_best(self, model) -> int:
         """Gives a model the weights of the epoch with the smallest ``monitor``, and returns how many epochs that took.
 
@@ -195,6 +180,13 @@ class Checkpoints(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         if optimizer is not None and not optimizer.built:
             optimizer.build(self.model.trainable_variables)
+        if self._meta is not None:
+            try:
+                _assign(_variables(self.model), self._arrays[: self._meta["variables"]], self._saved)
+            except ValueError:
+                self._release()
+                raise
+            self._tell_history()
         self._started = self._last = time.monotonic()
         self._spent_before = self.seconds_spent
         self._steps_done = 0
@@ -203,21 +195,16 @@ class Checkpoints(keras.callbacks.Callback):
         self._epoch = epoch
         if self._meta is None:
             return
-        if epoch != self.epoch:
-            self._release()
-            raise ValueError(f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}")
-        # Only now, because fit has just reset the metrics and the other callbacks have just begun anew.
         meta, arrays, path = self._meta, self._arrays, self._saved
         try:
-            _assign(_variables(self.model), arrays[: meta["variables"]], path)
+            if epoch != self.epoch:
+                raise ValueError(f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}")
+            # Only now, because the other callbacks have just begun anew.
             _set_states(self.callbacks, meta["callbacks"], arrays)
         except ValueError:
             self._release()
             raise
-        history = getattr(self.model, "history", None)
-        if history is not None:
-            history.epoch = [row["epoch"] for row in self._rows]
-            history.history = {name: [row[name] for row in self._rows if name in row] for name in _columns(self._rows)[1:]}
+        self._tell_history()
 
         def restore():
             _assign(_variables(self.model), arrays[: meta["variables"]], path)
@@ -257,6 +244,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._note_time()
+        self._tell_history()
         if self.history_file is not None:
             write_history(self.history_file, self._rows)
         self._release()
@@ -288,6 +276,13 @@ class Checkpoints(keras.callbacks.Callback):
         self._release()
         kept = f"the last good checkpoint is {self._saved}" if self._saved else "there is no checkpoint yet"
         raise FloatingPointError(f"{what}; {kept}")
+
+    def _tell_history(self):
+        """Keras' own ``History``, which begins anew with every ``fit``, gets the epochs of before too."""
+        history = getattr(self.model, "history", None)
+        if history is not None:
+            history.epoch = [row["epoch"] for row in self._rows]
+            history.history = {name: [row[name] for row in self._rows if name in row] for name in _columns(self._rows)[1:]}
 
     def _note_time(self):
         self.seconds_spent = self._spent_before + time.monotonic() - self._started
@@ -465,8 +460,8 @@ class Progress(keras.callbacks.Callback):
 
     Args:
         images: in an epoch, at least 1.
-        bar: True, False, or None to decide: a bar in a terminal and in a Jupyter kernel, lines otherwise and wherever the
-            environment says ``LSTM_AE_PROGRESS=lines``.
+        bar: True, False, or None to decide: a bar in a terminal and in Jupyter; lines elsewhere, in a kernel that papermill
+            or nbval started, and wherever the environment says ``LSTM_AE_PROGRESS=lines``.
     """
 
     def __init__(self, images, bar=None):
@@ -519,11 +514,19 @@ class Progress(keras.callbacks.Callback):
 
 
 def _in_jupyter():
+    """Whether this is a kernel that a person's front end started, and not papermill, nbval, nbconvert or the runner."""
     if "ipykernel" not in sys.modules:
         return False
     import IPython
+    import psutil
 
-    return IPython.get_ipython() is not None
+    if IPython.get_ipython() is None:
+        return False
+    try:
+        started_by = " ".join(psutil.Process().parent().cmdline())
+    except (AttributeError, psutil.Error):
+        return True
+    return not any(name in started_by for name in ("papermill", "pytest", "nbconvert", "lstm_ae_lib"))
 
 
 def _in_words(logs):

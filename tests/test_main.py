@@ -49,6 +49,8 @@ def test_data_that_cannot_be_had_exits_with_1(made, monkeypatch, capsys, tmp_pat
         (["run", "--preset", "slow"], "preset must be one of full, precursor, quick; got 'slow'"),
         (["run", "--name", "../x"], "a run's name is 1 to 100 letters"),
         (["run", "-p", "run_name", "mine"], "the run's name is not a parameter here: use --name mine"),
+        (["run", "--resume", "nothing"], "there is no run 'nothing'"),
+        (["run", "--resume", "one", "-p", "epochs", "3"], "--resume goes on with the run's own settings"),
         (["runs", "nothing"], "there is no run 'nothing'"),
         (["publish", "nothing"], "there is no run 'nothing'"),
         (["bench", "--repeats", "1"], "repeats must be a whole number from 3"),

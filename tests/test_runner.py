@@ -154,8 +154,42 @@ raise SystemExit(__main__.main(["run", "--name", "one"]))
     _, errors = process.communicate(timeout=60)
     assert runs.status(runs.open_run("one").record) == "interrupted", errors
     if signal_ == signal.SIGTERM:
-        assert process.returncode == 130 and runs.open_run("one").record["error"] == "interrupted in 13_sleeps"
+        assert process.returncode == 75 and runs.open_run("one").record["error"] == "ended in 13_sleeps"
         assert errors.endswith("interrupted\n") and "Traceback" not in errors, errors
+
+
+def test_an_interrupted_run_goes_on_with_what_is_left(notebooks, tmp_path):
+    """The second notebook fails until a file is there; the first one is not run again."""
+    write_notebook(notebooks, "14_needs", f"print(open({str(tmp_path / 'needed')!r}).read(), resume, count)")
+    notebook = nbformat.read(notebooks / "14_needs.ipynb", as_version=4)
+    notebook.cells[0].source += "\nresume: bool = False  # go on"
+    nbformat.write(notebook, notebooks / "14_needs.ipynb")
+    with pytest.raises(RuntimeError, match="14_needs failed"):
+        runner.run_chain("one", {"count": 7}, ["10_works", "14_needs"], quiet=True)
+    first = runs.open_run("one").path("10_works.ipynb").read_bytes()
+    (tmp_path / "needed").write_text("here it is")
+    run = runner.resume_chain("one", quiet=True)
+    assert run.record["status"] == "finished" and run.record["error"] is None and run.record["asked"]["count"] == 7
+    executed = nbformat.read(run.path("14_needs.ipynb"), as_version=4)
+    assert executed.cells[-1].outputs[0].text == "here it is True 7\n"
+    assert run.path("10_works.ipynb").read_bytes() == first
+    with pytest.raises(ValueError, match="the run 'one' cannot be resumed: it is finished"):
+        runner.resume_chain("one", quiet=True)
+
+
+def test_a_run_that_is_running_is_not_resumed(notebooks, made):
+    with pytest.raises(RuntimeError, match="11_fails failed"):
+        runner.run_chain("one", {}, ["11_fails"], quiet=True)
+    code = (
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(paths.runs_dir() / ".one.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(RuntimeError, match="another process is running 'one'; this one is refused"):
+            runner.resume_chain("one", quiet=True)
+        other.stdin.close()
+    assert runs.open_run("one").record["status"] == "failed"
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(notebooks, monkeypatch, tmp_path):

@@ -155,3 +155,52 @@ def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path, samp
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path / "file"))
     with pytest.raises(OSError, match="cannot write a run"):
         runs.start_run("one", {"seed": 0}, sample, "gauss2")
+
+
+# --- going on with a run ------------------------------------------------------------------------------------------------
+
+
+def leave_files(run):
+    for name in ("history.csv", "checkpoints/000001-00000000-x.npz"):
+        run.path(name).parent.mkdir(exist_ok=True)
+        run.path(name).write_text("before")
+
+
+def test_a_resumed_run_keeps_its_files_and_a_new_one_does_not(run, sample):
+    leave_files(run)
+    again = runs.start_run("one", run.record["parameters"], sample, "gauss2", resume=True)
+    assert again.path("checkpoints/000001-00000000-x.npz").is_file() and again.path("history.csv").is_file()
+    assert len(again.record["resumed"]) == 1 and again.record["resumed"][0]["versions"]["keras"] == keras.__version__
+    assert again.record["training"] == run.record["training"]
+    runs.start_run("one", run.record["parameters"], sample, "gauss2")
+    assert not list(run.path("checkpoints").glob("*.npz")) and not run.path("history.csv").exists()
+    assert "resumed" not in run.record and "training" not in run.record
+
+
+def test_a_run_to_resume_that_is_not_there_is_started(made, sample):
+    run = runs.start_run("new", {"seed": 1}, sample, "gauss2", resume=True)
+    assert run.record["parameters"] == {"seed": 1} and "resumed" not in run.record
+
+
+def test_a_run_goes_on_with_its_own_settings_only(run, sample):
+    leave_files(run)
+    with pytest.raises(
+        ValueError, match="'one' cannot go on with other settings .protocol: 'gauss2' then, 'gauss1' now; seed: 3 then, 4 now"
+    ):
+        runs.start_run("one", {**run.record["parameters"], "seed": 4}, sample, "gauss1", resume=True)
+    assert run.path("history.csv").read_text() == "before"
+
+
+def test_a_run_that_another_process_trains_is_left_alone(run, sample):
+    leave_files(run)
+    code = (
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(run.path("checkpoints") / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        for resume in (False, True):
+            with pytest.raises(RuntimeError, match="another process is training the run 'one'"):
+                runs.start_run("one", run.record["parameters"], sample, "gauss2", resume=resume)
+        other.stdin.close()
+    assert run.path("history.csv").read_text() == "before"
