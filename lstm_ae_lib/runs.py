@@ -206,8 +206,6 @@ def start_run(name: str, parameters: dict, images, protocol: str, resume: bool =
         raise FileExistsError(
             f"the run {name!r} is a recorded run ({status(record)}); choose another run_name, or delete {run.folder}"
         )
-    if record.get("status") != "running":
-        record = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
     if resume and "parameters" in record:
         _same_training(
             name,
@@ -216,6 +214,8 @@ def start_run(name: str, parameters: dict, images, protocol: str, resume: bool =
         )
         files.write_json(old, record | {"resumed": [*record.get("resumed", []), {"at": now(), "versions": versions()}]})
         return run
+    if record.get("status") != "running":
+        record = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
     for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_filter.json", "checkpoints/*"):
         for leftover in run.folder.glob(pattern):
             leftover.unlink()
