@@ -48,8 +48,8 @@ def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
         axis: which of the axes between batch and features is time; its size is known.
         cells: list of built :class:`keras.layers.LSTMCell`, all of one size; each sweeps over all of the input.
         backwards: for each cell, whether it starts at the end.
-        states: for each cell its ``(h, c)`` to start from, each ``(sequences, units)``, where the sequences are all
-            positions but time, flattened. Default None: zeros.
+        states: for each cell its ``(h, c)`` to start from, each ``(batch, units)``; for inputs ``(batch, steps, features)``
+            only. Default None: zeros.
         return_sequences: default True. Otherwise the outputs of the last step take the place of all.
 
     Returns:
@@ -66,45 +66,41 @@ def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
         bias = tf.convert_to_tensor(cell.bias) if cell.use_bias else tf.zeros([4 * units])
         weights += [_swap_gates(tf, kernel), _swap_gates(tf, bias)]
     parts = _parts(inputs.shape[0])
-    if states is None:
-        whole = tf.shape(inputs)
-        count = tf.reduce_prod(whole[:-1]) // inputs.shape[axis]
-        states = [(tf.zeros([count, units]), tf.zeros([count, units])) for _ in cells]
-    flat_states = [tensor for state in states for tensor in state]
+    flat_states = [tensor for state in states or () for tensor in state]
 
-    def run(inputs, *flat_states_and_weights):
-        states = flat_states_and_weights[: 2 * len(cells)]
-        weights = flat_states_and_weights[2 * len(cells) :]
+    def run(inputs, *states_and_weights):
+        states, weights = states_and_weights[: len(flat_states)], states_and_weights[len(flat_states) :]
         return _Sweep(tf, inputs.shape, axis, units, backwards, return_sequences)(inputs, states, weights)
 
     if parts == 1:
         outputs, *ends = tf.custom_gradient(run)(inputs, *flat_states, *weights)
-    else:
-        batch = tf.shape(inputs)[0]
-        share = batch // parts
-        sizes = [batch - share * (parts - 1)] + [share] * (parts - 1)
-        per_image = tf.shape(flat_states[0])[0] // tf.maximum(batch, 1)
-        pieces = [_split(tf, inputs, sizes), *(_split(tf, state, [size * per_image for size in sizes]) for state in flat_states)]
-        done = [tf.custom_gradient(run)(*part, *weights) for part in zip(*pieces, strict=True)]
-        outputs, *ends = (
-            tf.concat(
-                [_first(tf, tensor, size * (per_image if place else 1)) for tensor, size in zip(tensors, sizes, strict=True)], 0
-            )
-            for place, tensors in enumerate(zip(*done, strict=True))
-        )
-    return outputs, list(zip(ends[::2], ends[1::2], strict=True))
+        return outputs, list(zip(ends[::2], ends[1::2], strict=True))
+
+    share = tf.shape(inputs)[0] // parts
+    sizes = [tf.shape(inputs)[0] - share * (parts - 1)] + [share] * (parts - 1)
+    pieces = [_split(tf, tensor, sizes) for tensor in (inputs, *flat_states)]
+    done = [tf.custom_gradient(run)(*part, *weights) for part in zip(*pieces, strict=True)]
+    outputs, *ends = zip(*done, strict=True)
+    joined = _join(tf, outputs, sizes)
+    # A part's ends are its sequences'; a part that should be empty has those of one image.
+    per_image = tf.shape(ends[0][0])[0] // tf.maximum(sizes[0], 1)
+    ends = [_join(tf, tensors, [size * per_image for size in sizes]) for tensors in ends]
+    return joined, list(zip(ends[::2], ends[1::2], strict=True))
 
 
 def _split(tf, tensor, sizes):
     """Cuts along the batch. A part that would be empty gets one row of zeros, which the fused operations insist on."""
+    parts = tf.split(tensor, tf.stack(sizes), 0, num=len(sizes))
     rest = [[0, 0]] * (len(tensor.shape) - 1)
-    # Where nothing is to be added, tf.pad passes its input on as it is.
-    return [tf.pad(part, [[0, tf.maximum(1 - size, 0)], *rest]) for part, size in
-            zip(tf.split(tensor, tf.stack(sizes), 0, num=len(sizes)), sizes, strict=True)]  # fmt: skip
+    # Where nothing is to be added, tf.pad passes its input on as it is; so does tf.slice where nothing is cut off.
+    return [tf.pad(part, [[0, tf.maximum(1 - size, 0)], *rest]) for part, size in zip(parts, sizes, strict=True)]
 
 
-def _first(tf, tensor, size):
-    return tf.slice(tensor, [0] * len(tensor.shape), [size] + [-1] * (len(tensor.shape) - 1))
+def _join(tf, parts, sizes):
+    rest = len(parts[0].shape) - 1
+    joined = tf.concat([tf.slice(part, [0] * (rest + 1), [size] + [-1] * rest) for part, size in zip(parts, sizes, strict=True)], 0)
+    joined.set_shape([None, *parts[0].shape[1:]])  # which a slice of unknown size forgets
+    return joined
 
 
 class _Sweep:
@@ -113,15 +109,16 @@ class _Sweep:
 
     def __init__(self, tf, shape, axis, units, backwards, return_sequences):
         self.tf, self.axis, self.units, self.backwards = tf, axis, units, backwards
-        self.steps, self.features = shape[axis], shape[-1]
+        self.rank, self.steps, self.features = len(shape), shape[axis], shape[-1]
         self.return_sequences = return_sequences
         self.no_peephole = {"wci": tf.zeros([units]), "wcf": tf.zeros([units]), "wco": tf.zeros([units]), "use_peephole": False}
 
     def __call__(self, inputs, states, weights):
         tf = self.tf
-        # Every step as a matrix (sequences, features): what lies between batch and features is part of the batch.
         steps = self._from_image(inputs, self.steps, self.features)
         shape = tf.shape(inputs)
+        given = len(states)
+        states = states or [tf.zeros([tf.shape(steps[0])[0], self.units])] * (2 * len(self.backwards))
         chains = [
             self._forward(steps, states[2 * k], states[2 * k + 1], weights[2 * k], weights[2 * k + 1], reverse)
             for k, reverse in enumerate(self.backwards)
@@ -151,7 +148,7 @@ class _Sweep:
                 state_gradients += to_states
                 weight_gradients += to_weights
             summed = [tf.add_n(each) if len(each) > 1 else each[0] for each in zip(*input_gradients, strict=True)]
-            return self._to_image(summed, shape), *state_gradients, *weight_gradients
+            return self._to_image(summed, shape), *state_gradients[:given], *weight_gradients
 
         return (outputs, *ends), gradient
 
@@ -195,13 +192,15 @@ class _Sweep:
 
     def _to_image(self, steps, shape):
         """Matrices of one step each, back at their places along the axis of time."""
-        tf = self.tf
-        features = steps[0].shape[-1]
-        one = tf.concat([shape[: self.axis], shape[self.axis + 1 : -1], [features]], 0)
-        return tf.stack([tf.reshape(step, one) for step in steps], axis=self.axis)
+        if self.rank > 3:
+            one = self.tf.concat([shape[: self.axis], shape[self.axis + 1 : -1], [steps[0].shape[-1]]], 0)
+            steps = [self.tf.reshape(step, one) for step in steps]
+        return self.tf.stack(steps, axis=self.axis)
 
     def _from_image(self, image, steps, features):
-        return [self.tf.reshape(step, [-1, features]) for step in self.tf.unstack(image, steps, self.axis)]
+        """Every step as a matrix ``(sequences, features)``: what lies between batch and features joins the batch."""
+        parts = self.tf.unstack(image, steps, self.axis)
+        return [self.tf.reshape(part, [-1, features]) for part in parts] if self.rank > 3 else parts
 
 
 def _swap_gates(tf, weights):

@@ -89,6 +89,38 @@ def test_the_number_of_parts_changes_nothing(monkeypatch, parts, batch):
 
 
 @only_tensorflow
+@pytest.mark.parametrize("batch", [1, 2, 11])
+@pytest.mark.parametrize("kind", ["lstm", "sweep"])
+def test_stacked_layers(monkeypatch, kind, batch):
+    monkeypatch.setattr(kernels.threads, "inter_op", lambda: 3)
+    if kind == "lstm":
+        inputs, pair = keras.layers.Input((6, 4)), [layers.FastLSTM(5, return_sequences=True) for _ in range(2)]
+    else:
+        inputs, pair = keras.layers.Input((6, 5, 4)), [layers.LSTMSweep(3, along) for along in ("rows", "columns")]
+    hidden = pair[0](inputs)
+    model = keras.Model(inputs, [pair[1](hidden), keras.layers.Dense(2)(hidden)])
+    arrays = [numbers(batch, *inputs.shape[1:])]
+    fast = value_and_gradients(model, arrays, dynamic=True)
+    monkeypatch.setattr(kernels, "applies", lambda *_: False)
+    assert_same(fast, value_and_gradients(model, arrays, dynamic=True))
+
+
+@only_tensorflow
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_every_layer_of_the_reference_takes_the_fast_path_whatever_the_batch(bidirectional):
+    import tensorflow as tf
+
+    from lstm_ae_lib import models
+
+    model = models.reference_lstm_autoencoder((8, 6, 3), (5, 4), bidirectional)
+    graph = tf.function(model, input_signature=[tf.TensorSpec([None, 8, 6, 3])]).get_concrete_function().graph
+    fused = sum(operation.type == "LSTMBlockCell" for operation in graph.get_operations())
+    parts = min(kernels.threads.inter_op(), kernels.MAX_PARTS)
+    assert fused == (2 if bidirectional else 1) * 2 * 8 * parts
+    assert not any("While" in operation.type for operation in graph.get_operations())
+
+
+@only_tensorflow
 def test_a_mask_is_honoured():
     stock, fast = twins({"return_sequences": True}, features=5)
     mask = np.random.default_rng(3).random((4, 7)) < 0.7
