@@ -221,7 +221,7 @@ def training_batches(
         seed: of the order and the flips, 0 to 2**31 - 1.
         degraded: the same images degraded, uint8, as :func:`lstm_ae_lib.degradations.degrade` makes them. They are the
             cache: with them a batch is two look-ups. Default None: the in-graph operator degrades each batch on the fly.
-        flip: mirror half of the images left to right, both versions alike. Default True.
+        flip: mirror half of the images left to right, both versions alike; doubles the memory. Default True.
         first_epoch, first_step: where to start, for a resumed training.
 
     Returns:
@@ -238,7 +238,7 @@ def training_batches(
     checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
     steps = steps_per_epoch(count, batch_size)
     checks.number(first_step, "first_step", 0, steps, whole=True)
-    pixels, make_pair = _pairs(clean, degraded, protocol)
+    pixels, make_pair = _pairs(clean, degraded, protocol, mirrored=flip)
 
     def epoch_batches(epoch):
         # Two streams of random numbers that never meet: epochs count up from 0, their mirror images down from -1.
@@ -249,11 +249,10 @@ def training_batches(
         return batches.map(lambda indices: (indices, tf.gather(flips, indices)))
 
     def load(indices, flips):
-        pair = [tf.gather(array, indices) for array in pixels]
+        # Mirroring the 8-bit pixels before blurring or after it is the same thing: the kernels are symmetric.
         if flip:
-            # Mirroring the 8-bit pixels before blurring or after it is the same thing: the kernels are symmetric.
-            pair = [tf.where(flips[:, None, None, None], tf.reverse(images, [2]), images) for images in pair]
-        return make_pair(*pair)
+            indices += count * tf.cast(flips, indices.dtype)
+        return make_pair(*(tf.gather(array, indices) for array in pixels))
 
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
     batches = epochs.flat_map(epoch_batches).skip(first_step)
@@ -277,8 +276,12 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return math.ceil(count / batch_size)
 
 
-def _pairs(clean, degraded, protocol):
-    """The arrays to look up, and how a batch of them becomes ``(degraded, clean)`` float32."""
+def _pairs(clean, degraded, protocol, mirrored=False):
+    """The arrays to look up, and how a batch of them becomes ``(degraded, clean)`` float32.
+
+    With ``mirrored`` each array is followed by its mirror image, so that mirroring is a look-up too: turning a batch round
+    costs TensorFlow more than all the rest of a cached pipeline.
+    """
     import tensorflow as tf
 
     to_float = lambda images: tf.cast(images, tf.float32) / 255.0  # noqa: E731
@@ -291,6 +294,8 @@ def _pairs(clean, degraded, protocol):
         operator = degradations.operator(protocol, eight_bit=True)
         operator.build(clean.shape)
     with tf.device("CPU:0"):  # where the pipeline runs; on a machine with a GPU they would go there
+        if mirrored:
+            arrays = [np.concatenate([array, array[:, :, ::-1]]) for array in arrays]
         return tuple(tf.constant(array) for array in arrays), make_pair
 
 

@@ -252,8 +252,13 @@ class GaussianBlur(keras.layers.Layer):
         if height is None or width is None or channels != 3:
             raise ValueError(f"GaussianBlur needs images (batch, height, width, 3) of a known size, got {tuple(input_shape)}")
         taps = _opencv_taps_in_256ths(self.sigma) if self.rounding == "opencv" else kernel_taps(self.sigma, self.border)
-        sizes = [height, width] + ([3] if self.mix_channels else [])
-        self._matrices = [blur_matrix(size, taps, self.border) for size in sizes]
+        rows, columns = (blur_matrix(size, taps, self.border) for size in (height, width))
+        self._products = [("ij,bjwc->biwc", rows), ("ij,bhjc->bhic", columns)]
+        if width * channels <= 128:
+            # On small images, multiplying by the zeros between the colours costs less than moving the axes about.
+            self._products[1] = (None, np.kron(columns.T, np.eye(channels)))
+        if self.mix_channels:
+            self._products.append(("ij,bhwj->bhwi", blur_matrix(channels, taps, self.border)))
         self.built = True
 
     def call(self, images):
@@ -273,8 +278,12 @@ class GaussianBlur(keras.layers.Layer):
         return ops.cast(ops.cast(levels, "float32") / 255.0, self.compute_dtype)
 
     def _axes(self, values, after_each):
-        for matrix, equation in zip(self._matrices, ("ij,bjwc->biwc", "ij,bhjc->bhic", "ij,bhwj->bhwi"), strict=False):
-            values = after_each(ops.einsum(equation, ops.convert_to_tensor(matrix, values.dtype), values))
+        for equation, matrix in self._products:
+            shape = (-1, *values.shape[1:])
+            matrix = ops.convert_to_tensor(matrix, values.dtype)
+            values = ops.reshape(values, (-1, matrix.shape[0])) if equation is None else values
+            values = ops.matmul(values, matrix) if equation is None else ops.einsum(equation, matrix, values)
+            values = after_each(ops.reshape(values, shape))
         return values
 
     def get_config(self):
