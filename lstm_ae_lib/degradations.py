@@ -254,7 +254,7 @@ class GaussianBlur(keras.layers.Layer):
         taps = _opencv_taps_in_256ths(self.sigma) if self.rounding == "opencv" else kernel_taps(self.sigma, self.border)
         rows, columns = (blur_matrix(size, taps, self.border) for size in (height, width))
         self._products = [("ij,bjwc->biwc", rows), ("ij,bhjc->bhic", columns)]
-        if width * channels <= 128:
+        if width * channels <= 128 and self.rounding != "truncate":
             # On small images, multiplying by the zeros between the colours costs less than moving the axes about.
             self._products[1] = (None, np.kron(columns.T, np.eye(channels)))
         if self.mix_channels:
