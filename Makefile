@@ -13,7 +13,7 @@ PYTEST  = -m pytest
 NBVAL   = -m pytest --nbval --nbval-cell-timeout=600 --nbval-kernel-name=python3 -p no:warnings notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help study full data test test-quick test-nbval test-colab test-backends soak bench notebooks address clean
+.PHONY: help study full data test test-quick test-nbval test-colab test-backends soak bench bench-train notebooks address clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ soak: $(VENV)/.installed-test  ## the tests that take minutes: a training killed
 
 bench: $(VENV)/.installed  ## measure speed on this machine
 	$(RUN) -m lstm_ae_lib bench
+
+bench-train: $(VENV)-backends/.installed  ## measure training and inference beside stock Keras, PyTorch and ONNX Runtime
+	$(VENV)-backends/bin/python -m lstm_ae_lib bench train
 
 notebooks: $(VENV)/.installed  ## execute the committed notebooks in place, outputs cleaned for git
 	$(RUN) -m lstm_ae_lib notebooks
@@ -87,6 +90,6 @@ $(COLAB)/.installed: tests/colab-constraints.txt requirements.txt pyproject.toml
 
 $(VENV)-backends/.installed: requirements.txt pyproject.toml
 	$(call new_environment,$(VENV)-backends)
-	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax
+	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax onnx onnxruntime
 	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@

@@ -55,8 +55,10 @@ def _parser():
     publish.set_defaults(run=_publish)
 
     bench = commands.add_parser("bench", help="measure speed on this machine; prints, asserts nothing")
+    bench.add_argument("what", nargs="?", default="overview", choices=("overview", "train", "scaling"),
+                       help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost")  # fmt: skip
     bench.add_argument("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
-    bench.add_argument("--save", action="store_true", help="write data/benchmarks/overview.json")
+    bench.add_argument("--save", action="store_true", help="write data/benchmarks/WHAT.json")
     bench.set_defaults(run=_bench)
 
     notebooks = commands.add_parser("notebooks", help="execute the committed notebooks in place, outputs cleaned for git")
@@ -124,12 +126,19 @@ def _publish(arguments):
 
 
 def _bench(arguments):
-    from lstm_ae_lib import bench
+    from lstm_ae_lib import bench, bench_train
 
-    records = bench.measure(arguments.repeats)
-    print(bench.format_results(records))
+    if arguments.what == "train":
+        records = bench_train.measure(arguments.repeats)
+        print(bench_train.format_results(records))
+    elif arguments.what == "scaling":
+        records = bench_train.scaling()
+        print(bench_train.format_scaling(records))
+    else:
+        records = bench.measure(arguments.repeats)
+        print(bench.format_results(records))
     if arguments.save:
-        print(f"written: {bench.save(records)}")
+        print(f"written: {bench.save(arguments.what, records)}")
 
 
 def _notebooks(arguments):

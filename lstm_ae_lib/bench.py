@@ -123,8 +123,8 @@ def format_results(records: list) -> str:
     return "\n".join([table, "", *lines])
 
 
-def save(records: list):
-    """Writes the records to ``data/benchmarks/overview.json`` and returns its path."""
-    path = paths.data_dir() / "benchmarks" / "overview.json"
+def save(name: str, records: list):
+    """Writes the records to ``data/benchmarks/NAME.json`` and returns its path."""
+    path = paths.data_dir() / "benchmarks" / f"{name}.json"
     files.write_json(path, {"records": records})
     return path
