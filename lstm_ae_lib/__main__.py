@@ -58,7 +58,7 @@ def _parser():
     bench.add_argument("what", nargs="?", default="overview", choices=("overview", "train", "scaling"),
                        help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost")  # fmt: skip
     bench.add_argument("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
-    bench.add_argument("--save", action="store_true", help="write data/benchmarks/WHAT.json")
+    bench.add_argument("--save", action="store_true", help="write data/benchmarks/WHAT.json, and README's table from it")
     bench.set_defaults(run=_bench)
 
     notebooks = commands.add_parser("notebooks", help="execute the committed notebooks in place, outputs cleaned for git")
@@ -126,7 +126,7 @@ def _publish(arguments):
 
 
 def _bench(arguments):
-    from lstm_ae_lib import bench, bench_train
+    from lstm_ae_lib import bench, bench_train, reporting
 
     if arguments.what == "train":
         records = bench_train.measure(arguments.repeats)
@@ -139,6 +139,7 @@ def _bench(arguments):
         print(bench.format_results(records))
     if arguments.save:
         print(f"written: {bench.save(arguments.what, records)}")
+        reporting.update_readme()
 
 
 def _notebooks(arguments):

@@ -10,6 +10,10 @@ RESTORER_TITLES = {
 }  # fmt: skip
 
 README_MARKS = "<!-- results: written by `python -m lstm_ae_lib publish` -->", "<!-- end of results -->"
+SPEED_MARKS = (
+    "<!-- speed: written by `python -m lstm_ae_lib bench train --save` and `bench scaling --save` -->",
+    "<!-- end of speed -->",
+)
 
 
 def format_table(rows: list, columns: list) -> str:
@@ -162,16 +166,60 @@ def readme_table(records: list) -> str:
     return "\n".join(lines)
 
 
+def speed_table(training: list, growth: list) -> str:
+    """README's table of speed, from the records of ``bench train`` and ``bench scaling``."""
+    threads = max(record["threads"] for record in training)
+    here = [record for record in training if record["threads"] == threads]
+    lines = [
+        "| | batch | this library | stock Keras | PyTorch | ONNX Runtime | of PyTorch's time | of the GEMM rate |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for task, batch in dict.fromkeys((record["task"], record["batch"]) for record in here):
+        row = {record["implementation"]: record for record in here if (record["task"], record["batch"]) == (task, batch)}
+        if "pytorch" not in row:
+            continue
+        mine = row["project"]
+        times = [_shown(row.get(name, {}).get("milliseconds"), ".2f") for name in ("project", "keras", "pytorch", "onnxruntime")]
+        ratio = f"{mine['ratio_to_pytorch']:.2f} [{mine['ratio_low']:.2f}, {mine['ratio_high']:.2f}]"
+        share = f"{mine['fraction_of_gemm']:.0%}" if "fraction_of_gemm" in mine else "-"
+        lines.append(f"| {task} | {batch} | {' | '.join(times)} | {ratio} | {share} |")
+    milliseconds = {record["task"]: record["milliseconds"] for record in here if record["implementation"] == "project"}
+    bare = milliseconds["step with one batch"]
+    shares = [f"{milliseconds[task] / bare - 1:.1%}" for task in ("step with pipeline", "step with kept pipeline")]
+    exponents = {record["what"]: record["exponent"] for record in growth}
+    first = here[0]
+    lines += ["", (
+        f"Milliseconds, medians of {first['rounds']} interleaved rounds, {threads} threads, {first['hardware']}, GEMM "
+        f"{first['gemm_gflops']:.0f} GFLOP/s; ratios with the lowest and highest round. A training step is forward, backward and "
+        "Adam of the reference model; a sweep step that of two bidirectional LSTMs, along the rows and the columns of 32x32 "
+        f"positions. The pipeline adds {shares[0]} to a step when it degrades on the fly, {shares[1]} when the degraded images are "
+        f"kept. Training time grows as the number of images to the power of {exponents['images']:.2f}, the pixels of an image to "
+        f"the power of {exponents['side']:.2f}, and the multiply-adds of a model to the power of {exponents['units']:.2f}."
+    )]  # fmt: skip
+    return "\n".join(lines)
+
+
 def update_readme() -> None:
-    """Writes :func:`readme_table` of the published records between the marks in README.md."""
+    """Writes the tables of the published records and of the recorded speed between their marks in README.md."""
     path = paths.data_dir().parent / "README.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(README_MARKS[0])
-    _, end, after = rest.partition(README_MARKS[1])
-    if not end:
-        raise ValueError(f"README.md has no marks {README_MARKS[0]!r} and {README_MARKS[1]!r}")
+    text = path.read_text(encoding="utf-8")
+    for marks, table in readme_tables().items():
+        before, _, rest = text.partition(marks[0])
+        _, end, after = rest.partition(marks[1])
+        if not end:
+            raise ValueError(f"README.md has no marks {marks[0]!r} and {marks[1]!r}")
+        text = f"{before}{marks[0]}\n{table}\n{end}{after}"
     with files.replacing(path) as temporary:
-        text = f"{before}{README_MARKS[0]}\n{readme_table(reference_records())}\n{end}{after}"
         temporary.write_text(text, encoding="utf-8")
+
+
+def readme_tables() -> dict:
+    """README's tables, each under the pair of marks that it stands between; speed only where it has been measured."""
+    tables = {README_MARKS: readme_table(reference_records())}
+    benchmarks = [paths.data_dir() / "benchmarks" / f"{name}.json" for name in ("train", "scaling")]
+    if all(path.is_file() for path in benchmarks):
+        tables[SPEED_MARKS] = speed_table(*(files.read_json(path)["records"] for path in benchmarks))
+    return tables
 
 
 def publish_figures(run: runs.Run) -> list:

@@ -30,6 +30,15 @@ def test_the_table_is_what_the_metrics_file_says():
     assert len(rows) >= 7 and "10,000 test images" in block and "cores" in block
 
 
+def test_the_tables_are_what_the_files_say():
+    tables = reporting.readme_tables()
+    assert list(tables) == [reporting.README_MARKS, reporting.SPEED_MARKS]
+    for (start, end), table in tables.items():
+        assert README.split(start)[1].split(end)[0].strip() == table
+    speed = tables[reporting.SPEED_MARKS]
+    assert "| training step | 64 |" in speed and "interleaved rounds" in speed and "cores" in speed
+
+
 def test_every_published_number_has_its_recorded_run():
     for record in reporting.reference_records(source="measured"):
         folder = ROOT / "data" / "published" / record["run"]
@@ -97,7 +106,7 @@ def test_the_first_screen_has_what_it_must():
 def test_make_help_lists_the_targets():
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for target in ("study", "test", "test-colab", "full", "bench"):
+    for target in ("study", "test", "test-colab", "full", "bench", "bench-train", "soak"):
         assert f"make {target} " in done.stdout
 
 

@@ -44,6 +44,13 @@ def test_bad_arguments_are_refused(arguments):
         training.Cooldown(*arguments)
 
 
+@pytest.mark.parametrize(("steps", "expected"), [(704, 8), (50, 10), (7, 7), (13, 1), (1, 1)])
+def test_steps_per_execution_divides_the_epoch(steps, expected):
+    assert training.steps_per_execution(steps) == expected
+    with pytest.raises(ValueError, match="steps must be a whole number from 1"):
+        training.steps_per_execution(0)
+
+
 # --- checkpoints: a process that is killed -------------------------------------------------------------------------------
 
 
@@ -284,6 +291,12 @@ def test_a_nan_in_a_batch_stops_at_its_step_and_keeps_the_last_good_checkpoint(t
         fit(tiny_model(), checkpoints, poison=STEPS + 2)
     # Without the poison it goes on as if nothing had been.
     assert_ends_the_same(tmp_path / "run", undisturbed(tmp_path))
+
+
+@only_tensorflow
+def test_a_nan_is_placed_among_the_steps_of_its_execution(tmp_path):
+    with pytest.raises(FloatingPointError, match="in one of the steps 3 to 4 of epoch 1; the last good checkpoint is "):
+        fit(tiny_model(steps_per_execution=2), training.Checkpoints(tmp_path, steps=1), poison=2)
 
 
 @only_tensorflow
