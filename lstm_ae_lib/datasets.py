@@ -285,7 +285,7 @@ def _pairs(clean, degraded, protocol, mirrored=False):
     import tensorflow as tf
 
     to_float = lambda images: tf.cast(images, tf.float32) / 255.0  # noqa: E731
-    arrays, make_pair = (clean,), lambda x: (operator(to_float(x)), to_float(x))
+    arrays, make_pair = (clean,), lambda x: (operator(x), to_float(x))
     if degraded is not None:
         degraded = checks.images_uint8(degraded, "degraded")
         checks.same_shape(degraded, clean, "degraded", "clean")

@@ -267,7 +267,8 @@ class GaussianBlur(keras.layers.Layer):
         # 8-bit arithmetic needs whole grey levels: exact in float32 for OpenCV's whole-number weights (every sum stays
         # below 2**24), while SciPy adds in float64.
         dtype = WIDE_FLOAT if self.rounding == "truncate" else "float32"
-        levels = ops.cast(ops.round(ops.cast(images, "float32") * 255.0), dtype)
+        grey = keras.backend.standardize_dtype(images.dtype) == "uint8"
+        levels = ops.cast(images if grey else ops.round(ops.cast(images, "float32") * 255.0), dtype)
         if self.rounding == "opencv":
             levels = ops.floor(self._axes(levels, lambda values: values) / 65536.0 + 0.5)
         else:
