@@ -174,7 +174,6 @@ class _Sweep:
             t = order[position]
             step, previous = chain[t], chain[order[position - 1]] if position else None
             before[t] = previous.h if position else h_first
-            # Adding the outer gradient first keeps the sum's other half on the way that everything waits for.
             if gradients[t] is not None:
                 h_gradient = h_gradient + gradients[t]
             through = tf.raw_ops.LSTMBlockCellGrad(

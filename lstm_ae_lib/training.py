@@ -137,7 +137,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.callbacks = list(callbacks)
         self._lock = filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=True)
         self._terminated = False
-        self._saved, self._meta, self._arrays = None, None, None
+        self._used = False
         self._read_latest()
 
     # --- where to go on ----------------------------------------------------------------------------------------------
@@ -145,6 +145,7 @@ class Checkpoints(keras.callbacks.Callback):
     def _read_latest(self):
         self.epoch, self._first_step, self.seconds_spent = 0, 0, 0.0
         self._rows, self._best = [], None
+        self._saved, self._meta, self._arrays = None, None, None
         for path in reversed(self.files()):
             try:
                 self._meta, self._arrays = _read(path)
@@ -192,6 +193,9 @@ class Checkpoints(keras.callbacks.Callback):
             raise RuntimeError(f"another process trains with the checkpoints in {self.folder}; this one is refused") from None
         except OSError as error:
             raise OSError(error.errno, f"cannot write checkpoints: {error.strerror or error}", str(self.folder)) from error
+        if self._used:  # a second fit with this object goes on from what the first one has saved
+            self._read_latest()
+        self._used = True
         self._before = None
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._ask_to_stop)
@@ -219,7 +223,10 @@ class Checkpoints(keras.callbacks.Callback):
         meta, arrays, path = self._meta, self._arrays, self._saved
         try:
             if epoch != self.epoch:
-                raise ValueError(f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}")
+                raise ValueError(
+                    f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}; make the Checkpoints and "
+                    "the pipeline anew before fit, or begin another training in another folder"
+                )
             # Only now, because the other callbacks have just begun anew.
             _set_states(self.callbacks, meta["callbacks"], arrays)
         except ValueError:

@@ -234,6 +234,24 @@ def test_a_finished_training_is_restored_and_not_trained_further(tmp_path):
 
 
 @only_tensorflow
+def test_a_second_fit_with_the_same_checkpoints_mixes_nothing_up(tmp_path):
+    checkpoints = training.Checkpoints(tmp_path / "run", steps=1)
+    with pytest.raises(Interrupted):
+        fit(tiny_model(), checkpoints, before=[Interrupt(2, 3)])
+    before = checkpoints.files()
+    with pytest.raises(
+        ValueError, match="goes on with initial_epoch=2, got initial_epoch=0; make the Checkpoints and the pipeline anew"
+    ):
+        fit(tiny_model(), checkpoints)
+    assert checkpoints.files() == before
+    model = tiny_model()
+    fit(model, checkpoints)  # it has read the folder by now
+    expected = undisturbed(tmp_path)
+    for found, wanted in zip(weights(model), expected[0], strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@only_tensorflow
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
     model, snapshots = tiny_model(), []
     worse = keras.callbacks.LambdaCallback(
