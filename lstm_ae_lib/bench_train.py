@@ -215,7 +215,7 @@ def _scale(what, value):
     import resource
 
     threads.set_threads()
-    from lstm_ae_lib import datasets, keras, models
+    from lstm_ae_lib import datasets, models
 
     images, side, units, batch = 1024, 32, 128, 64
     if what == "images":
@@ -239,7 +239,6 @@ def _scale(what, value):
             model.train_function(iterator)
         epochs.append((time.perf_counter() - started) / (1 if what == "images" else steps))
     size = {"images": images, "side": side * side, "units": models.multiply_adds(model)}[what]
-    assert keras.backend.backend() == "tensorflow"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     return {"size": size, "seconds": statistics.median(epochs), "peak_mebibytes": round(peak)}
 

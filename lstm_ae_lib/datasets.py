@@ -204,14 +204,12 @@ def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
 # --- the tf.data pipeline ------------------------------------------------------------------------------------------------
 
 
-def training_batches(
-    clean, protocol, batch_size: int, seed: int, *, degraded=None, flip: bool = True, first_epoch: int = 0, first_step: int = 0
-):
+def training_batches(clean, protocol, batch_size: int, seed: int, *, degraded=None, flip: bool = True, first_epoch: int = 0):
     """An endless ``tf.data`` pipeline of shuffled ``(degraded, clean)`` batches, one epoch after the other.
 
     The order of epoch *e* and which of its images are mirrored are functions of ``(seed, e)`` and nothing else: the same
-    on every machine and in every process, new in each epoch, and the same again when training resumes at ``first_epoch``
-    and ``first_step``. Every epoch holds every image once; its last batch may be smaller. Use :func:`steps_per_epoch` for
+    on every machine and in every process, new in each epoch, and the same again when training resumes at ``first_epoch``.
+    Every epoch holds every image once; its last batch may be smaller. Use :func:`steps_per_epoch` for
     ``fit(steps_per_epoch=...)``.
 
     Args:
@@ -222,7 +220,7 @@ def training_batches(
         degraded: the same images degraded, uint8, as :func:`lstm_ae_lib.degradations.degrade` makes them. They are the
             cache: with them a batch is two look-ups. Default None: the in-graph operator degrades each batch on the fly.
         flip: mirror half of the images left to right, both versions alike; doubles the memory. Default True.
-        first_epoch, first_step: where to start, for a resumed training.
+        first_epoch: where to start, for a resumed training.
 
     Returns:
         tf.data.Dataset: of ``(degraded, clean)``, float32 ``(batch, height, width, 3)`` in [0, 1].
@@ -236,8 +234,6 @@ def training_batches(
     count = len(clean)
     checks.number(batch_size, "batch_size", 1, count, whole=True)
     checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
-    steps = steps_per_epoch(count, batch_size)
-    checks.number(first_step, "first_step", 0, steps, whole=True)
     pixels, make_pair = _pairs(clean, degraded, protocol, mirrored=flip)
 
     def epoch_batches(epoch):
@@ -255,8 +251,9 @@ def training_batches(
         return make_pair(*(tf.gather(array, indices) for array in pixels))
 
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    batches = epochs.flat_map(epoch_batches).skip(first_step)
-    return batches.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return (
+        epochs.flat_map(epoch_batches).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def evaluation_batches(clean, protocol, batch_size: int, *, degraded=None):

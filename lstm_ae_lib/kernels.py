@@ -88,6 +88,54 @@ def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
     return joined, list(zip(ends[::2], ends[1::2], strict=True))
 
 
+def sweep_image(inputs, axis, cells, backwards):
+    """Runs LSTMs over one axis of a batch of images: :func:`sweep` from zero states, for short sequences and few units.
+
+    What is small enough for :mod:`lstm_ae_lib.compiled` is done there, outside TensorFlow's graph: such a model cannot be
+    exported as a SavedModel. Everything else is :func:`sweep`'s.
+
+    Args:
+        inputs, axis, cells, backwards: as for :func:`sweep`.
+
+    Returns:
+        tensor: the outputs ``(batch, ..., units * len(cells))``.
+    """
+    import tensorflow as tf
+
+    from lstm_ae_lib import compiled
+
+    units = cells[0].units
+    if not compiled.applies(inputs.shape[-1], units):
+        return sweep(inputs, axis, cells, backwards)[0]
+    weights = []
+    for cell in cells:
+        bias = tf.convert_to_tensor(cell.bias) if cell.use_bias else tf.zeros([4 * units])
+        weights.append(tf.concat([tf.convert_to_tensor(cell.kernel), tf.convert_to_tensor(cell.recurrent_kernel), bias[None]], 0))
+
+    @tf.custom_gradient
+    def run(inputs, *weights):
+        def forward(inputs, *weights):
+            return compiled.sweep(inputs, axis, weights, backwards)
+
+        def backward(inputs, outputs, saved, gradient, *weights):
+            to_inputs, to_weights = compiled.sweep_gradient(inputs, axis, weights, backwards, outputs, saved, gradient)
+            return [to_inputs, *to_weights]
+
+        outputs, saved = tf.numpy_function(forward, [inputs, *weights], [tf.float32] * 2, stateful=False)
+        outputs.set_shape([*inputs.shape[:-1], units * len(cells)])
+
+        def gradient(to_outputs, variables=None):
+            wanted = [tf.float32] * (1 + len(weights))
+            done = tf.numpy_function(backward, [inputs, outputs, saved, to_outputs, *weights], wanted, stateful=False)
+            for tensor, like in zip(done, (inputs, *weights), strict=True):
+                tensor.set_shape(like.shape)
+            return done
+
+        return outputs, gradient
+
+    return run(inputs, *weights)
+
+
 def _split(tf, tensor, sizes):
     """Cuts along the batch. A part that would be empty gets one row of zeros, which the fused operations insist on."""
     parts = tf.split(tensor, tf.stack(sizes), 0, num=len(sizes))

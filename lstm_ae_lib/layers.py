@@ -121,7 +121,9 @@ class LSTMSweep(keras.layers.Layer):
     Every row (column) of the batch is a sequence of its own; its positions are the time steps. Two sweeps, one along each
     axis, let every position see the whole image (Visin et al., "ReNet: A Recurrent Neural Network Based Alternative to
     Convolutional Networks", 2015). It computes what ``Bidirectional(LSTM)`` over the reshaped and transposed image
-    computes, with the same weights in the same order, but on a CPU with TensorFlow it neither reshapes nor transposes.
+    computes, with the same weights in the same order, but on a CPU with TensorFlow it neither reshapes nor transposes,
+    and small sizes run in loops compiled with Numba (:mod:`lstm_ae_lib.compiled`); such a layer can be saved, but not exported
+    as a SavedModel.
 
     Args:
         units: hidden units of each direction, 1 to 65,536.
@@ -157,7 +159,8 @@ class LSTMSweep(keras.layers.Layer):
         axis = 2 if self.along == "rows" else 1
         cells = [sweep.cell for sweep in self.sweeps]
         if kernels.applies(images, cells[0], images.shape[axis]):
-            return kernels.sweep(images, axis, cells, [False, True])[0]
+            self.supports_jit = False
+            return kernels.sweep_image(images, axis, cells, [False, True])
         if self.along == "columns":
             images = ops.transpose(images, (0, 2, 1, 3))
         _, lines, length, channels = images.shape
