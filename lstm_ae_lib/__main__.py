@@ -45,6 +45,11 @@ def _parser():
     run.add_argument("--quiet", action="store_true", help="no progress, only the result")
     run.set_defaults(run=_run)
 
+    sweep = commands.add_parser("sweep", help="execute the runs of a file, one after the other; given again, do what is left")
+    sweep.add_argument("file", help="a YAML file, or the name of one in data/sweeps (compare)")
+    sweep.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    sweep.set_defaults(run=_sweep)
+
     runs = commands.add_parser("runs", help="list runs and compare their numbers")
     runs.add_argument("names", nargs="*", help="which ones (default: all)")
     runs.set_defaults(run=_runs)
@@ -80,12 +85,9 @@ def _data(arguments):
 
 
 def _protocols(_arguments):
-    from lstm_ae_lib import degradations, reporting
+    from lstm_ae_lib import reporting
 
-    print(reporting.format_table(list(degradations.PROTOCOLS.values()), [
-        ("protocol", lambda protocol: protocol.name), ("sigma", lambda protocol: f"{protocol.sigma:g} px"),
-        ("what it does", lambda protocol: protocol.summary), ("defined by", lambda protocol: protocol.source),
-    ]))  # fmt: skip
+    print(reporting.protocols_table())
 
 
 def _run(arguments):
@@ -107,6 +109,17 @@ def _run(arguments):
     for figure in sorted(run.path("figures").glob("*.png")):
         print(f"  {figure}")
     print(f"notebooks, weights and records: {run.folder}")
+
+
+def _sweep(arguments):
+    from lstm_ae_lib import reporting, runs, sweeps
+
+    outcomes = sweeps.run_sweep(arguments.file, quiet=arguments.quiet)
+    made = [runs.open_run(name) for name in outcomes if runs.Run(name).path("run.json").is_file()]
+    print(reporting.runs_table(made))
+    failed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}; the same command tries them again")
 
 
 def _runs(arguments):

@@ -51,6 +51,16 @@ def images_float(images, name: str = "images", low: float = 0.0, high: float = 1
     return images
 
 
+def images_degraded(images, name: str = "degraded") -> np.ndarray:
+    """Checks a batch of degraded images: uint8, or float with finite values of any size (noise may leave [0, 1])."""
+    images = np.asarray(images)
+    if images.dtype == np.uint8:
+        return _shape(images, name)
+    if images.dtype.kind != "f":
+        raise ValueError(f"{name} must be uint8 (0 to 255), or floating point in units of [0, 1], got {images.dtype}")
+    return images_float(images, name, -np.inf, np.inf)
+
+
 def same_shape(first, second, first_name: str, second_name: str) -> None:
     """Raises ``ValueError`` unless both arrays have one shape."""
     if tuple(first.shape) != tuple(second.shape):

@@ -1,8 +1,16 @@
-"""Restoration without training: filters that are fitted in closed form."""
+"""Restoration without a network: filters that are fitted in closed form, and the classical restorers, tuned.
+
+Every restorer is used alike: made for a protocol, fitted to pairs of images, then called with degraded ones. Each is given
+what the protocol makes known: the kernel, the border, the mixed colours, the bias. What it leaves open (how strong, how many
+iterations, which sigma where that is unknown) is chosen by the error on the images it is fitted to. The algorithms are
+scikit-image's. (BM3D is not among them: the licence of its reference implementation allows non-commercial use only.)
+"""
+
+import itertools
 
 import numpy as np
 
-from lstm_ae_lib import checks
+from lstm_ae_lib import checks, degradations
 from lstm_ae_lib.layers import cosine_basis
 from lstm_ae_lib.models import linear_filter
 
@@ -15,7 +23,8 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
     frequency. It is the yardstick of the study: what a restorer can do that learns nothing from the pairs but their second moments.
 
     Args:
-        degraded, clean: ``(n, height, width, 3)`` uint8, n at least 8.
+        degraded: ``(n, height, width, 3)``, n at least 8; uint8, or float in units of [0, 1].
+        clean: the same images, uint8.
         transform: ``"dct1"`` or ``"dct2"``; ``Protocol.transform`` says which one fits.
         offset: fit the offset too. Default True. Without it the filter is 9 numbers at each frequency and cannot undo a
             bias, such as the 1.5 grey levels by which the truncation of the protocol ``reference`` darkens.
@@ -28,14 +37,15 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
     Raises:
         ValueError: images of a wrong shape or dtype, too few of them, an unknown transform.
     """
-    degraded, clean = checks.images_uint8(degraded, "degraded"), checks.images_uint8(clean, "clean")
+    degraded, clean = checks.images_degraded(degraded), checks.images_uint8(clean, "clean")
     checks.same_shape(degraded, clean, "degraded", "clean")
     count, height, width, _ = clean.shape
     checks.number(count, "the number of image pairs", 8, 2**62, whole=True)
     rows, columns = cosine_basis(height, transform)[0], cosine_basis(width, transform)[0]
 
     def spectrum(images):
-        values = np.einsum("ih,nhwc->niwc", rows, images / 255.0, optimize=True)
+        values = images / 255.0 if images.dtype == np.uint8 else images.astype(np.float64)
+        values = np.einsum("ih,nhwc->niwc", rows, values, optimize=True)
         return np.einsum("jw,niwc->ijnc", columns, values, optimize=True)
 
     inputs = 4 if offset else 3
@@ -56,3 +66,276 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
     model = linear_filter((height, width, 3), transform)
     model.set_weights([solution[..., :3, :], solution[..., 3, :] if offset else np.zeros((height, width, 3))])
     return model
+
+
+class Restorer:
+    """What all classical restorers share: tuning, and the check that it was done.
+
+    Args:
+        protocol: name of a protocol of :mod:`lstm_ae_lib.degradations`, or a ``Protocol``.
+
+    Attributes:
+        chosen: after :meth:`fit`, the values that were chosen, by name.
+
+    Raises:
+        ValueError: a protocol that this restorer is not for.
+    """
+
+    #: What is tuned: name -> values to try.
+    grid = {}
+
+    def __init__(self, protocol):
+        self.protocol = degradations.get_protocol(protocol)
+        if not self.fits(self.protocol):
+            raise ValueError(f"{type(self).__name__} is not for the protocol {self.protocol.name}")
+        self.chosen = None
+
+    @classmethod
+    def fits(cls, protocol) -> bool:
+        """Whether this restorer makes sense for a protocol."""
+        return True
+
+    def choices(self) -> dict:
+        """What is tried for this protocol: name -> values."""
+        return dict(self.grid)
+
+    def fit(self, degraded, clean):
+        """Chooses, of all combinations of :meth:`choices`, the one with the least squared error on these images.
+
+        Args:
+            degraded: ``(n, height, width, 3)`` as :func:`lstm_ae_lib.degradations.degrade` makes them.
+            clean: the same images, uint8.
+
+        Returns:
+            Restorer: itself.
+
+        Raises:
+            ValueError: images of a wrong shape or dtype.
+        """
+        degraded, clean = checks.images_degraded(degraded), checks.images_uint8(clean, "clean")
+        checks.same_shape(degraded, clean, "degraded", "clean")
+        seen, wanted = degradations.as_float(degraded), clean / np.float32(255)
+        names, errors = list(self.choices()), {}
+        for values in itertools.product(*self.choices().values()):
+            restored = self._restore(seen, **dict(zip(names, values, strict=True)))
+            errors[values] = np.mean((np.clip(restored, 0, 1) - wanted) ** 2)
+        self.chosen = dict(zip(names, min(errors, key=errors.get), strict=True))
+        return self
+
+    def __call__(self, degraded):
+        """Restores degraded images: ``(batch, height, width, 3)``, uint8 or float in units of [0, 1] -> float32, clipped to
+        [0, 1].
+
+        Raises:
+            RuntimeError: it was not fitted.
+            ValueError: images of a wrong shape or dtype.
+        """
+        if self.chosen is None:
+            raise RuntimeError(f"{type(self).__name__} must be fitted before it restores: call fit(degraded, clean)")
+        restored = self._restore(degradations.as_float(checks.images_degraded(degraded)), **self.chosen)
+        return np.clip(restored, 0, 1).astype(np.float32)
+
+    def _restore(self, images, **values):
+        raise NotImplementedError
+
+
+class UnsharpMask(Restorer):
+    """Adds what a blur of the image takes away: ``y + amount * (y - blur(y))`` (scikit-image's ``unsharp_mask``)."""
+
+    grid = {"radius": (0.7, 1.0, 1.5, 2.0, 3.0), "amount": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)}
+
+    @classmethod
+    def fits(cls, protocol):
+        return protocol.blur != "-"
+
+    def _restore(self, images, radius, amount):
+        from skimage.filters import unsharp_mask
+
+        return np.stack([unsharp_mask(np.clip(image, 0, 1), radius, amount, channel_axis=-1) for image in images])
+
+
+class _KnownBlur(Restorer):
+    """One that is given the kernel. The image is mirrored to what its border means, so that the kernel runs over a periodic
+    image: no edge effects. Mixed colours are unmixed, a known bias is added, before."""
+
+    @classmethod
+    def fits(cls, protocol):
+        return protocol.blur != "-"
+
+    def choices(self):
+        sigmas = (self.protocol.sigma,)
+        if self.protocol.sigma_range:  # nobody tells which: the one that serves all images best
+            sigmas = tuple(np.linspace(*self.protocol.sigma_range, 8)[1:].round(3))
+        return {"sigma": sigmas, **self.grid}
+
+    def _restore(self, images, sigma, **values):
+        height, width = images.shape[1:3]
+        if self.protocol.engine == "scipy":
+            images = _unmixed(images + np.float32(1.5 / 255), sigma)
+        kernel = self._kernel(sigma, min(height, width))
+        psf, restored = np.outer(kernel, kernel), np.empty_like(images)
+        for index, image in enumerate(images):
+            for channel in range(3):
+                restored[index, ..., channel] = self._deblurred(self._periodic(image[..., channel]), psf, **values)[:height, :width]
+        return restored
+
+    def _kernel(self, sigma, side):
+        if self.protocol.passes:
+            taps = np.ones(1)
+            for one in self.protocol.passes:
+                taps = np.convolve(taps, _gaussian(self.protocol.kernel, one))
+            centre, reach = taps.size // 2, min(taps.size // 2, side - 2)
+            taps = taps[centre - reach : centre + reach + 1]
+            return taps / taps.sum()
+        if self.protocol.kernel:
+            return _gaussian(self.protocol.kernel, sigma)
+        taps = degradations.kernel_taps(sigma, "reflect" if self.protocol.engine == "scipy" else "reflect_101")
+        centre, reach = taps.size // 2, min(taps.size // 2, side - 2)
+        return taps[centre - reach : centre + reach + 1] / taps[centre - reach : centre + reach + 1].sum()
+
+    def _periodic(self, channel):
+        inside = slice(None, None, -1) if self.protocol.engine == "scipy" else slice(-2, 0, -1)
+        channel = np.concatenate([channel, channel[inside]], axis=0)
+        return np.concatenate([channel, channel[:, inside]], axis=1)
+
+
+class Wiener(_KnownBlur):
+    """The Wiener-Hunt filter: the kernel is inverted as far as the noise allows, smoothness decides the rest (scikit-image's
+    ``wiener``; Hunt 1973)."""
+
+    grid = {"balance": tuple(10.0**power for power in (-12, -10, -8, -7, -6, -5.5, -5, -4.5, -4, -3.5, -3, -2.5, -2, -1))}
+
+    def _deblurred(self, channel, psf, balance):
+        from skimage.restoration import wiener
+
+        return wiener(channel.astype(np.float64), psf, balance, clip=False)
+
+
+class RichardsonLucy(_KnownBlur):
+    """Richardson-Lucy deconvolution: multiplicative updates that keep every pixel positive (scikit-image's
+    ``richardson_lucy``; Richardson 1972, Lucy 1974)."""
+
+    grid = {"iterations": (3, 10, 30, 100)}
+
+    def _deblurred(self, channel, psf, iterations):
+        from skimage.restoration import richardson_lucy
+
+        # It pads with zeros: some more of the periodic image round it keeps those away from the part that is used.
+        margin = psf.shape[0]
+        padded = np.pad(np.clip(channel, 0, 1).astype(np.float64), margin, mode="wrap")
+        return richardson_lucy(padded, psf, num_iter=iterations, clip=False, filter_epsilon=1e-6)[margin:-margin, margin:-margin]
+
+
+class _Denoiser(Restorer):
+    """One that takes noise away: from the image itself, or from what the Wiener filter makes of a blurred one."""
+
+    def __init__(self, protocol):
+        super().__init__(protocol)
+        self.deblur = Wiener(self.protocol) if Wiener.fits(self.protocol) else None
+
+    def choices(self):
+        if self.deblur is None:
+            return dict(self.grid)
+        # What is smoothed afterwards should be inverted further than the Wiener filter alone would.
+        balances = tuple(self.deblur.chosen["balance"] * factor for factor in (0.1, 0.3, 1.0))
+        return {"balance": balances, **self.grid}
+
+    def fit(self, degraded, clean):
+        if self.deblur is not None:
+            self.deblur.fit(degraded, clean)
+        return super().fit(degraded, clean)
+
+    def _restore(self, images, balance=None, **values):
+        if self.deblur is not None:
+            images = self.deblur._restore(images, **(self.deblur.chosen | {"balance": balance}))
+        return np.stack([self._denoised(image, **values) for image in images])
+
+
+class TotalVariation(_Denoiser):
+    """Total variation: the closest image with few edges (scikit-image's ``denoise_tv_chambolle``; Rudin, Osher and Fatemi
+    1992, Chambolle 2004)."""
+
+    grid = {"weight": (0.001, 0.003, 0.006, 0.01, 0.02, 0.05, 0.1, 0.2)}
+
+    def _denoised(self, image, weight):
+        from skimage.restoration import denoise_tv_chambolle
+
+        return denoise_tv_chambolle(image, weight, channel_axis=-1)
+
+
+class NonLocalMeans(_Denoiser):
+    """Non-local means: each pixel becomes the mean of those whose surroundings look alike (scikit-image's
+    ``denoise_nl_means``; Buades et al. 2005)."""
+
+    grid = {"strength": (0.005, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2), "patch": (3, 5)}
+
+    @classmethod
+    def fits(cls, protocol):
+        return protocol.noise > 0
+
+    def _denoised(self, image, strength, patch):
+        from skimage.restoration import denoise_nl_means
+
+        noise = self.protocol.noise if self.deblur is None else 0.0
+        return denoise_nl_means(image, patch, 7, strength, sigma=noise, fast_mode=True, channel_axis=-1)
+
+
+class Wavelet(_Denoiser):
+    """Soft thresholds on wavelet coefficients, chosen for each band (scikit-image's ``denoise_wavelet``, BayesShrink; Chang
+    et al. 2000)."""
+
+    grid = {"strength": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)}
+
+    @classmethod
+    def fits(cls, protocol):
+        return protocol.noise > 0
+
+    def _denoised(self, image, strength):
+        from skimage.restoration import denoise_wavelet
+
+        return denoise_wavelet(image, sigma=strength * self.protocol.noise, wavelet="db2", channel_axis=-1, convert2ycbcr=True,
+                               rescale_sigma=False)  # fmt: skip
+
+
+class LinearFilter(Restorer):
+    """The fitted linear filter (:func:`fit_linear_filter`) behind the same interface."""
+
+    def fit(self, degraded, clean):
+        self.model = fit_linear_filter(degraded, clean, self.protocol.transform)
+        self.chosen = {}
+        return self
+
+    def _restore(self, images):
+        return self.model.predict(images, batch_size=500, verbose=0)
+
+
+RESTORERS = {
+    "linear": LinearFilter, "unsharp": UnsharpMask, "wiener": Wiener, "richardson_lucy": RichardsonLucy,
+    "total_variation": TotalVariation, "non_local_means": NonLocalMeans, "wavelet": Wavelet,
+}  # fmt: skip
+
+
+def make_restorer(name: str, protocol) -> Restorer:
+    """A classical restorer by its name in :data:`RESTORERS`.
+
+    Raises:
+        ValueError: an unknown name or protocol, or a restorer that is not for it.
+
+    Example:
+        >>> make_restorer("wiener", "gauss2").choices()["sigma"]
+        (2.0,)
+    """
+    return RESTORERS[checks.choice(name, "restorer", RESTORERS)](protocol)
+
+
+def _gaussian(size, sigma):
+    import cv2
+
+    return cv2.getGaussianKernel(size, sigma)[:, 0]
+
+
+def _unmixed(images, sigma):
+    """Undoes the blur of the colour axis, whose matrix is known, as far as eight bits allow."""
+    mixing = degradations.blur_matrix(3, degradations.kernel_taps(sigma, "reflect"), "reflect")
+    unmixing = np.linalg.solve(mixing.T @ mixing + 1e-4 * np.eye(3), mixing.T)
+    return np.einsum("ij,nhwj->nhwi", unmixing, images).astype(np.float32)

@@ -204,12 +204,14 @@ def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
 # --- the tf.data pipeline ------------------------------------------------------------------------------------------------
 
 
-def training_batches(clean, protocol, batch_size: int, seed: int, *, degraded=None, flip: bool = True, first_epoch: int = 0):
+def training_batches(
+    clean, protocol, batch_size: int, seed: int, *, degraded=None, flip: bool = True, first_epoch: int = 0, first_step: int = 0
+):
     """An endless ``tf.data`` pipeline of shuffled ``(degraded, clean)`` batches, one epoch after the other.
 
     The order of epoch *e* and which of its images are mirrored are functions of ``(seed, e)`` and nothing else: the same
-    on every machine and in every process, new in each epoch, and the same again when training resumes at ``first_epoch``.
-    Every epoch holds every image once; its last batch may be smaller. Use :func:`steps_per_epoch` for
+    on every machine and in every process, new in each epoch, and the same again when training resumes at ``first_epoch`` or
+    ``first_step``. Every epoch holds every image once; its last batch may be smaller. Use :func:`steps_per_epoch` for
     ``fit(steps_per_epoch=...)``.
 
     Args:
@@ -217,10 +219,11 @@ def training_batches(clean, protocol, batch_size: int, seed: int, *, degraded=No
         protocol: name of a protocol of :mod:`lstm_ae_lib.degradations`, or a ``Protocol``.
         batch_size: images per batch, at least 1.
         seed: of the order and the flips, 0 to 2**31 - 1.
-        degraded: the same images degraded, uint8, as :func:`lstm_ae_lib.degradations.degrade` makes them. They are the
-            cache: with them a batch is two look-ups. Default None: the in-graph operator degrades each batch on the fly.
+        degraded: the same images degraded, as :func:`lstm_ae_lib.degradations.degrade` makes them, uint8 or float. They are
+            the cache: with them a batch is two look-ups. Default None: the in-graph operator degrades each batch on the fly;
+            for a protocol that has none (``Protocol.in_graph``) the images are degraded here, once.
         flip: mirror half of the images left to right, both versions alike; doubles the memory. Default True.
-        first_epoch: where to start, for a resumed training.
+        first_epoch, first_step: where to start, for a resumed training: after so many epochs, and so many steps more.
 
     Returns:
         tf.data.Dataset: of ``(degraded, clean)``, float32 ``(batch, height, width, 3)`` in [0, 1].
@@ -234,6 +237,9 @@ def training_batches(clean, protocol, batch_size: int, seed: int, *, degraded=No
     count = len(clean)
     checks.number(batch_size, "batch_size", 1, count, whole=True)
     checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
+    checks.number(first_step, "first_step", 0, 2**62, whole=True)
+    more_epochs, first_step = divmod(first_step, steps_per_epoch(count, batch_size))
+    first_epoch += more_epochs
     pixels, make_pair = _pairs(clean, degraded, protocol, mirrored=flip)
 
     def epoch_batches(epoch):
@@ -252,7 +258,10 @@ def training_batches(clean, protocol, batch_size: int, seed: int, *, degraded=No
 
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
     return (
-        epochs.flat_map(epoch_batches).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        epochs.flat_map(epoch_batches)
+        .skip(first_step)
+        .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .prefetch(tf.data.AUTOTUNE)
     )
 
 
@@ -273,6 +282,12 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return math.ceil(count / batch_size)
 
 
+def images_seen(count: int, batch_size: int, steps: int) -> int:
+    """Images in the first ``steps`` batches of :func:`training_batches`, repetitions counted."""
+    epochs, more = divmod(steps, steps_per_epoch(count, batch_size))
+    return epochs * count + more * batch_size
+
+
 def _pairs(clean, degraded, protocol, mirrored=False):
     """The arrays to look up, and how a batch of them becomes ``(degraded, clean)`` float32.
 
@@ -281,10 +296,13 @@ def _pairs(clean, degraded, protocol, mirrored=False):
     """
     import tensorflow as tf
 
-    to_float = lambda images: tf.cast(images, tf.float32) / 255.0  # noqa: E731
+    to_float = lambda images: tf.cast(images, tf.float32) / 255.0 if images.dtype == tf.uint8 else images  # noqa: E731
+    if degraded is None and not degradations.get_protocol(protocol).in_graph:
+        degraded = degradations.degrade(clean, protocol)
     arrays, make_pair = (clean,), lambda x: (operator(x), to_float(x))
     if degraded is not None:
-        degraded = checks.images_uint8(degraded, "degraded")
+        degraded = checks.images_degraded(degraded)
+        degraded = degraded if degraded.dtype == np.uint8 else degraded.astype(np.float32, copy=False)
         checks.same_shape(degraded, clean, "degraded", "clean")
         arrays, make_pair = (degraded, clean), lambda y, x: (to_float(y), to_float(x))
     else:

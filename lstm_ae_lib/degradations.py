@@ -1,8 +1,9 @@
 """Operators that change pixels on purpose, and the protocols that fix every constant of them.
 
-Each protocol exists twice: as an array function that *is* the definition (SciPy's or OpenCV's own code on 8-bit pixels,
-:func:`degrade`), and as a Keras layer for graphs and other backends (:func:`operator`) whose 8-bit form gives the same
-pixels. Both work on images of any size.
+:func:`degrade` *is* the definition of each protocol: SciPy's or OpenCV's own code. What a protocol draws at random, it draws
+from a generator seeded by the image's position in its data set, so that everyone restores the same pixels. Those that blur
+every image alike exist a second time as a Keras layer, for graphs and other backends (:func:`operator`), whose 8-bit form
+gives the same pixels. Images may have any size.
 """
 
 import dataclasses
@@ -16,6 +17,8 @@ from lstm_ae_lib._backend import WIDE_FLOAT, keras
 ops = keras.ops
 
 LARGEST_SIGMA = 64.0
+# What the generators of the random protocols are seeded with, beside the image's position.
+PROTOCOL_SEED = 2009
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,44 +27,95 @@ class Protocol:
 
     Attributes:
         name: the word that parameters, records and tables use.
-        sigma: standard deviation of the Gaussian kernel in pixels.
-        engine: ``"opencv"`` (each channel by itself, rounded) or ``"scipy"`` (the colour axis is blurred too, truncated
-            after each axis).
         summary: one line for a person.
         source: where the definition comes from.
+        sigma: standard deviation of the Gaussian kernel in pixels; 0: no blur, or one of the next two.
+        sigma_range: between which two each image's own sigma is drawn, uniformly; None: it is not drawn.
+        passes: the sigmas of several blurs, one after the other; empty: one or none.
+        kernel: side of the kernel in pixels, odd; 0: as large as the library makes it for that sigma.
+        noise: standard deviation of added Gaussian noise, in units of the [0, 1] range.
+        engine: ``"opencv"`` (each channel by itself, rounded) or ``"scipy"`` (the colour axis is blurred too, truncated
+            after each axis).
+        eight_bit: the degraded image is uint8 (clipped and rounded); otherwise float32 in units of [0, 1], not clipped.
+        notes: what to know when numbers are compared.
     """
 
     name: str
-    sigma: float
-    engine: str
     summary: str
     source: str
+    sigma: float = 0.0
+    sigma_range: tuple | None = None
+    passes: tuple = ()
+    kernel: int = 0
+    noise: float = 0.0
+    engine: str = "opencv"
+    eight_bit: bool = True
+    notes: str = ""
 
     def __post_init__(self):
         checks.choice(self.engine, "engine", ("opencv", "scipy"))
 
     @property
     def transform(self) -> str:
-        """The cosine transform that diagonalises this blur with its border: ``"dct1"`` or ``"dct2"``.
+        """The cosine transform in which the linear filter is diagonal: ``"dct1"`` or ``"dct2"``.
 
         OpenCV's BORDER_REFLECT_101 mirrors about the outermost pixel (whole-sample symmetry: DCT-I), SciPy's ``reflect``
-        about the edge (half-sample symmetry: DCT-II).
+        about the edge (half-sample symmetry: DCT-II). White noise alone is white in the DCT-II, which is orthogonal.
         """
-        return "dct2" if self.engine == "scipy" else "dct1"
+        blurs = self.sigma or self.sigma_range or self.passes
+        return "dct1" if blurs and self.engine == "opencv" else "dct2"
+
+    @property
+    def in_graph(self) -> bool:
+        """Whether there is an :func:`operator`: one blur, the same for every image, of 8-bit pixels."""
+        return bool(self.sigma) and not (self.kernel or self.noise) and self.eight_bit
+
+    @property
+    def blur(self) -> str:
+        """The blur's sigma as text."""
+        if self.sigma_range:
+            return "{:g} to {:g} px".format(*self.sigma_range)
+        if self.passes:
+            return f"{self.passes[0]:g} to {self.passes[-1]:g} px, {len(self.passes)} passes"
+        return f"{self.sigma:g} px" if self.sigma else "-"
 
 
 _OPENCV = "cv2.GaussianBlur(x, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101) on uint8"
+_COLD = {
+    "passes": tuple(0.35 + i / 100 for i in range(50)), "kernel": 11,
+    "source": "Bansal et al., Cold Diffusion (2022): 11x11 kernels, sigma 0.35 + i/100, i = 0..49, cv2.GaussianBlur on float32",
+}  # fmt: skip
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol(
-            "reference", 1.0, "scipy",
-            "the precursor study's blur: sigma 1 over rows, columns and colours, truncated to 8 bits after each",
-            "scipy.ndimage.gaussian_filter(image, sigma=1.0) on each uint8 (32, 32, 3) array",
+            "reference", "the precursor study's blur: sigma 1 over rows, columns and colours, truncated to 8 bits after each",
+            "scipy.ndimage.gaussian_filter(image, sigma=1.0) on each uint8 (32, 32, 3) array", sigma=1.0, engine="scipy",
+            notes="the precursor reports the MSE of validation images",
         ),
-        Protocol("gauss1", 1.0, "opencv", "Gaussian blur of sigma 1, each channel by itself, rounded to 8 bits", _OPENCV),
-        Protocol("gauss2", 2.0, "opencv", "Gaussian blur of sigma 2, each channel by itself, rounded to 8 bits", _OPENCV),
-        Protocol("gauss3", 3.0, "opencv", "Gaussian blur of sigma 3, each channel by itself, rounded to 8 bits", _OPENCV),
+        *(
+            Protocol(f"gauss{sigma}", f"Gaussian blur of sigma {sigma}, each channel by itself, rounded to 8 bits", _OPENCV,
+                     sigma=float(sigma))
+            for sigma in (1, 2, 3)
+        ),
+        Protocol(
+            "blind", "Gaussian blur whose sigma, from 0 to 3, is another for each image and not told, rounded to 8 bits",
+            "cnn-deblur (nihil21): cv2.GaussianBlur(x, (0, 0), sigma), sigma ~ U(0, 3)", sigma_range=(0.0, 3.0),
+            notes="images with a sigma near 0 inflate the mean PSNR: compare MSE and SSIM",
+        ),
+        Protocol(
+            "noisy", "Gaussian blur, 5x5 kernel, sigma from 1 to 4, another for each image, and noise of 0.02",
+            "cv2.GaussianBlur(x / 255, (5, 5), sigma) + 0.02 * N(0, 1), sigma ~ U(1, 4)", sigma_range=(1.0, 4.0), kernel=5,
+            noise=0.02, eight_bit=False, notes="float, not clipped; the published numbers are MSE",
+        ),
+        Protocol("cold", "fifty Gaussian blurs in a row, nothing rounded", eight_bit=False, **_COLD,
+                 notes="float32 still holds what no eye can see; the published number is the RMSE of resized images"),
+        Protocol("cold8", "the fifty blurs of cold, then rounded to 8 bits", **_COLD, notes="what is left for a picture in a file"),
+        *(
+            Protocol(f"awgn{level}", f"Gaussian noise of {level}/255, clipped and rounded to 8 bits",
+                     f"round(clip(x + {level} * N(0, 1), 0, 255)) on uint8", noise=level / 255)
+            for level in (15, 25, 50)
+        ),
     )
 }  # fmt: skip
 
@@ -75,7 +129,7 @@ def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
             says so (``"gauss2@sigma=1.5"``). Default 0: the protocol as it is.
 
     Raises:
-        ValueError: an unknown name, or a sigma below 0, above 64 or not a number.
+        ValueError: an unknown name, a sigma below 0, above 64 or not a number, or one for a protocol without one.
 
     Example:
         >>> get_protocol("gauss2").sigma
@@ -86,6 +140,9 @@ def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
     checks.number(sigma, "sigma", 0, LARGEST_SIGMA)
     if sigma in (0, protocol.sigma):
         return protocol
+    if not protocol.in_graph:
+        able = ", ".join(name for name, other in PROTOCOLS.items() if other.in_graph)
+        raise ValueError(f"sigma must be 0 for the protocol {protocol.name} (others: {able}), got {sigma!r}")
     parent = protocol.name.split("@")[0]
     old, new = f"sigma {protocol.sigma:g}", f"sigma {float(sigma)!r}"
     return dataclasses.replace(
@@ -104,10 +161,11 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
         images: ``(batch, height, width, 3)`` uint8, RGB.
         protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``.
         first_index: position of ``images[0]`` in its data set. A protocol that draws random numbers draws them by position,
-            so that a part of a data set is degraded as the whole is; those of today draw none.
+            so that a part of a data set is degraded as the whole is.
 
     Returns:
-        numpy.ndarray: the degraded images, uint8, same shape.
+        numpy.ndarray: the degraded images, same shape: uint8, or for the protocols ``noisy`` and ``cold`` float32 in units
+        of [0, 1], not clipped (:func:`as_float` and a clip make any of them comparable).
 
     Raises:
         ValueError: images of another shape or dtype, an unknown protocol.
@@ -124,27 +182,65 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
 
         # sigma 0 on the batch axis; on the other three exactly what gaussian_filter does to each image by itself.
         return scipy.ndimage.gaussian_filter(images, (0.0, protocol.sigma, protocol.sigma, protocol.sigma))
+    degraded = np.empty_like(images, np.uint8 if protocol.eight_bit else np.float32)
+    for index, image in enumerate(images):
+        random = np.random.default_rng((PROTOCOL_SEED, first_index + index)) if protocol.sigma_range or protocol.noise else None
+        degraded[index] = _degrade_one(image, protocol, random)
+    return degraded
+
+
+def _degrade_one(image, protocol, random):
+    sigmas = protocol.passes or ((protocol.sigma,) if protocol.sigma else ())
+    if protocol.sigma_range:
+        sigmas = (random.uniform(*protocol.sigma_range),)
+    if protocol.eight_bit and not protocol.passes and not protocol.noise:
+        return _blurred(image, sigmas[0], protocol.kernel)
+    values = image / np.float32(255)
+    for sigma in sigmas:
+        values = _blurred(values, sigma, protocol.kernel)
+    if protocol.noise:
+        values = values + np.float32(protocol.noise) * random.standard_normal(values.shape, np.float32)
+    return np.rint(np.clip(values, 0, 1) * 255) if protocol.eight_bit else values
+
+
+def _blurred(image, sigma, kernel):
     import cv2
 
-    blurred = np.empty_like(images)
-    for index, image in enumerate(images):
-        cv2.GaussianBlur(image, (0, 0), protocol.sigma, blurred[index], borderType=cv2.BORDER_REFLECT_101,
-                         hint=cv2.ALGO_HINT_ACCURATE)  # fmt: skip
-    return blurred
+    return cv2.GaussianBlur(image, (kernel, kernel), sigma, borderType=cv2.BORDER_REFLECT_101, hint=cv2.ALGO_HINT_ACCURATE)
+
+
+def drawn_sigmas(protocol, count: int, first_index: int = 0) -> np.ndarray:
+    """The sigma, in pixels, with which :func:`degrade` blurs each image: ``(count,)`` float64."""
+    protocol = get_protocol(protocol)
+    if not protocol.sigma_range:
+        return np.full(count, protocol.sigma)
+    positions = range(first_index, first_index + count)
+    return np.array([np.random.default_rng((PROTOCOL_SEED, place)).uniform(*protocol.sigma_range) for place in positions])
+
+
+def as_float(degraded) -> np.ndarray:
+    """Degraded images as a restorer takes them: float32 in units of [0, 1]; those of 8 bits are divided by 255."""
+    degraded = np.asarray(degraded)
+    return degraded / np.float32(255) if degraded.dtype == np.uint8 else degraded.astype(np.float32, copy=False)
 
 
 def operator(protocol, eight_bit: bool = True):
     """The protocol as a Keras layer: degraded float images from clean float images.
 
     Args:
-        protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``.
+        protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``, that blurs every image alike (``Protocol.in_graph``).
         eight_bit: the protocol's own 8-bit arithmetic, rounding included (the layer's output is then a multiple of 1/255
             and its gradient is zero), or the linear operator before rounding. Default True.
 
     Returns:
         GaussianBlur: ``(batch, height, width, 3)`` in [0, 1] -> the same.
+
+    Raises:
+        ValueError: a protocol that has no such layer.
     """
     protocol = get_protocol(protocol)
+    if not protocol.in_graph:
+        raise ValueError(f"the protocol {protocol.name} has no in-graph operator: degrade() makes its images")
     scipy = protocol.engine == "scipy"
     rounding = ("truncate" if scipy else "opencv") if eight_bit else None
     name = f"degrade_{protocol.name}".replace("@sigma=", "_")

@@ -180,6 +180,109 @@ class LSTMSweep(keras.layers.Layer):
         return (*input_shape[:3], 2 * self.units)
 
 
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class SimpleGate(keras.layers.Layer):
+    """Halves the channels by multiplying one half with the other: a gate without an activation function (Chen et al.,
+    "Simple Baselines for Image Restoration", 2022).
+
+    Input: ``(..., channels)``, an even number. Output: ``(..., channels / 2)``.
+
+    Raises:
+        ValueError: an odd or unknown number of channels.
+
+    Example:
+        >>> SimpleGate()(np.ones((1, 4, 4, 6), "float32")).shape
+        TensorShape([1, 4, 4, 3])
+    """
+
+    def call(self, features):
+        self.compute_output_shape(features.shape)
+        first, second = ops.split(features, 2, axis=-1)
+        return first * second
+
+    def compute_output_shape(self, input_shape):
+        if input_shape[-1] is None or input_shape[-1] % 2:
+            raise ValueError(f"SimpleGate needs an even number of channels, got {tuple(input_shape)}")
+        return (*input_shape[:-1], input_shape[-1] // 2)
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class ChannelScale(keras.layers.Layer):
+    """Multiplies each channel with a weight of its own, which begins at ``initial``; at 0 a residual branch begins silent.
+
+    Args:
+        initial: any finite number of magnitude up to 1,000. Default 0.
+
+    Weights: ``scale`` ``(channels,)``.
+
+    Input and output: ``(..., channels)``.
+
+    Raises:
+        ValueError: ``initial`` out of range.
+    """
+
+    def __init__(self, initial=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.initial = float(checks.number(initial, "initial", -1000, 1000))
+
+    def build(self, input_shape):
+        initializer = keras.initializers.Constant(self.initial)
+        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer=initializer)
+        self.built = True
+
+    def call(self, features):
+        return features * ops.cast(self.scale, features.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "initial": self.initial}
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class DepthToSpace(keras.layers.Layer):
+    """Moves channels to positions: the sub-pixel upsampling of Shi et al. (2016).
+
+    Args:
+        factor: by which height and width grow, 1 to 64. Default 2.
+
+    Input: ``(batch, height, width, channels)``, channels a multiple of ``factor ** 2``; width and channels known. Output:
+    ``(batch, height * factor, width * factor, channels / factor ** 2)``.
+
+    Raises:
+        ValueError: an argument out of range, or channels that do not divide.
+
+    Example:
+        >>> DepthToSpace()(np.zeros((1, 4, 4, 12), "float32")).shape
+        TensorShape([1, 8, 8, 3])
+    """
+
+    def __init__(self, factor=2, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = int(checks.number(factor, "factor", 1, 64, whole=True))
+
+    def call(self, features):
+        _, height, width, channels = self.compute_output_shape(features.shape)
+        rows = features.shape[1] if features.shape[1] is not None else ops.shape(features)[1]
+        blocks = ops.reshape(features, (-1, rows, width // self.factor, self.factor, self.factor, channels))
+        blocks = ops.transpose(blocks, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(blocks, (-1, rows * self.factor, width, channels))
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+    def compute_output_shape(self, input_shape):
+        if len(input_shape) != 4 or None in tuple(input_shape)[2:] or input_shape[3] % self.factor**2:
+            raise ValueError(
+                f"DepthToSpace needs (batch, height, width, a multiple of {self.factor**2}) with a known width, "
+                f"got {tuple(input_shape)}"
+            )
+        batch, height, width, channels = input_shape
+        height = height * self.factor if height is not None else None
+        return (batch, height, width * self.factor, channels // self.factor**2)
+
+
 def cosine_basis(size: int, transform: str) -> tuple[np.ndarray, np.ndarray]:
     """A cosine transform along one axis, and its inverse, as matrices.
 

@@ -192,6 +192,62 @@ def bootstrap_interval(values, confidence: float = 0.95, resamples: int = 2000, 
     return float(low), float(high)
 
 
+def compare(clean, restored, other, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> dict:
+    """Is one set of restored images better than another of the same images? Paired: image by image.
+
+    The interval is that of the mean difference under resampling of the images (paired percentile bootstrap, Efron 1979). Two
+    restorers may have overlapping intervals and yet differ clearly, because both find the same images hard.
+
+    Args:
+        clean, restored, other: ``(n, height, width, 3)``, each uint8, or float in [0, 1].
+        confidence, resamples, seed: as for :func:`bootstrap_interval`.
+
+    Returns:
+        dict: for ``mse``, ``psnr`` and ``ssim`` the mean of restored minus other, with ``..._low`` and ``..._high``;
+        ``wins``, the share of images with the smaller error; ``images``, those that count (both PSNR finite).
+
+    Raises:
+        ValueError: as :func:`per_image`.
+    """
+    return compare_values(per_image(clean, restored), per_image(clean, other), confidence, resamples, seed)
+
+
+def compare_values(values: dict, others: dict, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> dict:
+    """:func:`compare` from :func:`per_image`'s values."""
+    if len(values["mse"]) != len(others["mse"]):
+        raise ValueError(f"both must be of the same images, got {len(values['mse'])} and {len(others['mse'])}")
+    usable = np.isfinite(values["psnr"]) & np.isfinite(others["psnr"])
+    if not usable.any():
+        raise ValueError("no image has a finite PSNR in both")
+    result = {"images": int(usable.sum()), "wins": float(np.mean(values["mse"] < others["mse"]))}
+    for name in ("mse", "psnr", "ssim"):
+        differences = (values[name] - others[name])[usable]
+        low, high = bootstrap_interval(differences, confidence, resamples, seed)
+        result |= {name: float(differences.mean()), f"{name}_low": low, f"{name}_high": high}
+    return result
+
+
+def by_group(values: dict, groups) -> dict:
+    """:func:`summarize` for each group of images: by class, or by the sigma of their blur.
+
+    Args:
+        values: of :func:`per_image`.
+        groups: ``(n,)``, the group of each image.
+
+    Returns:
+        dict: group -> summary, in the groups' order.
+
+    Raises:
+        ValueError: another number of groups than of images.
+    """
+    groups = np.asarray(groups)
+    if groups.shape != values["mse"].shape:
+        raise ValueError(f"groups must have the shape {values['mse'].shape}, got {groups.shape}")
+    return {
+        group.item(): summarize({name: column[groups == group] for name, column in values.items()}) for group in np.unique(groups)
+    }
+
+
 def radial_power(images, bins: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """Mean power of images by spatial frequency, over all directions, images and colours.
 

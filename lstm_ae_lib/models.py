@@ -1,9 +1,11 @@
 """Builders that stack layers into models. A builder's arguments are plain values, so that a saved model is its builder's
 name, these arguments and a file of weights."""
 
-from lstm_ae_lib import checks
+import math
+
+from lstm_ae_lib import checks, peers
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import FastLSTM, ImageToRows, LSTMSweep, RowsToImage, SpectralWiener
+from lstm_ae_lib.layers import ChannelScale, FastLSTM, ImageToRows, LSTMSweep, RowsToImage, SpectralWiener
 
 layers = keras.layers
 
@@ -73,7 +75,28 @@ def linear_filter(image_shape=(32, 32, 3), transform: str = "dct1"):
     return keras.Sequential([layers.Input(image_shape), SpectralWiener(transform, name="filter")], name="linear_filter")
 
 
-BUILDERS = {builder.__name__: builder for builder in (reference_lstm_autoencoder, linear_filter)}
+def set_linear_start(model, fitted) -> None:
+    """Gives a model that starts from a linear estimate the numbers of a fitted filter.
+
+    Args:
+        model: built with ``linear_start``; one without is left as it is.
+        fitted: what :func:`lstm_ae_lib.classical.fit_linear_filter` returned, in the same transform.
+
+    Raises:
+        ValueError: a filter of another transform or another image size.
+    """
+    for layer in model.layers:
+        if isinstance(layer, SpectralWiener):
+            source = next(other for other in fitted.layers if isinstance(other, SpectralWiener))
+            if layer.transform != source.transform:
+                raise ValueError(f"the model starts from {layer.transform}, the fitted filter is of {source.transform}")
+            layer.set_weights(source.get_weights())
+
+
+BUILDERS = {
+    builder.__name__: builder
+    for builder in (reference_lstm_autoencoder, linear_filter, peers.dncnn, peers.rednet, peers.unet, peers.nafnet)
+}
 
 
 def build(builder: str, arguments: dict):
@@ -111,11 +134,16 @@ def multiply_adds(model) -> int:
         elif isinstance(layer, LSTMSweep):
             _, height, width, channels = layer.input.shape
             total += 2 * height * width * 4 * layer.units * (channels + layer.units)
+        elif isinstance(layer, layers.DepthwiseConv2D):
+            total += math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
+        elif isinstance(layer, layers.Conv2DTranspose):
+            total += math.prod(layer.input.shape[1:3]) * math.prod(layer.kernel.shape)
+        elif isinstance(layer, layers.Conv2D):
+            total += math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
+        elif isinstance(layer, layers.BatchNormalization | layers.LayerNormalization | ChannelScale):
+            pass  # element-wise
         elif isinstance(layer, layers.Dense):
-            positions = 1
-            for size in layer.input.shape[1:-1]:
-                positions *= size
-            total += positions * layer.kernel.shape[0] * layer.kernel.shape[1]
+            total += math.prod(layer.input.shape[1:-1]) * layer.kernel.shape[0] * layer.kernel.shape[1]
         elif isinstance(layer, SpectralWiener):
             _, height, width, channels = layer.input.shape
             total += height * width * channels * (2 * (height + width) + channels)

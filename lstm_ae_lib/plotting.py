@@ -108,6 +108,47 @@ def curves(positions, values: dict, title: str, xlabel: str, ylabel: str, log: b
     return figure
 
 
+def quality_against_cost(points: list, title: str):
+    """PSNR over parameters, and over multiply-adds of one image, side by side.
+
+    Args:
+        points: ``(name, parameters, multiply-adds, PSNR in dB)``.
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
+    for axis, place, label in zip(axes, (1, 2), ("parameters", "multiply-adds of one image"), strict=True):
+        for number, point in enumerate(points):
+            axis.plot(point[place], point[3], "os^DvP*X"[number % 8], color=f"C{number % 10}", label=point[0])
+        axis.set(xlabel=label, xscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="PSNR (dB)")
+    axes[1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def learning_curves(histories: dict, title: str, baselines: dict):
+    """Validation PSNR over images seen, and over minutes, side by side.
+
+    Args:
+        histories: name -> ``images``, ``minutes`` and ``psnr``, each a list.
+        title: of the figure.
+        baselines: name -> PSNR in dB, drawn as horizontal lines.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
+    for axis, place, label in zip(axes, ("images", "minutes"), ("images seen", "minutes of training"), strict=True):
+        for name, history in histories.items():
+            axis.plot(history[place], history["psnr"], marker=".", markersize=3, label=name)
+        for name, value in baselines.items():
+            axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2f} dB)")
+        axis.set(xlabel=label, xscale="log" if place == "images" else "linear")
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="validation PSNR (dB)")
+    axes[1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def bars_by_class(class_names, values: dict, ylabel: str, title: str):
     """Grouped bars: one group a class, one bar a restorer. ``values``: name -> ``(classes,)``."""
     figure, axis = plt.subplots(figsize=(7.2, 3.0), dpi=DPI)

@@ -1,12 +1,15 @@
 """From recorded runs to what people read: tables, the published numbers, README."""
 
+import csv
 import shutil
 
-from lstm_ae_lib import files, paths, runs
+from lstm_ae_lib import degradations, files, paths, runs
 
 RESTORER_TITLES = {
     "degraded": "degraded", "linear": "linear filter", "reference_lstm": "LSTM autoencoder",
-    "reference_bilstm": "bidirectional LSTM autoencoder",
+    "reference_bilstm": "bidirectional LSTM autoencoder", "dncnn": "DnCNN", "rednet": "RED-Net", "unet": "U-Net",
+    "nafnet": "NAFNet", "unsharp": "unsharp mask", "wiener": "Wiener filter", "richardson_lucy": "Richardson-Lucy",
+    "total_variation": "total variation", "non_local_means": "non-local means", "wavelet": "wavelets",
 }  # fmt: skip
 
 README_MARKS = "<!-- results: written by `python -m lstm_ae_lib publish` -->", "<!-- end of results -->"
@@ -22,6 +25,17 @@ def format_table(rows: list, columns: list) -> str:
     widths = [max(len(line[number]) for line in cells) for number in range(len(columns))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def protocols_table() -> str:
+    """All protocols: what they do, with which constants, and where they come from."""
+    return format_table(list(degradations.PROTOCOLS.values()), [
+        ("protocol", lambda protocol: protocol.name), ("blur", lambda protocol: protocol.blur),
+        ("noise", lambda protocol: f"{protocol.noise:.3g}" if protocol.noise else "-"),
+        ("pixels", lambda protocol: "8 bits" if protocol.eight_bit else "float"),
+        ("what it does", lambda protocol: protocol.summary), ("defined by", lambda protocol: protocol.source),
+        ("notes", lambda protocol: protocol.notes or "-"),
+    ])  # fmt: skip
 
 
 def metrics_table(records: list) -> str:
@@ -87,6 +101,58 @@ def reference_records(**wanted) -> list:
     return sorted(chosen, key=_order)
 
 
+def study_records(protocol: str) -> list:
+    """The published test records of a protocol on the full data set, other people's numbers included."""
+    records = reference_records(protocol=protocol, data="full")
+    return [record for record in records if record["split"] == "test" or record["source"] != "measured"]
+
+
+def study_table(records: list) -> str:
+    """Published records as a table with what each number cost: parameters, multiply-adds, minutes, images seen, seed."""
+    return format_table(records, [
+        ("restorer", _title),
+        ("images", lambda record: _shown(record["images"], ",")),
+        ("MSE", lambda record: _shown(record["mse"], ".3e")),
+        ("PSNR dB [95 %]", lambda record: _with_interval(record, "psnr", ".2f")),
+        ("SSIM", lambda record: _shown(record["ssim"], ".4f")),
+        ("parameters", lambda record: f"{record['parameters']:,}" if record["parameters"] else "-"),
+        ("multiply-adds", lambda record: f"{record['multiply_adds']:,}" if record["multiply_adds"] else "-"),
+        ("minutes", lambda record: f"{record['minutes']:.1f}" if record["minutes"] else "-"),
+        ("images seen", lambda record: f"{record['images_seen']:,}" if record["images_seen"] else "-"),
+        ("seed", lambda record: _shown(record["seed"], "d")),
+        ("run", lambda record: record["run"] or record["source"]),
+    ])  # fmt: skip
+
+
+def cost_points(records: list) -> list:
+    """Of records, those with parameters and a PSNR, as ``(title, parameters, multiply-adds, PSNR)``."""
+    return [
+        (_title(record), record["parameters"], record["multiply_adds"], record["psnr"])
+        for record in records
+        if record["parameters"] and record["multiply_adds"] and record["psnr"]
+    ]
+
+
+def published_histories(protocol: str) -> dict:
+    """Of a protocol's published trainings by the minute: title -> images seen, minutes and validation PSNR, each a list."""
+    found = {}
+    for record in study_records(protocol):
+        file = paths.published_dir() / str(record["run"]) / "history.csv"
+        if record["source"] != "measured" or not record["images_seen"] or record["restorer"] == "linear" or not file.is_file():
+            continue
+        with open(file, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        if rows and "minutes" in rows[0] and "val_psnr" in rows[0]:
+            columns = {"images": "images", "minutes": "minutes", "psnr": "val_psnr"}
+            found[_title(record)] = {name: [float(row[column]) for row in rows] for name, column in columns.items()}
+    return found
+
+
+def _title(record):
+    title = RESTORER_TITLES.get(record["restorer"], record["restorer"])
+    return title if record["budget"] in ("none", "closed form", "tuned", None) else f"{title}, {record['budget']}"
+
+
 def publish(names) -> list:
     """Copies finished runs' records into the repository: this is how a number gets into README and notebooks.
 
@@ -109,7 +175,7 @@ def publish(names) -> list:
         run = runs.open_run(name)
         if runs.status(run.record) != "finished":
             raise ValueError(f"only a finished run can be published; {name!r} is {runs.status(run.record)}")
-        for file in ("run.json", "history.csv", "metrics.json"):
+        for file in ("run.json", "metrics.json"):
             run.need(file)
         chosen.append(run)
     target = paths.reference_metrics_file()
@@ -127,7 +193,8 @@ def publish(names) -> list:
         folder = paths.published_dir() / run.name
         folder.mkdir(parents=True, exist_ok=True)
         for file in ("history.csv", "metrics.json"):
-            shutil.copyfile(run.path(file), folder / file)
+            if run.path(file).is_file():  # what was not trained has no history
+                shutil.copyfile(run.path(file), folder / file)
         files.write_json(folder / "run.json", {name: value for name, value in run.record.items() if name != "process"})
     files.write_json(target, {"records": records + published})
     update_readme()
@@ -154,13 +221,17 @@ def readme_table(records: list) -> str:
         )
     measured = [record for record in shown if record["source"] == "measured"]
     trained = sorted(
-        {(record["budget"], record["run"]) for record in measured if record["images_seen"] and record["restorer"] != "linear"}
+        {
+            (f"{record['budget']} images" if "epochs" in record["budget"] else record["budget"], record["run"])
+            for record in measured
+            if record["images_seen"] and record["multiply_adds"] and record["restorer"] != "linear"
+        }
     )
     hardware = sorted({record["hardware"] for record in measured})
     images = sorted({record["images"] for record in measured})
     lines += ["", (
         f"Measured on {' / '.join(f'{count:,}' for count in images)} test images, one seed; intervals are a bootstrap over images. "
-        f"Training: {'; '.join(f'{budget} images (`{run}`)' for budget, run in trained)}; minutes are of training alone, on "
+        f"Training: {'; '.join(f'{budget} (`{run}`)' for budget, run in trained)}; minutes are of training alone, on "
         f"{' / '.join(hardware)}."
     )]  # fmt: skip
     return "\n".join(lines)

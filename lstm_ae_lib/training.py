@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, files
+from lstm_ae_lib import checks, files, threads
 from lstm_ae_lib._backend import keras
 
 ops = keras.ops
@@ -482,6 +482,64 @@ def _columns(rows):
     return list(dict.fromkeys(["epoch", *(name for row in rows for name in row)]))
 
 
+class TimeBudget(keras.callbacks.Callback):
+    """Ends a training when its minutes are used up; over the last quarter of them the learning rate falls to zero.
+
+    Networks of different cost are compared at the same minutes this way, each with a whole schedule. Only steps count:
+    neither building the graph in the first call, nor validation, nor saving. In the logs, and so in the history, stand the
+    ``minutes`` and the ``images`` seen until then. Give it to :class:`Checkpoints` too (``callbacks=``), and a resumed
+    training goes on with the minutes it has left. How many steps fit into the minutes is not repeatable; everything else is.
+
+    Args:
+        minutes: above 0.
+        learning_rate: before it falls, above 0, at most 1.
+        images: in the training set, at least 1.
+        batch_size: images per step.
+        share: of the minutes over which the rate falls, above 0, at most 1. Default 0.25.
+        clock: ``"wall"`` (default), or ``"cpu"``: the processor time of this process divided by the cores it may use. On a
+            machine that does nothing else the two are the same; where others compute too, processor time is the fair one.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, minutes, learning_rate, images, batch_size, share=0.25, clock="wall"):
+        super().__init__()
+        self.minutes = float(checks.number(minutes, "minutes", 0, 1e6, above_low=True))
+        self.learning_rate = float(checks.number(learning_rate, "learning_rate", 0, 1, above_low=True))
+        self.images = int(checks.number(images, "images", 1, 2**53, whole=True))
+        self.batch_size = int(checks.number(batch_size, "batch_size", 1, self.images, whole=True))
+        self.share = float(checks.number(share, "share", 0, 1, above_low=True))
+        self.clock = checks.choice(clock, "clock", ("wall", "cpu"))
+        self.seconds, self.steps = 0.0, 0
+
+    def _now(self):
+        return time.monotonic() if self.clock == "wall" else time.process_time() / threads.cores()
+
+    def on_train_begin(self, logs=None):
+        self._first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._last = self._now()
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = self._now()
+        self.seconds += 0.0 if self._first else now - self._last
+        self._last, self._first = now, False
+        self.steps += self.model.steps_per_execution
+        left = 1 - self.seconds / (60 * self.minutes)
+        self.model.optimizer.learning_rate = self.learning_rate * min(max(left / self.share, 0.0), 1.0)
+        if left <= 0:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:  # the same dictionary goes to the callbacks after this one
+            from lstm_ae_lib import datasets
+
+            logs["minutes"] = self.seconds / 60
+            logs["images"] = datasets.images_seen(self.images, self.batch_size, self.steps)
+
+
 class Progress(keras.callbacks.Callback):
     """Progress that a person can read: images per second, time left, validation PSNR.
 
@@ -492,10 +550,12 @@ class Progress(keras.callbacks.Callback):
         images: in an epoch, at least 1.
         bar: True, False, or None to decide: a bar in a terminal and in Jupyter; lines elsewhere, in a kernel that papermill
             or nbval started, and wherever the environment says ``LSTM_AE_PROGRESS=lines``.
+        budget: the :class:`TimeBudget` that ends the training, if one does; it then says how much time is left.
     """
 
-    def __init__(self, images, bar=None):
+    def __init__(self, images, bar=None, budget=None):
         super().__init__()
+        self.budget = budget
         self.images = int(checks.number(images, "images", 1, 2**53, whole=True))
         if bar is None:
             bar = (sys.stdout.isatty() or _in_jupyter()) and os.environ.get("LSTM_AE_PROGRESS") != "lines"
@@ -513,7 +573,7 @@ class Progress(keras.callbacks.Callback):
             if self.bar:
                 import tqdm
 
-                total = self.images * self.params["epochs"]
+                total = None if self.budget else self.images * self.params["epochs"]
                 self._bar = tqdm.tqdm(total=total, initial=epoch * self.images, unit=" images", file=sys.stdout, mininterval=0.5,
                                       bar_format="{l_bar}{bar:20}| {rate_fmt}, {remaining} left{postfix}")  # fmt: skip
 
@@ -527,15 +587,15 @@ class Progress(keras.callbacks.Callback):
         now = time.monotonic()
         done = epoch + 1 - self._first
         left = (now - self._started) / done * (self.params["epochs"] - epoch - 1)
+        where = f"epoch {epoch + 1}/{self.params['epochs']}"
+        if self.budget:
+            left, where = max(60 * self.budget.minutes - self.budget.seconds, 0.0), f"part {epoch + 1}"
         if self._bar is not None:
-            self._bar.set_postfix_str(f"epoch {epoch + 1}/{self.params['epochs']}, {self._last}", refresh=False)
+            self._bar.set_postfix_str(f"{where}, {self._last}", refresh=False)
             self._bar.update(self.images * (epoch + 1) - self._bar.n)
         else:
             rate = self.images / max(now - self._epoch_started, 1e-9)
-            print(
-                f"epoch {epoch + 1}/{self.params['epochs']}: {self._last}, {rate:,.0f} images/s, {left / 60:.1f} min left",
-                flush=True,
-            )
+            print(f"{where}: {self._last}, {rate:,.0f} images/s, {left / 60:.1f} min left", flush=True)
 
     def on_train_end(self, logs=None):
         if self._bar is not None:

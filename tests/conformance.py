@@ -4,7 +4,7 @@ a public layer or builder that is missing here fails a test."""
 import dataclasses
 from collections.abc import Callable
 
-from lstm_ae_lib import degradations, layers, metrics, models
+from lstm_ae_lib import degradations, layers, metrics, models, peers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,9 @@ LAYERS = [
     Case("FastLSTM-last", lambda **k: layers.FastLSTM(4, go_backwards=True, **k), (8, 5)),
     Case("LSTMSweep-rows", lambda **k: layers.LSTMSweep(4, "rows", **k), (8, 6, 3)),
     Case("LSTMSweep-columns", lambda **k: layers.LSTMSweep(4, "columns", **k), (8, 6, 3)),
+    Case("SimpleGate", lambda **k: layers.SimpleGate(**k), (8, 6, 4)),
+    Case("ChannelScale", lambda **k: layers.ChannelScale(0.5, **k), (8, 6, 3)),
+    Case("DepthToSpace", lambda **k: layers.DepthToSpace(2, **k), (8, 6, 12)),
     Case("SpectralWiener-dct1", lambda **k: layers.SpectralWiener("dct1", **k), (8, 6, 3)),
     Case("SpectralWiener-dct2", lambda **k: layers.SpectralWiener("dct2", **k), (8, 6, 3)),
     Case("GaussianBlur", lambda **k: degradations.GaussianBlur(1.5, **k), (8, 6, 3)),
@@ -39,6 +42,11 @@ MODELS = [
     Case("reference_lstm_autoencoder", lambda: models.reference_lstm_autoencoder(**SMALL), (8, 6, 3)),
     Case("reference_lstm_autoencoder-bi", lambda: models.reference_lstm_autoencoder(**SMALL, bidirectional=True), (8, 6, 3)),
     Case("reference_lstm_autoencoder-narrow", lambda: models.reference_lstm_autoencoder(**SMALL, bottleneck=3), (8, 6, 3)),
+    Case("dncnn", lambda: peers.dncnn((8, 6, 3), width=4, depth=4), (8, 6, 3)),
+    Case("dncnn-linear", lambda: peers.dncnn((8, 6, 3), width=4, depth=4, linear_start="dct1"), (8, 6, 3)),
+    Case("rednet", lambda: peers.rednet((8, 6, 3), width=4, depth=3), (8, 6, 3)),
+    Case("unet", lambda: peers.unet((8, 4, 3), width=3, levels=2), (8, 4, 3)),
+    Case("nafnet", lambda: peers.nafnet((8, 4, 3), width=4, encoder=(1, 1), middle=1, decoder=(1, 1)), (8, 4, 3)),
     Case("linear_filter", lambda: models.linear_filter((8, 6, 3), "dct1"), (8, 6, 3)),
 ]
 

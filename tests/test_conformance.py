@@ -127,7 +127,8 @@ def test_one_training_step_moves_every_weight_and_lowers_the_loss(case):
     before = [weight.copy() for weight in model.get_weights()]
     losses = [float(model.train_on_batch(degraded, clean)) for _ in range(5)]
     for old, new, variable in zip(before, model.get_weights(), model.weights, strict=True):
-        assert not np.array_equal(old, new), f"{variable.path} did not move"
+        fixed = variable.path.startswith("linear/")  # the fitted start of a network
+        assert np.array_equal(old, new) == fixed, f"{variable.path} {'moved' if fixed else 'did not move'}"
     assert losses[-1] < losses[0] and np.isfinite(losses).all()
 
 

@@ -323,12 +323,18 @@ def test_order_and_flips_are_independent_even_where_seed_and_epoch_are_the_same_
             assert 200 < flips[500:].sum() < 300
 
 
-def test_training_resumes_at_an_epoch():
+@pytest.mark.parametrize("start", [{"first_epoch": 2, "first_step": 3}, {"first_step": 17}, {"first_epoch": 1, "first_step": 10}])
+def test_training_resumes_in_the_middle_of_an_epoch(start):
     whole = list(batches_of().take(21))
-    resumed = list(batches_of(first_epoch=2).take(7))  # 7 steps an epoch
-    for (degraded, clean), (degraded_again, clean_again) in zip(whole[14:], resumed, strict=True):
+    resumed = list(batches_of(**start).take(4))  # 7 steps an epoch
+    for (degraded, clean), (degraded_again, clean_again) in zip(whole[17:], resumed, strict=True):
         np.testing.assert_array_equal(degraded, degraded_again)
         np.testing.assert_array_equal(clean, clean_again)
+
+
+def test_images_seen_are_those_of_the_batches():
+    seen = np.cumsum([len(clean) for _, clean in batches_of().take(16)])
+    assert [datasets.images_seen(50, 8, steps) for steps in range(1, 17)] == seen.tolist()
 
 
 @pytest.mark.parametrize("name", tuple(degradations.PROTOCOLS))
@@ -367,6 +373,7 @@ def test_evaluation_goes_through_once_in_order(sample):
         ({"seed": -1}, "seed must be"),
         ({"protocol": "gauss9"}, "protocol must be one of"),
         ({"clean": np.zeros((50, 4, 4, 3), np.float32)}, "clean must be uint8"),
+        ({"first_step": -1}, "first_step must be a whole number from 0"),
         ({"degraded": np.zeros((49, 4, 4, 3), np.uint8)}, "degraded and clean must have the same shape"),
     ],
 )

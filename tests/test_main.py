@@ -6,20 +6,20 @@ import fake_cifar
 import numpy as np
 import pytest
 
-from lstm_ae_lib import __main__, datasets, paths
+from lstm_ae_lib import __main__, datasets, degradations, paths
 
 
 def test_help_is_quick_and_lists_every_command():
     done = subprocess.run([sys.executable, "-m", "lstm_ae_lib", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for command in ("data", "protocols", "run", "runs", "publish", "bench", "notebooks"):
+    for command in ("data", "protocols", "run", "sweep", "runs", "publish", "bench", "notebooks"):
         assert re.search(rf"^ +{command}\s", done.stdout, re.M), command
 
 
 def test_protocols(capsys):
     assert __main__.main(["protocols"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["reference", "gauss1", "gauss2", "gauss3"]
+    assert [line.split()[0] for line in lines[2:]] == list(degradations.PROTOCOLS)
 
 
 def test_data_says_what_it_has(made, monkeypatch, capsys):
@@ -43,7 +43,7 @@ def test_data_that_cannot_be_had_exits_with_1(made, monkeypatch, capsys, tmp_pat
         (["run", "-p", "epochs", "0"], "the parameter epochs must be from 1 to 10000, got 0"),
         (
             ["run", "-p", "protocol", "gauss9"],
-            "the parameter protocol must be one of reference, gauss1, gauss2, gauss3; got 'gauss9'",
+            "the parameter protocol must be one of reference, gauss1, gauss2, gauss3, blind, noisy",
         ),
         (["run", "-p", "sigma", "-1"], "the parameter sigma must be from 0 to 64, got -1.0"),
         (["run", "--preset", "slow"], "preset must be one of full, precursor, quick; got 'slow'"),

@@ -109,3 +109,41 @@ def test_radial_power_finds_the_frequency_of_a_grating():
         grating = np.cos(2 * np.pi * cycles * (rows + 0.5))[None, :, None, None] * np.ones((1, 32, 32, 3))
         frequencies, power = metrics.radial_power(grating)
         assert abs(frequencies[np.argmax(power)] - cycles) < 1 / 32
+
+
+def test_a_paired_comparison_sees_what_two_intervals_hide(clean):
+    """All images differ more from one another than the two restorers do, and yet one is better on every image."""
+    generator = np.random.default_rng(0)
+    base = clean / 255.0
+    strength = np.linspace(0.01, 0.2, len(base))[:, None, None, None]
+    noise = strength * generator.standard_normal(base.shape)
+    worse, better = np.clip(base + noise, 0, 1), np.clip(base + 0.97 * noise, 0, 1)
+    first, second = metrics.evaluate(clean, better), metrics.evaluate(clean, worse)
+    assert first["psnr_low"] < second["psnr_high"]
+    found = metrics.compare(clean, better, worse)
+    assert found["wins"] == 1 and found["images"] == len(clean)
+    assert 0 < found["psnr_low"] < found["psnr"] < found["psnr_high"] < 0.4 and found["mse_high"] < 0
+    backwards = metrics.compare(clean, worse, better)
+    assert backwards["psnr"] == pytest.approx(-found["psnr"]) and backwards["wins"] == 0
+    same = metrics.compare(clean, worse, worse)
+    assert same["psnr"] == same["psnr_low"] == same["psnr_high"] == 0
+
+
+def test_pairs_without_an_error_do_not_count(clean):
+    restored = np.where(np.arange(len(clean))[:, None, None, None] < 3, clean, clean // 2)
+    assert metrics.compare(clean, restored, clean // 3)["images"] == len(clean) - 3
+    with pytest.raises(ValueError, match="no image has a finite PSNR in both"):
+        metrics.compare(clean, clean, clean // 2)
+    values = metrics.per_image(clean, clean // 2)
+    with pytest.raises(ValueError, match="both must be of the same images, got 24 and 23"):
+        metrics.compare_values(values, {name: column[1:] for name, column in values.items()})
+
+
+def test_groups_are_summarised_apart(clean):
+    values = metrics.per_image(clean, clean // 2)
+    groups = np.arange(len(clean)) % 3
+    found = metrics.by_group(values, groups)
+    assert list(found) == [0, 1, 2] and sum(summary["images"] for summary in found.values()) == len(clean)
+    assert found[1]["psnr"] == pytest.approx(values["psnr"][1::3].mean())
+    with pytest.raises(ValueError, match="groups must have the shape"):
+        metrics.by_group(values, groups[1:])

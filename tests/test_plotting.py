@@ -58,3 +58,19 @@ def test_save_writes_a_picture_in_a_new_folder(tmp_path):
     plotting.save(plotting.image_row([np.zeros((4, 4, 3))], ["black"]), path)
     assert cv2.imread(str(path)).shape[2] == 3
     assert [entry.name for entry in path.parent.iterdir()] == ["01_x.png"]
+
+
+def test_quality_is_drawn_over_both_costs():
+    figure = plotting.quality_against_cost([("a", 1000, 10**6, 26.0), ("b", 2000, 10**7, 27.0)], "title")
+    left, right = ([line.get_xydata().tolist() for line in axis.get_lines()] for axis in figure.axes)
+    assert left == [[[1000.0, 26.0]], [[2000.0, 27.0]]] and right == [[[1e6, 26.0]], [[1e7, 27.0]]]
+    assert [axis.get_xlabel() for axis in figure.axes] == ["parameters", "multiply-adds of one image"]
+
+
+def test_learning_is_drawn_over_images_and_minutes():
+    histories = {"net": {"images": [10, 20], "minutes": [1, 2], "psnr": [25, 26]}}
+    figure = plotting.learning_curves(histories, "title", {"linear filter": 26.5})
+    for axis, positions in zip(figure.axes, ([10, 20], [1, 2]), strict=True):
+        curve, line = axis.get_lines()
+        assert curve.get_xdata().tolist() == positions and curve.get_ydata().tolist() == [25, 26]
+        assert set(line.get_ydata()) == {26.5}

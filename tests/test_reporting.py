@@ -56,8 +56,8 @@ def test_publishing_checks_everything_before_it_writes(run, tracked):
     with pytest.raises(ValueError, match="only a finished run can be published; 'one' is interactive"):
         reporting.publish(["one"])
     run.update(status="finished")
-    run.path("history.csv").unlink()
-    with pytest.raises(FileNotFoundError, match="has no history.csv"):
+    run.path("metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match="has no metrics.json"):
         reporting.publish(["one"])
     assert (sorted(tracked.rglob("*")), (tracked / "reference_metrics.json").read_text()) == before
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lstm_ae_lib import training
+from lstm_ae_lib import datasets, training
 from lstm_ae_lib._backend import keras
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -442,3 +442,66 @@ def test_two_devices_lose_as_one(tmp_path):
         losses[devices] = [float(value) for value in done.stdout.split()]
     assert len(losses["one"]) == 3 and losses["one"][2] < losses["one"][0]
     np.testing.assert_allclose(losses["two"], losses["one"], rtol=1e-5)
+
+
+# --- a budget of minutes ----------------------------------------------------------------------------------------------
+
+
+def budgeted(tmp_path, minutes, **options):
+    budget = training.TimeBudget(minutes, 0.01, images=90, batch_size=8, **options)
+    return budget, training.Checkpoints(tmp_path / "budget", history=tmp_path / "history.csv", callbacks=[budget])
+
+
+def model_to_train():
+    inputs = keras.layers.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 3, padding="same")(inputs))
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    return model
+
+
+def images_to_train():
+    return np.random.default_rng(0).integers(0, 256, (90, 8, 8, 3), dtype=np.uint8)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_a_budget_ends_the_training_and_lets_the_rate_fall(tmp_path, clock):
+    model = model_to_train()
+    batches = datasets.training_batches(images_to_train(), "gauss1", 8, 0)
+    budget, checkpoints = budgeted(tmp_path, 0.03, clock=clock)
+    rates = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: rates.append(float(model.optimizer.learning_rate)))
+    history = model.fit(
+        batches, steps_per_epoch=5, epochs=10**6, shuffle=False, verbose=0, callbacks=[budget, watch, checkpoints]
+    ).history
+    assert 0.03 <= history["minutes"][-1] < 0.06 and history["images"][-1] == datasets.images_seen(90, 8, budget.steps)
+    assert history["images"][0] == 40 and budget.steps == len(rates)
+    assert rates[0] == pytest.approx(0.01) and rates[-1] == 0 and all(a >= b for a, b in zip(rates, rates[1:], strict=False))
+    assert 0.1 < np.mean(np.array(rates) < 0.0099) < 0.5
+
+
+@only_tensorflow
+def test_a_resumed_training_has_the_minutes_that_are_left(tmp_path):
+    spent = []
+    for part in range(2):
+        model = model_to_train()
+        budget, checkpoints = budgeted(tmp_path, 0.05 if part else 0.025)
+        batches = datasets.training_batches(images_to_train(), "gauss1", 8, 0, first_step=checkpoints.epoch * 5)
+        model.fit(batches, steps_per_epoch=5, epochs=10**6, initial_epoch=checkpoints.epoch, shuffle=False, verbose=0,
+                  callbacks=[budget, checkpoints])  # fmt: skip
+        spent.append((budget.seconds, budget.steps))
+    assert 1.5 <= spent[0][0] < 3.0 <= spent[1][0] < 4.5 and spent[1][1] > spent[0][1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 0.01, 90, 8), "minutes must be a number above 0"),
+        ((1, 0, 90, 8), "learning_rate must be a number above 0"),
+        ((1, 0.01, 90, 8, 0.25, "sun"), "clock must be one of wall, cpu; got 'sun'"),
+        ((1, 0.01, 90, 91), "batch_size must be a whole number from 1 to 90, got 91"),
+    ],
+)
+def test_bad_budgets_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        training.TimeBudget(*arguments)

@@ -1,0 +1,223 @@
+"""What a practitioner would pick instead of a recurrent autoencoder: convolutional networks for restoration, each faithful to
+its paper, with an argument for its size.
+
+All of them restore what the degraded image, or a linear estimate of the clean one, still lacks: with ``linear_start`` a
+network sees the linear estimate and what it took away, and its output is added to that estimate. A blur is nearly linear,
+and without this start a short training is spent on learning what a closed form gives. The start's numbers are fitted, not
+trained: :func:`lstm_ae_lib.models.set_linear_start`. The last layer begins at zero, so that every network begins as what it
+starts from.
+"""
+
+from lstm_ae_lib import checks
+from lstm_ae_lib._backend import keras
+from lstm_ae_lib.layers import ChannelScale, DepthToSpace, SimpleGate, SpectralWiener
+
+layers = keras.layers
+
+
+def dncnn(image_shape=(32, 32, 3), width: int = 64, depth: int = 10, linear_start: str = "", name: str = "dncnn"):
+    """DnCNN: a plain stack of convolutions with batch normalisation that predicts the residual (Zhang et al., "Beyond a
+    Gaussian Denoiser", 2017).
+
+    convolution, ReLU -> (depth - 2) x (convolution without bias, batch normalisation, ReLU) -> convolution, all 3x3. The
+    paper has 17 to 20 layers; the default here is 10, for 300,483 parameters (1,792 + 8 x 37,120 + 1,731).
+
+    Args:
+        image_shape: ``(height, width, channels)``; the first two may be None without ``linear_start``.
+        width: channels of the hidden layers, 1 to 4,096. Default 64, the paper's.
+        depth: convolutions, 3 to 100.
+        linear_start: ``"dct1"`` or ``"dct2"``: start from the linear estimate in that transform; empty: from the degraded
+            image.
+        name: the model's name.
+
+    Returns:
+        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 1, 4096, whole=True)
+    checks.number(depth, "depth", 3, 100, whole=True)
+
+    def body(features, channels):
+        hidden = layers.Conv2D(width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name="first")(features)
+        for place in range(2, depth):
+            hidden = layers.Conv2D(
+                width, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"conv{place}"
+            )(hidden)  # fmt: skip
+            hidden = layers.BatchNormalization(momentum=0.9, name=f"norm{place}")(hidden)
+            hidden = layers.ReLU(name=f"relu{place}")(hidden)
+        return layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", name="last")(hidden)
+
+    return _residual_model(image_shape, linear_start, body, name)
+
+
+def rednet(image_shape=(32, 32, 3), width: int = 64, depth: int = 5, linear_start: str = "", name: str = "rednet"):
+    """RED-Net: convolutions, as many transposed convolutions, and a skip from every second one to its mirror image (Mao et
+    al., "Image Restoration Using Very Deep Convolutional Encoder-Decoder Networks with Symmetric Skip Connections", 2016).
+
+    All 3x3 at full resolution, each followed by a ReLU; a skip is added before it. The paper's RED30 has 15 + 15 layers; the
+    default here is its RED10, 5 + 5, with 298,947 parameters (1,792 + 8 x 36,928 + 1,731).
+
+    Args:
+        depth: convolutions, and as many transposed ones, 2 to 50.
+        image_shape, width, linear_start, name: as for :func:`dncnn`.
+
+    Returns:
+        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 1, 4096, whole=True)
+    checks.number(depth, "depth", 2, 50, whole=True)
+
+    def body(features, channels):
+        hidden, skips = features, []
+        for place in range(1, depth + 1):
+            hidden = layers.Conv2D(
+                width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"conv{place}"
+            )(hidden)  # fmt: skip
+            skips.append(hidden)
+        for place in range(depth, 1, -1):
+            hidden = layers.Conv2DTranspose(width, 3, padding="same", kernel_initializer="he_normal", name=f"deconv{place}")(hidden)
+            # What this layer makes stands where the convolution before its mirror image has put its own.
+            if (depth - place) % 2:
+                hidden = layers.Add(name=f"skip{place}")([hidden, skips[place - 2]])
+            hidden = layers.ReLU(name=f"relu{place}")(hidden)
+        return layers.Conv2DTranspose(channels, 3, padding="same", kernel_initializer="zeros", name="deconv1")(hidden)
+
+    return _residual_model(image_shape, linear_start, body, name)
+
+
+def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start: str = "", name: str = "unet"):
+    """U-Net: two convolutions a level, half the resolution and twice the channels from each to the next, and back with the
+    features of the way down beside those of the way up (Ronneberger et al., 2015).
+
+    It departs from the paper in three things: convolutions keep the size (the paper's lose the border), there are 3 levels
+    below full resolution instead of 4 (a 32x32 image is 4x4 then), and the output is added to what the network starts from.
+
+    Args:
+        width: channels of the first level, 1 to 1,024.
+        levels: how often the resolution is halved, 1 to 8; height and width must be multiples of ``2 ** levels``.
+        image_shape, linear_start, name: as for :func:`dncnn`.
+
+    Returns:
+        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
+
+    Raises:
+        ValueError: an argument out of range, or an image side that the levels do not divide.
+    """
+    checks.number(width, "width", 1, 1024, whole=True)
+    checks.number(levels, "levels", 1, 8, whole=True)
+    _divides(image_shape, 2**levels)
+
+    def twice(hidden, channels, name):
+        for place in (1, 2):
+            hidden = layers.Conv2D(
+                channels, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"{name}_conv{place}"
+            )(hidden)  # fmt: skip
+        return hidden
+
+    def body(features, channels):
+        hidden, skips = features, []
+        for level in range(levels):
+            hidden = twice(hidden, width * 2**level, f"down{level}")
+            skips.append(hidden)
+            hidden = layers.MaxPooling2D(name=f"pool{level}")(hidden)
+        hidden = twice(hidden, width * 2**levels, "bottom")
+        for level in reversed(range(levels)):
+            hidden = layers.Conv2DTranspose(width * 2**level, 2, strides=2, name=f"up{level}")(hidden)
+            hidden = layers.Concatenate(name=f"skip{level}")([skips[level], hidden])
+            hidden = twice(hidden, width * 2**level, f"back{level}")
+        return layers.Conv2D(channels, 1, kernel_initializer="zeros", name="last")(hidden)
+
+    return _residual_model(image_shape, linear_start, body, name)
+
+
+def nafnet(
+    image_shape=(32, 32, 3), width: int = 25, encoder=(2, 2), middle: int = 2, decoder=(2, 2), linear_start: str = "",
+    name: str = "nafnet",
+):  # fmt: skip
+    """NAFNet: a U-shaped network of blocks without activation functions: gates and channel attention instead (Chen et al.,
+    "Simple Baselines for Image Restoration", 2022).
+
+    A block is two residual branches, each scaled by weights that begin at 0: layer norm, 1x1 to twice the channels,
+    depthwise 3x3, gate, channel attention, 1x1; and layer norm, 1x1 to twice the channels, gate, 1x1. Between levels 2x2
+    convolutions with stride 2 double the channels, and 1x1 convolutions with sub-pixel upsampling halve them. The paper's
+    network for deblurring has 36 blocks in 4 levels; it departs from it only in size.
+
+    Args:
+        width: channels of the first level, 1 to 1,024.
+        encoder, decoder: blocks of each level on the way down, and on the way up from the lowest; as many of each, at most 8
+            levels of at most 64 blocks.
+        middle: blocks at the lowest resolution, at most 64.
+        image_shape, linear_start, name: as for :func:`dncnn`; height and width multiples of ``2 ** len(encoder)``.
+
+    Returns:
+        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
+
+    Raises:
+        ValueError: an argument out of range, or an image side that the levels do not divide.
+    """
+    checks.number(width, "width", 1, 1024, whole=True)
+    checks.number(middle, "middle", 0, 64, whole=True)
+    if len(encoder) != len(decoder) or not 1 <= len(encoder) <= 8:
+        raise ValueError(f"encoder and decoder must have the same number of levels, 1 to 8, got {encoder!r} and {decoder!r}")
+    for blocks in (*encoder, *decoder):
+        checks.number(blocks, "the blocks of a level", 0, 64, whole=True)
+    _divides(image_shape, 2 ** len(encoder))
+
+    def block(hidden, name):
+        channels = hidden.shape[-1]
+        branch = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(hidden)
+        branch = layers.Conv2D(2 * channels, 1, name=f"{name}_widen1")(branch)
+        branch = layers.DepthwiseConv2D(3, padding="same", name=f"{name}_depthwise")(branch)
+        branch = SimpleGate(name=f"{name}_gate1")(branch)
+        attention = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(branch)
+        attention = layers.Conv2D(channels, 1, name=f"{name}_attention")(attention)
+        branch = layers.Multiply(name=f"{name}_attend")([branch, attention])
+        branch = layers.Conv2D(channels, 1, name=f"{name}_narrow1")(branch)
+        hidden = layers.Add(name=f"{name}_add1")([hidden, ChannelScale(name=f"{name}_beta")(branch)])
+        branch = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(hidden)
+        branch = layers.Conv2D(2 * channels, 1, name=f"{name}_widen2")(branch)
+        branch = SimpleGate(name=f"{name}_gate2")(branch)
+        branch = layers.Conv2D(channels, 1, name=f"{name}_narrow2")(branch)
+        return layers.Add(name=f"{name}_add2")([hidden, ChannelScale(name=f"{name}_gamma")(branch)])
+
+    def body(features, channels):
+        hidden, skips = layers.Conv2D(width, 3, padding="same", name="first")(features), []
+        for level, blocks in enumerate(encoder):
+            for place in range(blocks):
+                hidden = block(hidden, f"down{level}_{place}")
+            skips.append(hidden)
+            hidden = layers.Conv2D(width * 2 ** (level + 1), 2, strides=2, name=f"down{level}")(hidden)
+        for place in range(middle):
+            hidden = block(hidden, f"middle_{place}")
+        for level, blocks in zip(reversed(range(len(encoder))), decoder, strict=True):
+            hidden = layers.Conv2D(width * 2 ** (level + 2), 1, use_bias=False, name=f"up{level}")(hidden)
+            hidden = DepthToSpace(2, name=f"shuffle{level}")(hidden)
+            hidden = layers.Add(name=f"skip{level}")([hidden, skips[level]])
+            for place in range(blocks):
+                hidden = block(hidden, f"up{level}_{place}")
+        return layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", name="last")(hidden)
+
+    return _residual_model(image_shape, linear_start, body, name)
+
+
+def _residual_model(image_shape, linear_start, body, name):
+    """What every peer is: where it starts from, plus what its layers say is missing there."""
+    checks.choice(linear_start, "linear_start", ("", "dct1", "dct2"))
+    degraded = layers.Input(image_shape, name="degraded")
+    start = features = degraded
+    if linear_start:
+        start = SpectralWiener(linear_start, trainable=False, name="linear")(degraded)
+        taken = layers.Subtract(name="taken")([degraded, start])
+        features = layers.Concatenate(name="start")([start, taken])
+    restored = layers.Add(name="restored")([start, body(features, image_shape[-1])])
+    return keras.Model(degraded, restored, name=name)
+
+
+def _divides(image_shape, factor):
+    if any(size is not None and size % factor for size in tuple(image_shape)[:2]):
+        raise ValueError(f"image_shape must have a height and width that are multiples of {factor}, got {image_shape!r}")

@@ -1,0 +1,127 @@
+"""Many runs from one file, one after the other; killed and started again, it goes on where it was."""
+
+import sys
+from pathlib import Path
+
+from lstm_ae_lib import paths, runner, runs
+
+NOTEBOOKS = ("02_train_autoencoder", "03_evaluate_restoration")
+
+
+def read_sweep(path) -> dict:
+    """Reads and checks a sweep file, before anything runs.
+
+    A YAML file with ``runs`` (each run's name and its own parameters), and if wanted ``parameters`` (of all runs) and
+    ``notebooks`` (default: training and evaluation)::
+
+        parameters: {data: full, minutes: 20}
+        runs:
+          gauss2-dncnn: {protocol: gauss2, model: dncnn}
+          gauss2-unet: {protocol: gauss2, model: unet}
+
+    Args:
+        path: of the file; or the name of one in ``data/sweeps``, without ``.yaml``.
+
+    Returns:
+        dict: ``notebooks``, and ``runs``: name -> all its parameters, of the right types.
+
+    Raises:
+        FileNotFoundError: there is no such file; those in ``data/sweeps`` are listed.
+        ValueError: no such structure, a name that a run cannot have, a parameter that no notebook has or a value it does not
+            take; the message says which run.
+    """
+    import yaml
+
+    known = paths.data_dir() / "sweeps"
+    file = next((found for found in (Path(path), known / f"{path}.yaml") if found.is_file()), None)
+    if file is None:
+        names = ", ".join(sorted(found.stem for found in known.glob("*.yaml"))) or "none"
+        raise FileNotFoundError(f"there is no sweep file {str(path)!r}; those of the study: {names}")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file.name} is no YAML file: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("runs"), dict) or not content["runs"]:
+        raise ValueError(f"{file.name} must hold runs: names, each with its parameters")
+    wrong = sorted(set(content) - {"runs", "parameters", "notebooks"})
+    if wrong:
+        raise ValueError(f"{file.name} holds {', '.join(map(str, wrong))}; allowed are runs, parameters, notebooks")
+    shared, notebooks = content.get("parameters") or {}, tuple(content.get("notebooks") or NOTEBOOKS)
+    wanted = {}
+    for name, own in content["runs"].items():
+        try:
+            runs.check_name(name)
+            if not isinstance(own or {}, dict) or not isinstance(shared, dict):
+                raise ValueError(f"parameters must be names and values, got {own!r}")
+            together = {**shared, **(own or {})}
+            if "run_name" in together:
+                raise ValueError("run_name is not a parameter here: a run's name stands before its parameters")
+            taken = runner.check_parameters({**together, "run_name": name}, notebooks)
+        except ValueError as error:
+            raise type(error)(f"{file.name}, run {name!r}: {error}") from None
+        wanted[name] = {key: value for values in taken.values() for key, value in values.items() if key != "run_name"}
+    return {"notebooks": notebooks, "runs": wanted}
+
+
+def run_sweep(path, quiet: bool = False) -> dict:
+    """Executes the runs of a sweep file, in their order.
+
+    A run that is finished is skipped; one that was interrupted or failed goes on from its last checkpoint; one that fails is
+    noted, and the next one begins. So the same command, given again after anything, does what is left to do.
+
+    Args:
+        path: as for :func:`read_sweep`.
+        quiet: show no progress and none of the kernels' output.
+
+    Returns:
+        dict: name -> what became of it: ``"finished"``, ``"was finished"`` or ``"failed: ..."``.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_sweep`; and a run of that name that was recorded with other parameters.
+            Nothing has run then, and nothing is overwritten.
+    """
+    sweep = read_sweep(path)
+    for name, parameters in sweep["runs"].items():
+        _refuse_another(name, parameters)
+    outcomes = {}
+    for place, (name, parameters) in enumerate(sweep["runs"].items(), 1):
+        folder = runs.Run(name).path("run.json")
+        before = runs.status(runs.open_run(name).record) if folder.is_file() else None
+        if before == "finished":
+            outcomes[name] = "was finished"
+        else:
+            _say(f"run {place} of {len(sweep['runs'])}: {name}" + (f" ({before}: goes on)" if before else ""))
+            try:
+                if before:
+                    runner.resume_chain(name, quiet=quiet)
+                else:
+                    runner.run_chain(name, parameters, sweep["notebooks"], quiet=quiet)
+                outcomes[name] = "finished"
+            except (RuntimeError, OSError) as error:
+                outcomes[name] = f"failed: {error}"
+        _say(f"{name}: {outcomes[name]}")
+    return outcomes
+
+
+def _refuse_another(name, parameters):
+    run = runs.Run(name)
+    if not run.path("run.json").is_file():
+        if run.folder.exists():
+            raise ValueError(f"{run.folder} exists and is no run; nothing was run")
+        return
+    record = runs.open_run(name).record
+    asked = {key: value for key, value in record.get("asked", {}).items() if key != "run_name"}
+    if record.get("runner") != "lstm_ae_lib" or asked != parameters:
+        different = [
+            f"{key}: {asked.get(key, 'default')!r} there, {parameters.get(key, 'default')!r} here"
+            for key in sorted({*asked, *parameters})
+            if asked.get(key) != parameters.get(key)
+        ]
+        raise ValueError(
+            f"the run {name!r} was recorded with other parameters ({'; '.join(different) or 'by a notebook'}); choose another "
+            "name, or delete its folder. Nothing was run"
+        )
+
+
+def _say(message):
+    print(message, file=sys.stderr, flush=True)
