@@ -58,9 +58,9 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
             observed = np.concatenate([observed, np.ones_like(observed[..., :1])], axis=-1)
         seen += observed.swapaxes(-1, -2) @ observed
         wanted += observed.swapaxes(-1, -2) @ target
-    # A frequency that the blur or the rounding wiped out has nothing to invert; the ridge, far below one grey level's
-    # noise, keeps the equations solvable there.
-    seen[..., range(3), range(3)] += 1e-9 * count
+    # A frequency that the blur or the rounding wiped out has nothing to invert; the ridge, as small as the rounding of
+    # float32, keeps the equations solvable there.
+    seen[..., range(3), range(3)] += 1e-14 * count
     solution = np.linalg.solve(seen, wanted)
 
     model = linear_filter((height, width, 3), transform)
@@ -151,12 +151,16 @@ class UnsharpMask(Restorer):
     def _restore(self, images, radius, amount):
         from skimage.filters import unsharp_mask
 
-        return np.stack([unsharp_mask(np.clip(image, 0, 1), radius, amount, channel_axis=-1) for image in images])
+        restored = np.empty_like(images)
+        for index, channel in itertools.product(range(len(images)), range(3)):  # its channel_axis leaves values unset
+            restored[index, ..., channel] = unsharp_mask(np.clip(images[index, ..., channel], 0, 1), radius, amount)
+        return restored
 
 
 class _KnownBlur(Restorer):
     """One that is given the kernel. The image is mirrored to what its border means, so that the kernel runs over a periodic
-    image: no edge effects. Mixed colours are unmixed, a known bias is added, before."""
+    image: no edge effects. A known bias is added before. Mixed colours are taken apart into the three components that the
+    mixing only scales (a DCT-II of the colours)."""
 
     @classmethod
     def fits(cls, protocol):
@@ -166,18 +170,27 @@ class _KnownBlur(Restorer):
         sigmas = (self.protocol.sigma,)
         if self.protocol.sigma_range:  # nobody tells which: the one that serves all images best
             sigmas = tuple(np.linspace(*self.protocol.sigma_range, 8)[1:].round(3))
-        return {"sigma": sigmas, **self.grid}
+        return {"sigma": tuple(float(sigma) for sigma in sigmas), **self.grid}
 
     def _restore(self, images, sigma, **values):
         height, width = images.shape[1:3]
-        if self.protocol.engine == "scipy":
-            images = _unmixed(images + np.float32(1.5 / 255), sigma)
+        images, gains, back = self._colours(images, sigma)
         kernel = self._kernel(sigma, min(height, width))
         psf, restored = np.outer(kernel, kernel), np.empty_like(images)
         for index, image in enumerate(images):
-            for channel in range(3):
-                restored[index, ..., channel] = self._deblurred(self._periodic(image[..., channel]), psf, **values)[:height, :width]
-        return restored
+            for channel, gain in enumerate(gains):
+                periodic = self._periodic(image[..., channel])
+                restored[index, ..., channel] = self._deblurred(periodic, gain * psf, **values)[:height, :width]
+        return restored @ back
+
+    def _colours(self, images, sigma):
+        """The images' colours as components, by how much the mixing scales each, and the matrix that leads back."""
+        if self.protocol.engine != "scipy":
+            return images, (1, 1, 1), np.eye(3, dtype=np.float32)
+        mixing = degradations.blur_matrix(3, degradations.kernel_taps(sigma, "reflect"), "reflect")
+        forward, backward = cosine_basis(3, "dct2")
+        bias = np.float32(1.5 / 255)
+        return (images + bias) @ forward.T.astype(np.float32), np.diag(forward @ mixing @ backward), backward.T.astype(np.float32)
 
     def _kernel(self, sigma, side):
         if self.protocol.passes:
@@ -213,9 +226,14 @@ class Wiener(_KnownBlur):
 
 class RichardsonLucy(_KnownBlur):
     """Richardson-Lucy deconvolution: multiplicative updates that keep every pixel positive (scikit-image's
-    ``richardson_lucy``; Richardson 1972, Lucy 1974)."""
+    ``richardson_lucy``; Richardson 1972, Lucy 1974). It needs positive values, so mixed colours are unmixed before."""
 
     grid = {"iterations": (3, 10, 30, 100)}
+
+    def _colours(self, images, sigma):
+        if self.protocol.engine != "scipy":
+            return super()._colours(images, sigma)
+        return _unmixed(images + np.float32(1.5 / 255), sigma), (1, 1, 1), np.eye(3, dtype=np.float32)
 
     def _deblurred(self, channel, psf, iterations):
         from skimage.restoration import richardson_lucy
@@ -293,8 +311,7 @@ class Wavelet(_Denoiser):
     def _denoised(self, image, strength):
         from skimage.restoration import denoise_wavelet
 
-        return denoise_wavelet(image, sigma=strength * self.protocol.noise, wavelet="db2", channel_axis=-1, convert2ycbcr=True,
-                               rescale_sigma=False)  # fmt: skip
+        return denoise_wavelet(image, sigma=strength * self.protocol.noise, wavelet="db2", channel_axis=-1, convert2ycbcr=True)
 
 
 class LinearFilter(Restorer):

@@ -15,6 +15,8 @@ from lstm_ae_lib._backend import WIDE_FLOAT, keras
 ops = keras.ops
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+# 8-bit pixels that were divided by 255 in float32 differ this little from those in float64: copies, not 150 dB.
+FLOAT_ROUNDING = 1e-14
 
 
 def mse(clean, restored):
@@ -128,6 +130,7 @@ def per_image(clean, restored, chunk: int = 500) -> dict:
         similarities = ssim(*(ops.convert_to_tensor(images, WIDE_FLOAT) for images in pair))
         parts.append((errors, ops.convert_to_numpy(similarities).astype(np.float64)))
     errors, similarities = (np.concatenate(column) for column in zip(*parts, strict=True))
+    errors[errors < FLOAT_ROUNDING] = 0.0
     with np.errstate(divide="ignore"):
         return {"mse": errors, "psnr": -10.0 * np.log10(errors), "ssim": similarities}
 

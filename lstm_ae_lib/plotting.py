@@ -17,6 +17,16 @@ COLOURS = {
     "linear filter": "#1f77b4",
     "LSTM autoencoder": "#d62728",
     "bidirectional LSTM autoencoder": "#9467bd",
+    "DnCNN": "#2ca02c",
+    "RED-Net": "#17becf",
+    "U-Net": "#ff7f0e",
+    "NAFNet": "#8c564b",
+    "unsharp mask": "#bcbd22",
+    "Wiener filter": "#aec7e8",
+    "Richardson-Lucy": "#c49c94",
+    "total variation": "#98df8a",
+    "non-local means": "#f7b6d2",
+    "wavelets": "#dbdb8d",
     "clean": "black",
 }
 
@@ -118,8 +128,9 @@ def quality_against_cost(points: list, title: str):
     figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
     for axis, place, label in zip(axes, (1, 2), ("parameters", "multiply-adds of one image"), strict=True):
         for number, point in enumerate(points):
-            axis.plot(point[place], point[3], "os^DvP*X"[number % 8], color=f"C{number % 10}", label=point[0])
+            axis.plot(point[place], point[3], "os^DvP*X"[number % 8], color=_colour(point[0]), label=point[0])
         axis.set(xlabel=label, xscale="log")
+        axis.xaxis.set_minor_formatter("")
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="PSNR (dB)")
     axes[1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -138,7 +149,7 @@ def learning_curves(histories: dict, title: str, baselines: dict):
     figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
     for axis, place, label in zip(axes, ("images", "minutes"), ("images seen", "minutes of training"), strict=True):
         for name, history in histories.items():
-            axis.plot(history[place], history["psnr"], marker=".", markersize=3, label=name)
+            axis.plot(history[place], history["psnr"], marker=".", markersize=3, color=_colour(name), label=name)
         for name, value in baselines.items():
             axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2f} dB)")
         axis.set(xlabel=label, xscale="log" if place == "images" else "linear")
@@ -160,8 +171,16 @@ def bars_by_class(class_names, values: dict, ylabel: str, title: str):
     lowest, highest = (limit(limit(heights) for heights in values.values()) for limit in (min, max))
     axis.set_ylim(min(0, 1.1 * lowest), max(0, highest) + 0.25 * (max(0, highest) - min(0, lowest)))  # room for the legend
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.legend(fontsize=8, loc="upper center", ncols=len(values))
+    beside = (
+        {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(values) > 3 else {"loc": "upper center", "ncols": len(values)}
+    )
+    axis.legend(fontsize=8, **beside)
     return figure
+
+
+def _colour(name):
+    """Of a restorer, whatever its budget: ``"U-Net, 20 minutes"`` is drawn as ``"U-Net"`` is."""
+    return COLOURS.get(name.split(",")[0])
 
 
 def _pixels(axis, image):

@@ -76,7 +76,8 @@ def test_without_the_offset_the_bias_of_truncation_stays(sample):
 @pytest.mark.parametrize(
     ("degraded", "clean", "message"),
     [
-        (np.zeros((9, 8, 8, 3)), np.zeros((9, 8, 8, 3), np.uint8), "degraded must be uint8"),
+        (np.zeros((9, 8, 8, 3), int), np.zeros((9, 8, 8, 3), np.uint8), "degraded must be uint8 .*, or floating point"),
+        (np.full((9, 8, 8, 3), np.nan), np.zeros((9, 8, 8, 3), np.uint8), "degraded must be finite"),
         (np.zeros((9, 8, 8, 3), np.uint8), np.zeros((8, 8, 8, 3), np.uint8), "degraded and clean must have the same shape"),
         (np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3), np.uint8), "the number of image pairs must be .* got 2"),
     ],
@@ -109,9 +110,9 @@ def test_tuned_on_some_images_it_gains_on_others(name, protocol, sample):
     restorer = classical.make_restorer(name, protocol).fit(degradations.degrade(clean, protocol), clean)
     least = {
         "gauss2": {"unsharp": 1.8, "wiener": 4.0, "richardson_lucy": 3.0, "total_variation": 4.0},
-        "reference": {"unsharp": 1.5, "wiener": 6.0, "richardson_lucy": 3.0, "total_variation": 6.0},
+        "reference": {"unsharp": 1.5, "wiener": 9.0, "richardson_lucy": 3.0, "total_variation": 9.0},
         "noisy": {"unsharp": 0.2, "wiener": 0.5, "richardson_lucy": 0.2},
-        "awgn25": {"non_local_means": 4.0, "wavelet": 4.0, "total_variation": 4.5},
+        "awgn25": {"non_local_means": 4.0, "wavelet": 3.5, "total_variation": 4.5},
     }[protocol].get(name, 1.0)
     assert gain(restorer, sample, protocol) > least, restorer.chosen
 

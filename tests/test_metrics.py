@@ -147,3 +147,8 @@ def test_groups_are_summarised_apart(clean):
     assert found[1]["psnr"] == pytest.approx(values["psnr"][1::3].mean())
     with pytest.raises(ValueError, match="groups must have the shape"):
         metrics.by_group(values, groups[1:])
+
+
+def test_a_copy_in_float32_is_a_copy(clean):
+    assert metrics.evaluate(clean, clean / np.float32(255))["identical"] == len(clean)
+    assert np.isfinite(metrics.per_image(clean, np.clip(clean / 255 + 1e-6, 0, 1))["psnr"]).all()
