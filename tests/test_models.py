@@ -68,13 +68,13 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_build_refuses_what_it_does_not_know():
-    with pytest.raises(ValueError, match="builder must be one of reference_lstm_autoencoder, linear_filter; got 'gan'"):
+    with pytest.raises(ValueError, match="builder must be one of reference_lstm_autoencoder, linear_filter, .*; got 'gan'"):
         models.build("gan", {})
     with pytest.raises(ValueError, match="does not take these arguments"):
         models.build("linear_filter", {"depth": 3})
 
 
 def test_multiply_adds_refuses_a_layer_it_cannot_count():
-    model = keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(3, 3)])
-    with pytest.raises(ValueError, match="Conv2D"):
+    model = keras.Sequential([keras.layers.Input((8, 8, 8, 3)), keras.layers.Conv3D(3, 3)])
+    with pytest.raises(ValueError, match="Conv3D"):
         models.multiply_adds(model)

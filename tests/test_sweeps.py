@@ -9,7 +9,7 @@ import time
 import pytest
 from test_runner import notebooks, write_notebook  # noqa: F401 - a fixture
 
-from lstm_ae_lib import __main__, paths, runner, runs, sweeps
+from lstm_ae_lib import __main__, degradations, paths, runner, runs, sweeps
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def sweep(notebooks, tmp_path):  # noqa: F811
 
 
 def test_the_studys_own_sweep_fits_the_notebooks():
+    assert len(sweeps.read_sweep("classical")["runs"]) == len(degradations.PROTOCOLS)
     content = sweeps.read_sweep("compare")
     assert {values["protocol"] for values in content["runs"].values()} == {"gauss2", "blind", "reference", "noisy"}
     assert {values["minutes"] for values in content["runs"].values()} == {20.0}
@@ -118,4 +119,4 @@ def test_a_wrong_file_stops_it_before_anything_runs(sweep, made, text, message):
 
 def test_a_sweep_that_is_not_there(capsys):
     assert __main__.main(["sweep", "comprae"]) == 2
-    assert "there is no sweep file 'comprae'; those of the study: compare" in capsys.readouterr().err
+    assert "there is no sweep file 'comprae'; those of the study: classical, compare" in capsys.readouterr().err
