@@ -309,7 +309,9 @@ def _order(record):
 
 
 def _what(record):
-    return tuple(record[name] for name in ("protocol", "restorer", "split", "mse", "psnr", "data_hash", "images"))
+    # To five digits: what float32 leaves of the same pixels differs after that.
+    numbers = tuple(f"{record[name]:.4e}" for name in ("mse", "psnr") if record[name] is not None)
+    return (*(record[name] for name in ("protocol", "restorer", "split", "data_hash", "images")), *numbers)
 
 
 def _shown(value, style):
