@@ -254,17 +254,18 @@ def speed_table(training: list, growth: list) -> str:
         ratio = f"{mine['ratio_to_pytorch']:.2f} [{mine['ratio_low']:.2f}, {mine['ratio_high']:.2f}]"
         share = f"{mine['fraction_of_gemm']:.0%}" if "fraction_of_gemm" in mine else "-"
         lines.append(f"| {task} | {batch} | {' | '.join(times)} | {ratio} | {share} |")
+    batches = {record["task"]: record["batch"] for record in here}
     milliseconds = {record["task"]: record["milliseconds"] for record in here if record["implementation"] == "project"}
     bare = milliseconds["step with one batch"]
-    shares = [f"{milliseconds[task] / bare - 1:.1%}" for task in ("step with pipeline", "step with kept pipeline")]
+    making = milliseconds["making the pipeline"] / batches["making the pipeline"]
     exponents = {record["what"]: record["exponent"] for record in growth}
     first = here[0]
     lines += ["", (
         f"Milliseconds, medians of {first['rounds']} interleaved rounds, {threads} threads, {first['hardware']}, GEMM "
         f"{first['gemm_gflops']:.0f} GFLOP/s; ratios with the lowest and highest round. A training step is forward, backward and "
         "Adam of the reference model; a sweep step that of two bidirectional LSTMs, along the rows and the columns of 32x32 "
-        f"positions. The pipeline adds {shares[0]} to a step when it degrades on the fly, {shares[1]} when the degraded images are "
-        f"kept. Training time grows as the number of images to the power of {exponents['images']:.2f}, the pixels of an image to "
+        f"positions. The pipeline adds {milliseconds['step with pipeline'] / bare - 1:.1%} to a step, and degrading all images, which "
+        f"it does once, {making / (bare / 64):.0%} to the first epoch. Training time grows as the number of images to the power of {exponents['images']:.2f}, the pixels of an image to "
         f"the power of {exponents['side']:.2f}, and the multiply-adds of a model to the power of {exponents['units']:.2f}."
     )]  # fmt: skip
     return "\n".join(lines)
