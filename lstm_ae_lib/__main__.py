@@ -64,6 +64,7 @@ def _parser():
                        help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost")  # fmt: skip
     bench.add_argument("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
     bench.add_argument("--save", action="store_true", help="write data/benchmarks/WHAT.json, and README's table from it")
+    bench.add_argument("--tasks", nargs="+", metavar="TASK", help='of train, e.g. "sweep step"; saving keeps the others\' records')
     bench.set_defaults(run=_bench)
 
     notebooks = commands.add_parser("notebooks", help="execute the committed notebooks in place, outputs cleaned for git")
@@ -142,8 +143,10 @@ def _bench(arguments):
     from lstm_ae_lib import bench, bench_train, reporting
 
     if arguments.what == "train":
-        records = bench_train.measure(arguments.repeats)
+        records = bench_train.measure(arguments.repeats, tasks=arguments.tasks or ())
         print(bench_train.format_results(records))
+        measured = {record["task"] for record in records}
+        records += [record for record in bench.load("train") if record["task"] not in measured]
     elif arguments.what == "scaling":
         records = bench_train.scaling()
         print(bench_train.format_scaling(records))

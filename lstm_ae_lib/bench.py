@@ -121,8 +121,18 @@ def format_results(records: list) -> str:
     return "\n".join([table, "", *lines])
 
 
+def load(name: str) -> list:
+    """The records of ``data/benchmarks/NAME.json``; none when there is no such file."""
+    path = _file(name)
+    return files.read_json(path)["records"] if path.is_file() else []
+
+
 def save(name: str, records: list):
     """Writes the records to ``data/benchmarks/NAME.json`` and returns its path."""
-    path = paths.data_dir() / "benchmarks" / f"{name}.json"
+    path = _file(name)
     files.write_json(path, {"records": records})
     return path
+
+
+def _file(name):
+    return paths.data_dir() / "benchmarks" / f"{name}.json"

@@ -22,8 +22,10 @@ BATCHES = {
     "sweep step": (64,),
     "step with one batch": (64,),  # again and again: what the next one is to be compared with
     "step with pipeline": (64,),
-    "making the pipeline": (1024,),  # images are degraded once, here
+    "making the pipeline": (10_000,),  # images are degraded once, here
 }
+# What is compared with each other, and so measured in the same rounds, besides the implementations of one task.
+TOGETHER = ("step with one batch", "step with pipeline")
 # The sweeps over image positions: 32x32 positions with 16 features, 16 units each way, along the rows, then the columns.
 SWEEP_SIZE, SWEEP_UNITS = 32, 16
 # Keras runs this many steps between two looks at its callbacks, in the project and in stock Keras alike.
@@ -40,32 +42,37 @@ IMPLEMENTATIONS = {
 }
 
 
-def measure(rounds: int = 7, cores=(1, 2), share: float = 1.0) -> list:
+def measure(rounds: int = 7, cores=(1, 2), share: float = 1.0, tasks=()) -> list:
     """Times training steps, inference and sweeps, everything in turn.
 
     Args:
         rounds: at least 5. Default 7.
         cores: numbers of cores to measure with; those that the machine lacks are left out. Default (1, 2).
         share: of the usual number of repetitions within a measurement, above 0, at most 1. Default 1.
+        tasks: what to measure, of :data:`BATCHES`. Default: everything.
 
     Returns:
         list: records with ``task``, ``implementation``, ``batch``, ``threads``, ``milliseconds``, ``low``, ``high``,
         ``rounds``, ``ratio_to_pytorch`` (with ``ratio_low``, ``ratio_high``), ``ratio_to_keras``, ``gflop``,
-        ``fraction_of_gemm``, ``gemm_gflops``, ``hardware``, ``versions``.
+        ``fraction_of_gemm``, ``gemm_gflops``, ``hardware``, ``versions``; for a step with the pipeline ``ratio_to_one_batch``
+        (with ``ratio_low``, ``ratio_high``).
 
     Raises:
-        ValueError: too few rounds.
+        ValueError: too few rounds, or an unknown task.
     """
+    tasks = tuple(tasks) or tuple(BATCHES)
+    for task in tasks:
+        checks.choice(task, "tasks", tuple(BATCHES))
     checks.number(rounds, "rounds", 5, 1000, whole=True)
     checks.number(share, "share", 0, 1, above_low=True)
     records = []
     for count in cores:
         if count <= threads.cores():
-            records += _measure_with(count, rounds, share)
+            records += _measure_with(count, rounds, share, tasks)
     return records
 
 
-def _measure_with(cores, rounds, share):
+def _measure_with(cores, rounds, share, tasks):
     from lstm_ae_lib import runs
 
     workers = {}
@@ -73,13 +80,16 @@ def _measure_with(cores, rounds, share):
         worker = _Worker(name, cores)
         if worker.ready:
             workers[name] = worker
-    tasks = [(task, batch) for task, batches in BATCHES.items() for batch in batches]
+    groups = [[(task, batch)] for task in tasks if task not in TOGETHER for batch in BATCHES[task]]
+    groups += [[(task, batch) for task in TOGETHER if task in tasks for batch in BATCHES[task]]]
     times = {}
-    for task, batch in [("gemm", GEMM[0]), *tasks]:
-        able = {name: worker for name, worker in workers.items() if worker.ask(task, batch, 0) is not None}
+    for group in [[("gemm", GEMM[0])], *groups]:
+        able = [
+            (*what, name) for what in group for name, worker in workers.items() if worker.ask(*what, share=0) is not None
+        ]  # fmt: skip
         for _ in range(rounds):
-            for name, worker in able.items():
-                times.setdefault((task, batch, name), []).append(worker.ask(task, batch, share))
+            for *what, name in able:
+                times.setdefault((*what, name), []).append(workers[name].ask(*what, share=share))
     for worker in workers.values():
         worker.close()
     gemm = 2e-6 * np.prod(GEMM) / min(statistics.median(found) for (task, _, _), found in times.items() if task == "gemm")
@@ -99,6 +109,10 @@ def _measure_with(cores, rounds, share):
                 ratios = [mine / other for mine, other in zip(found, others, strict=True)]
                 record |= {f"ratio_to_{peer}": statistics.median(ratios)}
                 record |= {"ratio_low": min(ratios), "ratio_high": max(ratios)} if peer == "pytorch" else {}
+        bare = times.get(("step with one batch", batch, name)) if task == "step with pipeline" else None
+        if bare:
+            ratios = [mine / other for mine, other in zip(found, bare, strict=True)]
+            record |= {"ratio_to_one_batch": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
         records.append({key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()} | shared)
     return records
 
@@ -271,7 +285,7 @@ def _serve(name, cores):
         if call is None:
             print("null", flush=True)
             continue
-        images = {"inference": 4096, "gemm": 2048 * 20}.get(task, 1280)
+        images = {"inference": 4096, "gemm": 2048 * 20, **dict.fromkeys(TOGETHER, 10_240)}.get(task, 1280)
         calls = min(400, max(2, round(share * images / (batch * steps))))  # with a share of 0: to warm up
         started = time.perf_counter()
         for _ in range(calls):

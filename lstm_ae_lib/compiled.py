@@ -93,6 +93,53 @@ def sweep_gradient(inputs, axis, weights, backwards, outputs, saved, gradient):
     return to_inputs, [np.ascontiguousarray(each.sum(0).T) for each in sums]
 
 
+def scan(projected, axis, units, backwards, positive):
+    """Runs gated linear recurrences over one axis of an array, from zero states.
+
+    ``h[t] = a[t] * h[t-1] + (1 - |a[t]|) * v[t]`` for every unit by itself, with ``a = tanh`` of the first ``units`` numbers
+    of a direction, or their sigmoid, and ``v`` the next ``units`` as they are.
+
+    Args:
+        projected: float32 ``(batch, ..., 2 * units * len(backwards))``, C-contiguous.
+        axis: which of the axes between batch and features is time.
+        units: of each direction.
+        backwards: for each direction, whether it starts at the end.
+        positive: a sigmoid instead of tanh, so that ``a`` is never below 0.
+
+    Returns:
+        numpy.ndarray: ``(batch, ..., units * len(backwards))``.
+    """
+    outputs = _MEMORY.array(*projected.shape[:-1], units * len(backwards))
+    given, made = (_in_lines(array, axis) for array in (projected, outputs))
+
+    def run(first, last):
+        for k, reverse in enumerate(backwards):
+            _scan_forward(given[first:last], made[first:last], units, k, reverse, positive)
+
+    _for_each([(run, *edge) for edge in _shares(len(given))])
+    return outputs
+
+
+def scan_gradient(projected, axis, units, backwards, positive, outputs, gradient):
+    """The gradient of :func:`scan` with respect to ``projected``.
+
+    Args:
+        projected, axis, units, backwards, positive: as there.
+        outputs: what it returned.
+        gradient: of the outputs.
+    """
+    to_projected = _MEMORY.array(*projected.shape)
+    given, made, above, below = (_in_lines(array, axis) for array in (projected, outputs, gradient, to_projected))
+
+    def run(first, last):
+        part = slice(first, last)
+        for k, reverse in enumerate(backwards):
+            _scan_backward(given[part], made[part], above[part], below[part], units, k, reverse, positive)
+
+    _for_each([(run, *edge) for edge in _shares(len(given))])
+    return to_projected
+
+
 class _Memory:
     """Large arrays whose memory is used again once nobody holds them: to hand it back and have it cleared by the operating
     system at every step costs as much as the arithmetic. They start where TensorFlow takes them without copying."""
@@ -161,6 +208,18 @@ def _for_each(calls):
             function(*arguments)
     else:
         list(_pool(threads.inter_op()).map(lambda call: call[0](*call[1:]), calls))
+
+
+def _in_lines(array, axis):
+    """``(independent, time, side by side, features)``: what lies between time and features is taken along at each step."""
+    beside = math.prod(array.shape[axis + 1 : -1])
+    return array.reshape(math.prod(array.shape[:axis]), array.shape[axis], beside, array.shape[-1])
+
+
+def _shares(count):
+    """Consecutive parts, four for each thread, so that none waits long for the last."""
+    edges = np.linspace(0, count, 4 * threads.inter_op() + 1).astype(int).tolist()
+    return [(first, last) for first, last in zip(edges, edges[1:], strict=False) if first < last]
 
 
 @functools.cache
@@ -311,3 +370,63 @@ def _backward(rows, weight, saved, above, to_features, to_weight, k, reverse):
         to_weight += product
         np.dot(weight, deltas, to_row)
         to_features[time] += to_row[:features]
+
+
+@_inline
+def _coefficient(x, positive):
+    half = np.float32(0.5)
+    return half * _tanh(half * x) + half if positive else _tanh(x)
+
+
+@_jit
+def _scan_forward(projected, outputs, units, k, reverse, positive):
+    independent, steps, beside, _ = projected.shape
+    one = np.float32(1)
+    state = np.empty((beside, units), np.float32)
+    for n in range(independent):
+        state[:] = 0
+        for position in range(steps):
+            time = steps - 1 - position if reverse else position
+            for b in range(beside):
+                keep, new = projected[n, time, b, 2 * k * units :], projected[n, time, b, (2 * k + 1) * units :]
+                own, shown = state[b], outputs[n, time, b, k * units :]
+                for u in range(units):
+                    a = _coefficient(keep[u], positive)
+                    own[u] = a * own[u] + (one - abs(a)) * new[u]
+                for u in range(units):
+                    shown[u] = own[u]
+
+
+@_jit
+def _scan_backward(projected, outputs, above, below, units, k, reverse, positive):
+    independent, steps, beside, _ = projected.shape
+    one = np.float32(1)
+    carried, nothing = np.empty((beside, units), np.float32), np.zeros(units, np.float32)
+    coefficient, total = np.empty(units, np.float32), np.empty(units, np.float32)
+    for n in range(independent):
+        carried[:] = 0
+        for position in range(steps - 1, -1, -1):
+            time = steps - 1 - position if reverse else position
+            earlier = time + 1 if reverse else time - 1
+            for b in range(beside):
+                keep, new = projected[n, time, b, 2 * k * units :], projected[n, time, b, (2 * k + 1) * units :]
+                to_keep, to_new = below[n, time, b, 2 * k * units :], below[n, time, b, (2 * k + 1) * units :]
+                before = outputs[n, earlier, b, k * units :] if position else nothing
+                given, own = above[n, time, b, k * units :], carried[b]
+                # One loop for each array that is written: see _backward.
+                for u in range(units):
+                    coefficient[u] = _coefficient(keep[u], positive)
+                for u in range(units):
+                    total[u] = given[u] + own[u]
+                if positive:
+                    for u in range(units):
+                        a = coefficient[u]
+                        to_keep[u] = total[u] * (before[u] - new[u]) * a * (one - a)
+                else:
+                    for u in range(units):
+                        a = coefficient[u]
+                        to_keep[u] = total[u] * (before[u] - math.copysign(one, a) * new[u]) * (one - a * a)
+                for u in range(units):
+                    to_new[u] = total[u] * (one - abs(coefficient[u]))
+                for u in range(units):
+                    own[u] = total[u] * coefficient[u]

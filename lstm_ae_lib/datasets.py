@@ -256,12 +256,7 @@ def training_batches(
         return _looked_up(pixels, indices)
 
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    return (
-        epochs.flat_map(epoch_batches)
-        .skip(first_step)
-        .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    return epochs.flat_map(epoch_batches).skip(first_step).map(load).prefetch(2).with_options(_quiet())
 
 
 def evaluation_batches(clean, protocol, batch_size: int, *, degraded=None):
@@ -272,9 +267,7 @@ def evaluation_batches(clean, protocol, batch_size: int, *, degraded=None):
     checks.number(batch_size, "batch_size", 1, 2**31 - 1, whole=True)
     pixels = _pairs(clean, degraded, protocol)
     batches = tf.data.Dataset.range(len(clean)).batch(batch_size)
-    return batches.map(
-        lambda indices: _looked_up(pixels, indices), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    ).prefetch(tf.data.AUTOTUNE)
+    return batches.map(lambda indices: _looked_up(pixels, indices)).prefetch(2).with_options(_quiet())
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -304,6 +297,15 @@ def _pairs(clean, degraded, protocol, mirrored=False):
         arrays = [np.concatenate([array, array[:, :, ::-1]]) for array in arrays]
     with tf.device("CPU:0"):  # where the pipeline runs; on a machine with a GPU they would go there
         return [tf.constant(array) for array in arrays]
+
+
+def _quiet():
+    """One thread looks up, tens of thousands of images a second. More, or one that tunes them, only disturb the training."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _looked_up(arrays, indices):

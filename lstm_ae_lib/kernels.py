@@ -29,15 +29,19 @@ def applies(inputs, cell, steps) -> bool:
         steps: how many, or None.
     """
     return (
-        keras.backend.backend() == "tensorflow"
+        _on_a_cpu()
         and steps is not None
         and 0 < steps <= MAX_STEPS
         and keras.backend.standardize_dtype(inputs.dtype) == cell.compute_dtype == "float32"
         and cell.activation is keras.activations.tanh
         and cell.recurrent_activation is keras.activations.sigmoid
         and not cell.recurrent_dropout
-        and _without_gpu()
     )
+
+
+def scan_applies(projected) -> bool:
+    """Whether :func:`scan_image` can stand in for a loop of Keras operations: TensorFlow without a GPU, float32."""
+    return _on_a_cpu() and keras.backend.standardize_dtype(projected.dtype) == "float32"
 
 
 def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
@@ -134,6 +138,34 @@ def sweep_image(inputs, axis, cells, backwards):
         return outputs, gradient
 
     return run(inputs, *weights)
+
+
+def scan_image(projected, axis, units, backwards, positive):
+    """Runs gated linear recurrences over one axis of a batch of images by :func:`lstm_ae_lib.compiled.scan`, outside
+    TensorFlow's graph: such a model cannot be exported as a SavedModel. Arguments and result as there, but tensors."""
+    import tensorflow as tf
+
+    from lstm_ae_lib import compiled
+
+    @tf.custom_gradient
+    def run(projected):
+        def forward(projected):
+            return compiled.scan(projected, axis, units, backwards, positive)
+
+        def backward(projected, outputs, gradient):
+            return compiled.scan_gradient(projected, axis, units, backwards, positive, outputs, gradient)
+
+        outputs = tf.numpy_function(forward, [projected], tf.float32, stateful=False)
+        outputs.set_shape([*projected.shape[:-1], units * len(backwards)])
+
+        def gradient(to_outputs):
+            to_projected = tf.numpy_function(backward, [projected, outputs, to_outputs], tf.float32, stateful=False)
+            to_projected.set_shape(projected.shape)
+            return to_projected
+
+        return outputs, gradient
+
+    return run(projected)
 
 
 def _split(tf, tensor, sizes):
@@ -262,7 +294,10 @@ def _parts(batch):
     return parts if batch is None else max(1, min(parts, batch // 8))
 
 
-def _without_gpu():
+def _on_a_cpu():
+    """TensorFlow, without a GPU."""
+    if keras.backend.backend() != "tensorflow":
+        return False
     import tensorflow as tf
 
     return not tf.config.list_physical_devices("GPU")

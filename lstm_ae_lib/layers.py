@@ -181,6 +181,80 @@ class LSTMSweep(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class GatedScan(keras.layers.Layer):
+    """A bidirectional gated linear recurrence that sweeps over the positions of an image: an LSTM stripped of what keeps it
+    from running fast, whose gate sees the input only (minLSTM: Feng et al., "Were RNNs All We Needed?", 2024).
+
+    ``h[t] = a[t] * h[t-1] + (1 - |a[t]|) * v[t]``, with ``a = tanh(W_a x[t] + b_a)`` and ``v = W_v x[t] + b_v``, for each unit
+    by itself. It is a recursive filter whose coefficient each position sets anew. A coefficient between 0 and 1, as in the
+    paper, only smooths; undoing a blur takes negative ones too, which the tanh allows (``positive`` turns them off).
+
+    On a CPU with TensorFlow the recurrence runs in loops compiled with Numba (:mod:`lstm_ae_lib.compiled`); such a layer
+    can be saved, but not exported as a SavedModel.
+
+    Args:
+        units: units of each direction, 1 to 65,536.
+        along: ``"rows"`` (from left to right and back) or ``"columns"`` (from top to bottom and back).
+        positive: coefficients between 0 and 1 (a sigmoid) instead of between -1 and 1. Default False.
+
+    Weights: ``kernel`` ``(channels, 4 * units)`` and ``bias`` ``(4 * units,)``: gate and candidate forwards, then both
+    backwards.
+
+    Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width, 2 * units)``, first the sweep that goes
+    forwards. The length of a line must be known to run on other backends or a GPU.
+
+    Raises:
+        ValueError: an argument out of range, or an input that is no batch of images.
+
+    Example:
+        >>> GatedScan(8, "columns")(np.zeros((2, 32, 32, 3), "float32")).shape
+        TensorShape([2, 32, 32, 16])
+    """
+
+    def __init__(self, units, along="rows", positive=False, **kwargs):
+        super().__init__(**kwargs)
+        self.units = int(checks.number(units, "units", 1, 65536, whole=True))
+        self.along = checks.choice(along, "along", ("rows", "columns"))
+        self.positive = bool(positive)
+
+    def build(self, input_shape):
+        self.compute_output_shape(input_shape)
+        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], 4 * self.units), initializer="glorot_uniform")
+        self.bias = self.add_weight(name="bias", shape=(4 * self.units,), initializer="zeros")
+        self.built = True
+
+    def call(self, images):
+        axis = 2 if self.along == "rows" else 1
+        projected = ops.matmul(images, self.kernel) + self.bias
+        if kernels.scan_applies(projected):
+            self.supports_jit = False
+            return kernels.scan_image(projected, axis, self.units, [False, True], self.positive)
+        length = images.shape[axis]
+        if length is None:
+            raise ValueError(f"GatedScan needs {self.along} of a known length on this backend, got {tuple(images.shape)}")
+        swept = []
+        for way, order in enumerate((range(length), range(length - 1, -1, -1))):
+            gate, candidate = ops.split(projected[..., 2 * way * self.units : 2 * (way + 1) * self.units], 2, axis=-1)
+            keep = ops.sigmoid(gate) if self.positive else ops.tanh(gate)
+            enter = (1 - ops.abs(keep)) * candidate
+            state, states = None, [None] * length
+            for t in order:
+                keep_now, enter_now = (ops.take(each, t, axis) for each in (keep, enter))
+                state = enter_now if state is None else keep_now * state + enter_now
+                states[t] = state
+            swept.append(ops.stack(states, axis))
+        return ops.concatenate(swept, -1)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "along": self.along, "positive": self.positive}
+
+    def compute_output_shape(self, input_shape):
+        if len(input_shape) != 4 or input_shape[3] is None:
+            raise ValueError(f"GatedScan needs (batch, height, width, channels) with known channels, got {tuple(input_shape)}")
+        return (*input_shape[:3], 2 * self.units)
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class SimpleGate(keras.layers.Layer):
     """Halves the channels by multiplying one half with the other: a gate without an activation function (Chen et al.,
     "Simple Baselines for Image Restoration", 2022).

@@ -5,7 +5,7 @@ import math
 
 from lstm_ae_lib import checks, peers
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import ChannelScale, FastLSTM, ImageToRows, LSTMSweep, RowsToImage, SpectralWiener
+from lstm_ae_lib.layers import ChannelScale, FastLSTM, GatedScan, ImageToRows, LSTMSweep, RowsToImage, SpectralWiener
 
 layers = keras.layers
 
@@ -134,6 +134,8 @@ def multiply_adds(model) -> int:
         elif isinstance(layer, LSTMSweep):
             _, height, width, channels = layer.input.shape
             total += 2 * height * width * 4 * layer.units * (channels + layer.units)
+        elif isinstance(layer, GatedScan):
+            total += math.prod(layer.input.shape[1:3]) * math.prod(layer.kernel.shape)
         elif isinstance(layer, layers.DepthwiseConv2D):
             total += math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
         elif isinstance(layer, layers.Conv2DTranspose):

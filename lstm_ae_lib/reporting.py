@@ -256,17 +256,20 @@ def speed_table(training: list, growth: list) -> str:
         lines.append(f"| {task} | {batch} | {' | '.join(times)} | {ratio} | {share} |")
     batches = {record["task"]: record["batch"] for record in here}
     milliseconds = {record["task"]: record["milliseconds"] for record in here if record["implementation"] == "project"}
-    bare = milliseconds["step with one batch"]
-    making = milliseconds["making the pipeline"] / batches["making the pipeline"]
+    once = milliseconds["making the pipeline"] / batches["making the pipeline"]  # an image
+    epoch = milliseconds["step with one batch"] / batches["step with one batch"]
+    pipeline = next(record for record in here if record["task"] == "step with pipeline")
     exponents = {record["what"]: record["exponent"] for record in growth}
     first = here[0]
     lines += ["", (
         f"Milliseconds, medians of {first['rounds']} interleaved rounds, {threads} threads, {first['hardware']}, GEMM "
         f"{first['gemm_gflops']:.0f} GFLOP/s; ratios with the lowest and highest round. A training step is forward, backward and "
         "Adam of the reference model; a sweep step that of two bidirectional LSTMs, along the rows and the columns of 32x32 "
-        f"positions. The pipeline adds {milliseconds['step with pipeline'] / bare - 1:.1%} to a step, and degrading all images, which "
-        f"it does once, {making / (bare / 64):.0%} to the first epoch. Training time grows as the number of images to the power of {exponents['images']:.2f}, the pixels of an image to "
-        f"the power of {exponents['side']:.2f}, and the multiply-adds of a model to the power of {exponents['units']:.2f}."
+        f"positions. Fed by the pipeline a step takes {pipeline['ratio_to_one_batch']:.2f} [{pipeline['ratio_low']:.2f}, "
+        f"{pipeline['ratio_high']:.2f}] of its time with one batch again and again; that all images are degraded when the pipeline is "
+        f"made adds {once / epoch:.0%} to the first epoch. Training time grows as the number of images to the "
+        f"power of {exponents['images']:.2f}, the pixels of an image to the power of {exponents['side']:.2f}, and the "
+        f"multiply-adds of a model to the power of {exponents['units']:.2f}."
     )]  # fmt: skip
     return "\n".join(lines)
 

@@ -36,3 +36,8 @@ def test_the_growth_is_fitted(monkeypatch):
 def test_too_few_rounds_are_refused():
     with pytest.raises(ValueError, match="rounds must be a whole number from 5"):
         bench_train.measure(4)
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(ValueError, match="tasks must be one of training step, .*; got 'lunch'"):
+        bench_train.measure(tasks=("lunch",))

@@ -190,12 +190,60 @@ def test_a_sweeps_gradients_are_those_of_its_slow_path(monkeypatch, along, dynam
     assert_same(fast, value_and_gradients(sweep, inputs, dynamic))
 
 
+@pytest.mark.backends
+@pytest.mark.parametrize("positive", [False, True], ids=["tanh", "sigmoid"])
+@pytest.mark.parametrize("along", ["rows", "columns"])
+def test_a_scan_is_a_first_order_recurrence_both_ways(along, positive):
+    scan, images = layers.GatedScan(5, along, positive), numbers(2, 6, 7, 4)
+    found = keras.ops.convert_to_numpy(scan(images))
+    kernel, bias = (keras.ops.convert_to_numpy(weight).astype(np.float64) for weight in scan.weights)
+    projected = images @ kernel + bias
+    projected = projected if along == "rows" else projected.transpose(0, 2, 1, 3)
+    halves = []
+    for way, part in enumerate((projected[..., :10], projected[:, :, ::-1, 10:])):
+        keep = 1 / (1 + np.exp(-part[..., :5])) if positive else np.tanh(part[..., :5])
+        state, states = 0.0, []
+        for t in range(part.shape[2]):
+            state = keep[:, :, t] * state + (1 - np.abs(keep[:, :, t])) * part[:, :, t, 5:]
+            states.append(state)
+        halves.append(np.stack(states[::-1] if way else states, 2))
+    expected = np.concatenate(halves, -1)
+    np.testing.assert_allclose(found, expected if along == "rows" else expected.transpose(0, 2, 1, 3), rtol=1e-4, atol=1e-5)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("positive", [False, True], ids=["tanh", "sigmoid"])
+@pytest.mark.parametrize("along", ["rows", "columns"])
+@pytest.mark.parametrize("batch", [1, 11])
+def test_a_scans_gradients_are_those_of_its_slow_path(monkeypatch, along, positive, batch):
+    scan = layers.GatedScan(20, along, positive)
+    scan.build((None, 5, 7, 4))
+    inputs = [numbers(batch, 5, 7, 4)]
+    fast = value_and_gradients(scan, inputs, True)
+    monkeypatch.setattr(kernels, "scan_applies", lambda *_: False)
+    assert_same(fast, value_and_gradients(scan, inputs, False))
+
+
+@only_tensorflow
+def test_the_number_of_threads_changes_no_bit_of_a_scan(monkeypatch):
+    from lstm_ae_lib import compiled, threads
+
+    projected, found = numbers(9, 5, 7, 4 * 6), []
+    for count in (1, 3):
+        monkeypatch.setattr(threads, "inter_op", lambda count=count: count)
+        outputs = compiled.scan(projected, 1, 6, [False, True], False)
+        found.append((outputs, compiled.scan_gradient(projected, 1, 6, [False, True], False, outputs, np.cos(outputs))))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 @only_tensorflow
 @pytest.mark.parametrize("along", ["rows", "columns"])
-def test_a_sweep_takes_images_of_any_size(along):
+@pytest.mark.parametrize("layer", [layers.LSTMSweep, layers.GatedScan])
+def test_a_sweep_takes_images_of_any_size(along, layer):
     import tensorflow as tf
 
-    sweep = layers.LSTMSweep(6, along)
+    sweep = layer(6, along)
     images = numbers(2, 5, 7, 4)
     any_size = tf.function(sweep, input_signature=[tf.TensorSpec([None, None, None, 4])])
     np.testing.assert_allclose(any_size(images), sweep(images), atol=1e-6)
@@ -206,6 +254,9 @@ def test_a_sweep_takes_images_of_any_size(along):
     [
         (lambda: layers.LSTMSweep(0), "units must be a whole number from 1 to 65536, got 0"),
         (lambda: layers.LSTMSweep(4, "diagonal"), "along must be one of rows, columns; got 'diagonal'"),
+        (lambda: layers.GatedScan(0), "units must be a whole number from 1 to 65536, got 0"),
+        (lambda: layers.GatedScan(4, "diagonal"), "along must be one of rows, columns; got 'diagonal'"),
+        (lambda: layers.GatedScan(4)(np.zeros((2, 8, 3), "float32")), r"GatedScan needs \(batch, height, width, channels\)"),
         (lambda: layers.LSTMSweep(4)(np.zeros((2, 8, 3), "float32")), r"LSTMSweep needs \(batch, height, width, channels\)"),
     ],
 )
