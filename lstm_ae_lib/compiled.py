@@ -93,50 +93,41 @@ def sweep_gradient(inputs, axis, weights, backwards, outputs, saved, gradient):
     return to_inputs, [np.ascontiguousarray(each.sum(0).T) for each in sums]
 
 
-def scan(projected, axis, units, backwards, positive):
-    """Runs gated linear recurrences over one axis of an array, from zero states.
+def scan(projected, units, ways, positive):
+    """Runs gated linear recurrences over the axes of images, from zero states.
 
     ``h[t] = a[t] * h[t-1] + (1 - |a[t]|) * v[t]`` for every unit by itself, with ``a = tanh`` of the first ``units`` numbers
-    of a direction, or their sigmoid, and ``v`` the next ``units`` as they are.
+    of a way, or their sigmoid, and ``v`` the next ``units`` as they are. Computed in float32, read and written in the dtype
+    of ``projected``.
 
     Args:
-        projected: float32 ``(batch, ..., 2 * units * len(backwards))``, C-contiguous.
-        axis: which of the axes between batch and features is time.
-        units: of each direction.
-        backwards: for each direction, whether it starts at the end.
+        projected: float32 or bfloat16 ``(batch, height, width, 2 * units * len(ways))``, C-contiguous.
+        units: of each way.
+        ways: for each way its axis, 1 or 2, and whether it starts at the end.
         positive: a sigmoid instead of tanh, so that ``a`` is never below 0.
 
     Returns:
-        numpy.ndarray: ``(batch, ..., units * len(backwards))``.
+        numpy.ndarray: ``(batch, height, width, units * len(ways))``.
     """
-    outputs = _MEMORY.array(*projected.shape[:-1], units * len(backwards))
-    given, made = (_in_lines(array, axis) for array in (projected, outputs))
-
-    def run(first, last):
-        for k, reverse in enumerate(backwards):
-            _scan_forward(given[first:last], made[first:last], units, k, reverse, positive)
-
-    _for_each([(run, *edge) for edge in _shares(len(given))])
+    outputs = _like(projected, units * len(ways))
+    given, made = _bits(projected), _bits(outputs)
+    settings = units, np.array(ways, np.int64), positive
+    _for_each([(_scan_forward, given[part], made[part], *settings) for part in _shares(len(projected))])
     return outputs
 
 
-def scan_gradient(projected, axis, units, backwards, positive, outputs, gradient):
+def scan_gradient(projected, units, ways, positive, outputs, gradient):
     """The gradient of :func:`scan` with respect to ``projected``.
 
     Args:
-        projected, axis, units, backwards, positive: as there.
+        projected, units, ways, positive: as there.
         outputs: what it returned.
-        gradient: of the outputs.
+        gradient: of the outputs, same dtype.
     """
-    to_projected = _MEMORY.array(*projected.shape)
-    given, made, above, below = (_in_lines(array, axis) for array in (projected, outputs, gradient, to_projected))
-
-    def run(first, last):
-        part = slice(first, last)
-        for k, reverse in enumerate(backwards):
-            _scan_backward(given[part], made[part], above[part], below[part], units, k, reverse, positive)
-
-    _for_each([(run, *edge) for edge in _shares(len(given))])
+    to_projected = _like(projected, projected.shape[-1])
+    arrays = [_bits(array) for array in (projected, outputs, gradient, to_projected)]
+    settings = units, np.array(ways, np.int64), positive
+    _for_each([(_scan_backward, *(array[part] for array in arrays), *settings) for part in _shares(len(projected))])
     return to_projected
 
 
@@ -210,16 +201,24 @@ def _for_each(calls):
         list(_pool(threads.inter_op()).map(lambda call: call[0](*call[1:]), calls))
 
 
-def _in_lines(array, axis):
-    """``(independent, time, side by side, features)``: what lies between time and features is taken along at each step."""
-    beside = math.prod(array.shape[axis + 1 : -1])
-    return array.reshape(math.prod(array.shape[:axis]), array.shape[axis], beside, array.shape[-1])
+def _like(array, features):
+    """Uninitialised memory of the same shape but for the last axis, and the same dtype."""
+    shape = (*array.shape[:-1], features)
+    if array.dtype == np.float32:
+        return _MEMORY.array(*shape)
+    whole = _MEMORY.array(-(-math.prod(shape) // 2))  # two numbers of 16 bits in the place of each
+    return whole.view(array.dtype)[: math.prod(shape)].reshape(shape)
+
+
+def _bits(array):
+    """What Numba can read: float32 as it is, bfloat16 as whole numbers, the upper half of a float32 each."""
+    return array if array.dtype == np.float32 else array.view(np.uint16)
 
 
 def _shares(count):
     """Consecutive parts, four for each thread, so that none waits long for the last."""
     edges = np.linspace(0, count, 4 * threads.inter_op() + 1).astype(int).tolist()
-    return [(first, last) for first, last in zip(edges, edges[1:], strict=False) if first < last]
+    return [slice(first, last) for first, last in zip(edges, edges[1:], strict=False) if first < last]
 
 
 @functools.cache
@@ -378,55 +377,122 @@ def _coefficient(x, positive):
     return half * _tanh(half * x) + half if positive else _tanh(x)
 
 
-@_jit
-def _scan_forward(projected, outputs, units, k, reverse, positive):
-    independent, steps, beside, _ = projected.shape
-    one = np.float32(1)
-    state = np.empty((beside, units), np.float32)
-    for n in range(independent):
-        state[:] = 0
-        for position in range(steps):
-            time = steps - 1 - position if reverse else position
-            for b in range(beside):
-                keep, new = projected[n, time, b, 2 * k * units :], projected[n, time, b, (2 * k + 1) * units :]
-                own, shown = state[b], outputs[n, time, b, k * units :]
-                for u in range(units):
-                    a = _coefficient(keep[u], positive)
-                    own[u] = a * own[u] + (one - abs(a)) * new[u]
-                for u in range(units):
-                    shown[u] = own[u]
+def _read(numbers, buffer):
+    """Numbers as float32: where they are, or of 16 bits, which are the upper half of a float32, in a buffer."""
+
+
+@numba.extending.overload(_read, inline="always")
+def _read_either(numbers, buffer):
+    def halves(numbers, buffer):
+        bits = buffer.view(np.uint32)
+        for u in range(buffer.size):
+            bits[u] = np.uint32(numbers[u]) << np.uint32(16)
+        return buffer
+
+    return (lambda numbers, buffer: numbers) if numbers.dtype == numba.float32 else halves
+
+
+def _room(numbers, buffer):
+    """Where to write what :func:`_write` then puts into ``numbers``: there, or for 16 bits in a buffer."""
+
+
+@numba.extending.overload(_room, inline="always")
+def _room_either(numbers, buffer):
+    return (lambda numbers, buffer: numbers) if numbers.dtype == numba.float32 else (lambda numbers, buffer: buffer)
+
+
+def _write(buffer, numbers):
+    """float32 to the nearest of 16 bits, to the even one of two."""
+
+
+@numba.extending.overload(_write, inline="always")
+def _write_either(buffer, numbers):
+    def halves(buffer, numbers):
+        bits = buffer.view(np.uint32)
+        for u in range(buffer.size):
+            numbers[u] = (bits[u] + np.uint32(0x7FFF) + ((bits[u] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+
+    return (lambda buffer, numbers: None) if numbers.dtype == numba.float32 else halves
 
 
 @_jit
-def _scan_backward(projected, outputs, above, below, units, k, reverse, positive):
-    independent, steps, beside, _ = projected.shape
+def _lines(image, axis):
+    """``(independent, time, side by side, features)``: over the columns, all of a row are taken along at each step."""
+    height, width, features = image.shape
+    return image.reshape(1, height, width, features) if axis == 1 else image.reshape(height, width, 1, features)
+
+
+@_jit
+def _scan_forward(projected, outputs, units, ways, positive):
     one = np.float32(1)
-    carried, nothing = np.empty((beside, units), np.float32), np.zeros(units, np.float32)
-    coefficient, total = np.empty(units, np.float32), np.empty(units, np.float32)
-    for n in range(independent):
-        carried[:] = 0
-        for position in range(steps - 1, -1, -1):
-            time = steps - 1 - position if reverse else position
-            earlier = time + 1 if reverse else time - 1
-            for b in range(beside):
-                keep, new = projected[n, time, b, 2 * k * units :], projected[n, time, b, (2 * k + 1) * units :]
-                to_keep, to_new = below[n, time, b, 2 * k * units :], below[n, time, b, (2 * k + 1) * units :]
-                before = outputs[n, earlier, b, k * units :] if position else nothing
-                given, own = above[n, time, b, k * units :], carried[b]
-                # One loop for each array that is written: see _backward.
-                for u in range(units):
-                    coefficient[u] = _coefficient(keep[u], positive)
-                for u in range(units):
-                    total[u] = given[u] + own[u]
-                if positive:
-                    for u in range(units):
-                        a = coefficient[u]
-                        to_keep[u] = total[u] * (before[u] - new[u]) * a * (one - a)
-                else:
-                    for u in range(units):
-                        a = coefficient[u]
-                        to_keep[u] = total[u] * (before[u] - math.copysign(one, a) * new[u]) * (one - a * a)
-                for u in range(units):
-                    to_new[u] = total[u] * (one - abs(coefficient[u]))
-                for u in range(units):
-                    own[u] = total[u] * coefficient[u]
+    states = np.empty((projected.shape[2], units), np.float32)
+    buffer = np.empty(2 * units, np.float32)
+    for image in range(len(projected)):
+        for k in range(len(ways)):
+            axis, reverse = ways[k]
+            given, made = _lines(projected[image], axis), _lines(outputs[image], axis)
+            independent, steps, beside, _ = given.shape
+            for n in range(independent):
+                for position in range(steps):
+                    time = steps - 1 - position if reverse else position
+                    for b in range(beside):
+                        numbers = _read(given[n, time, b, 2 * k * units : 2 * (k + 1) * units], buffer)
+                        keep, new, state = numbers[:units], numbers[units:], states[b]
+                        if position == 0:
+                            for u in range(units):
+                                state[u] = 0
+                        for u in range(units):
+                            a = _coefficient(keep[u], positive)
+                            state[u] = a * state[u] + (one - abs(a)) * new[u]
+                        shown = made[n, time, b, k * units : (k + 1) * units]
+                        copy = _room(shown, state)
+                        for u in range(units):
+                            copy[u] = state[u]
+                        _write(state, shown)
+
+
+@_jit
+def _scan_backward(projected, outputs, above, below, units, ways, positive):
+    one = np.float32(1)
+    carry = np.empty((projected.shape[2], units), np.float32)
+    buffer, buffer2, buffer3 = np.empty(2 * units, np.float32), np.empty(units, np.float32), np.empty(units, np.float32)
+    buffer4, nothing = np.empty(2 * units, np.float32), np.zeros(units, np.float32)
+    keep, total = np.empty(units, np.float32), np.empty(units, np.float32)
+    for image in range(len(projected)):
+        for k in range(len(ways)):
+            axis, reverse = ways[k]
+            given, made = _lines(projected[image], axis), _lines(outputs[image], axis)
+            upper, lower = _lines(above[image], axis), _lines(below[image], axis)
+            independent, steps, beside, _ = given.shape
+            first, last, here, end = 2 * k * units, 2 * (k + 1) * units, k * units, (k + 1) * units
+            for n in range(independent):
+                for position in range(steps - 1, -1, -1):
+                    time = steps - 1 - position if reverse else position
+                    earlier = time + 1 if reverse else time - 1
+                    for b in range(beside):
+                        numbers = _read(given[n, time, b, first:last], buffer)
+                        arrived = _read(upper[n, time, b, here:end], buffer2)
+                        before = _read(made[n, earlier, b, here:end], buffer3) if position else nothing
+                        target = lower[n, time, b, first:last]
+                        room = _room(target, buffer4)
+                        new, own, to_keep, to_new = numbers[units:], carry[b], room[:units], room[units:]
+                        if position == steps - 1:
+                            for u in range(units):
+                                own[u] = 0
+                        # One loop for each array that is written: see _backward.
+                        for u in range(units):
+                            keep[u] = _coefficient(numbers[u], positive)
+                        for u in range(units):
+                            total[u] = arrived[u] + own[u]
+                        if positive:
+                            for u in range(units):
+                                to_keep[u] = total[u] * (before[u] - new[u]) * keep[u] * (one - keep[u])
+                        else:
+                            for u in range(units):
+                                slope = one - keep[u] * keep[u]
+                                to_keep[u] = total[u] * (before[u] - math.copysign(one, keep[u]) * new[u]) * slope
+                        for u in range(units):
+                            to_new[u] = total[u] * (one - abs(keep[u]))
+                        for u in range(units):
+                            own[u] = total[u] * keep[u]
+                        _write(room, target)

@@ -40,8 +40,8 @@ def applies(inputs, cell, steps) -> bool:
 
 
 def scan_applies(projected) -> bool:
-    """Whether :func:`scan_image` can stand in for a loop of Keras operations: TensorFlow without a GPU, float32."""
-    return _on_a_cpu() and keras.backend.standardize_dtype(projected.dtype) == "float32"
+    """Whether :func:`scan_image` can stand in for a loop of Keras operations: TensorFlow without a GPU, float32 or bfloat16."""
+    return _on_a_cpu() and keras.backend.standardize_dtype(projected.dtype) in ("float32", "bfloat16")
 
 
 def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
@@ -140,9 +140,9 @@ def sweep_image(inputs, axis, cells, backwards):
     return run(inputs, *weights)
 
 
-def scan_image(projected, axis, units, backwards, positive):
-    """Runs gated linear recurrences over one axis of a batch of images by :func:`lstm_ae_lib.compiled.scan`, outside
-    TensorFlow's graph: such a model cannot be exported as a SavedModel. Arguments and result as there, but tensors."""
+def scan_image(projected, units, ways, positive):
+    """Runs gated linear recurrences over a batch of images by :func:`lstm_ae_lib.compiled.scan`, outside TensorFlow's graph:
+    such a model cannot be exported as a SavedModel. Arguments and result as there, but tensors."""
     import tensorflow as tf
 
     from lstm_ae_lib import compiled
@@ -150,16 +150,16 @@ def scan_image(projected, axis, units, backwards, positive):
     @tf.custom_gradient
     def run(projected):
         def forward(projected):
-            return compiled.scan(projected, axis, units, backwards, positive)
+            return compiled.scan(projected, units, ways, positive)
 
         def backward(projected, outputs, gradient):
-            return compiled.scan_gradient(projected, axis, units, backwards, positive, outputs, gradient)
+            return compiled.scan_gradient(projected, units, ways, positive, outputs, gradient)
 
-        outputs = tf.numpy_function(forward, [projected], tf.float32, stateful=False)
-        outputs.set_shape([*projected.shape[:-1], units * len(backwards)])
+        outputs = tf.numpy_function(forward, [projected], projected.dtype, stateful=False)
+        outputs.set_shape([*projected.shape[:-1], units * len(ways)])
 
         def gradient(to_outputs):
-            to_projected = tf.numpy_function(backward, [projected, outputs, to_outputs], tf.float32, stateful=False)
+            to_projected = tf.numpy_function(backward, [projected, outputs, to_outputs], projected.dtype, stateful=False)
             to_projected.set_shape(projected.shape)
             return to_projected
 

@@ -182,8 +182,8 @@ class LSTMSweep(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class GatedScan(keras.layers.Layer):
-    """A bidirectional gated linear recurrence that sweeps over the positions of an image: an LSTM stripped of what keeps it
-    from running fast, whose gate sees the input only (minLSTM: Feng et al., "Were RNNs All We Needed?", 2024).
+    """Gated linear recurrences that sweep over the positions of an image: LSTMs stripped of what keeps them from running
+    fast, whose gate sees the input only (minLSTM: Feng et al., "Were RNNs All We Needed?", 2024).
 
     ``h[t] = a[t] * h[t-1] + (1 - |a[t]|) * v[t]``, with ``a = tanh(W_a x[t] + b_a)`` and ``v = W_v x[t] + b_v``, for each unit
     by itself. It is a recursive filter whose coefficient each position sets anew. A coefficient between 0 and 1, as in the
@@ -193,54 +193,64 @@ class GatedScan(keras.layers.Layer):
     can be saved, but not exported as a SavedModel.
 
     Args:
-        units: units of each direction, 1 to 65,536.
-        along: ``"rows"`` (from left to right and back) or ``"columns"`` (from top to bottom and back).
+        units: units of each way, 1 to 65,536.
+        along: ``"rows"`` (from left to right and back), ``"columns"`` (from top to bottom and back) or ``"both"`` (four ways).
+            Default ``"both"``.
         positive: coefficients between 0 and 1 (a sigmoid) instead of between -1 and 1. Default False.
 
-    Weights: ``kernel`` ``(channels, 4 * units)`` and ``bias`` ``(4 * units,)``: gate and candidate forwards, then both
-    backwards.
+    Weights: ``kernel`` ``(channels, ways * 2 * units)`` and ``bias``: gate and candidate for each way.
 
-    Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width, 2 * units)``, first the sweep that goes
-    forwards. The length of a line must be known to run on other backends or a GPU.
+    Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width, ways * units)``: rows forwards, rows
+    backwards, columns forwards, columns backwards. The length of a line must be known to run on other backends or a GPU.
 
     Raises:
         ValueError: an argument out of range, or an input that is no batch of images.
 
     Example:
-        >>> GatedScan(8, "columns")(np.zeros((2, 32, 32, 3), "float32")).shape
-        TensorShape([2, 32, 32, 16])
+        >>> GatedScan(8)(np.zeros((2, 32, 32, 3), "float32")).shape
+        TensorShape([2, 32, 32, 32])
     """
 
-    def __init__(self, units, along="rows", positive=False, **kwargs):
+    WAYS = {"rows": ((2, False), (2, True)), "columns": ((1, False), (1, True))}
+    WAYS["both"] = WAYS["rows"] + WAYS["columns"]
+
+    def __init__(self, units, along="both", positive=False, **kwargs):
         super().__init__(**kwargs)
         self.units = int(checks.number(units, "units", 1, 65536, whole=True))
-        self.along = checks.choice(along, "along", ("rows", "columns"))
+        self.along = checks.choice(along, "along", tuple(self.WAYS))
         self.positive = bool(positive)
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
-        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], 4 * self.units), initializer="glorot_uniform")
-        self.bias = self.add_weight(name="bias", shape=(4 * self.units,), initializer="zeros")
+        size = 2 * self.units * len(self.WAYS[self.along])
+        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], size), initializer=self._initial)
+        self.bias = self.add_weight(name="bias", shape=(size,), initializer="zeros")
         self.built = True
 
+    def _initial(self, shape, dtype=None):
+        # Every gate and every candidate is a product of its own: how many stand side by side has no part in their scale.
+        parts = shape[1] // self.units
+        return ops.concatenate([keras.initializers.GlorotUniform()((shape[0], self.units), dtype) for _ in range(parts)], -1)
+
     def call(self, images):
-        axis = 2 if self.along == "rows" else 1
-        projected = ops.matmul(images, self.kernel) + self.bias
+        ways = self.WAYS[self.along]
+        # One large product; with matmul, TensorFlow makes one a line, and a gradient of the kernel for each.
+        projected = ops.tensordot(images, self.kernel, axes=1) + self.bias
         if kernels.scan_applies(projected):
             self.supports_jit = False
-            return kernels.scan_image(projected, axis, self.units, [False, True], self.positive)
-        length = images.shape[axis]
-        if length is None:
-            raise ValueError(f"GatedScan needs {self.along} of a known length on this backend, got {tuple(images.shape)}")
+            return kernels.scan_image(projected, self.units, ways, self.positive)
         swept = []
-        for way, order in enumerate((range(length), range(length - 1, -1, -1))):
-            gate, candidate = ops.split(projected[..., 2 * way * self.units : 2 * (way + 1) * self.units], 2, axis=-1)
+        for part, (axis, reverse) in zip(ops.split(projected, len(ways), axis=-1), ways, strict=True):
+            length = images.shape[axis]
+            if length is None:
+                raise ValueError(f"GatedScan needs lines of a known length on this backend, got {tuple(images.shape)}")
+            gate, candidate = ops.split(part, 2, axis=-1)
             keep = ops.sigmoid(gate) if self.positive else ops.tanh(gate)
             enter = (1 - ops.abs(keep)) * candidate
-            state, states = None, [None] * length
-            for t in order:
-                keep_now, enter_now = (ops.take(each, t, axis) for each in (keep, enter))
-                state = enter_now if state is None else keep_now * state + enter_now
+            states = [None] * length
+            state = ops.zeros_like(ops.take(enter, 0, axis))
+            for t in range(length - 1, -1, -1) if reverse else range(length):
+                state = ops.take(keep, t, axis) * state + ops.take(enter, t, axis)
                 states[t] = state
             swept.append(ops.stack(states, axis))
         return ops.concatenate(swept, -1)
@@ -251,7 +261,7 @@ class GatedScan(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 4 or input_shape[3] is None:
             raise ValueError(f"GatedScan needs (batch, height, width, channels) with known channels, got {tuple(input_shape)}")
-        return (*input_shape[:3], 2 * self.units)
+        return (*input_shape[:3], self.units * len(self.WAYS[self.along]))
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")

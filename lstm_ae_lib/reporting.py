@@ -266,8 +266,8 @@ def speed_table(training: list, growth: list) -> str:
         f"{first['gemm_gflops']:.0f} GFLOP/s; ratios with the lowest and highest round. A training step is forward, backward and "
         "Adam of the reference model; a sweep step that of two bidirectional LSTMs, along the rows and the columns of 32x32 "
         f"positions. Fed by the pipeline a step takes {pipeline['ratio_to_one_batch']:.2f} [{pipeline['ratio_low']:.2f}, "
-        f"{pipeline['ratio_high']:.2f}] of its time with one batch again and again; that all images are degraded when the pipeline is "
-        f"made adds {once / epoch:.0%} to the first epoch. Training time grows as the number of images to the "
+        f"{pipeline['ratio_high']:.2f}] of its time with one batch again and again; that all images are degraded when the pipeline "
+        f"is made adds {once / epoch:.0%} to the first epoch. Training time grows as the number of images to the "
         f"power of {exponents['images']:.2f}, the pixels of an image to the power of {exponents['side']:.2f}, and the "
         f"multiply-adds of a model to the power of {exponents['units']:.2f}."
     )]  # fmt: skip

@@ -26,7 +26,7 @@ LAYERS = [
     Case("FastLSTM-last", lambda **k: layers.FastLSTM(4, go_backwards=True, **k), (8, 5)),
     Case("LSTMSweep-rows", lambda **k: layers.LSTMSweep(4, "rows", **k), (8, 6, 3)),
     Case("LSTMSweep-columns", lambda **k: layers.LSTMSweep(4, "columns", **k), (8, 6, 3)),
-    Case("GatedScan-rows", lambda **k: layers.GatedScan(4, **k), (8, 6, 3)),
+    Case("GatedScan", lambda **k: layers.GatedScan(4, **k), (8, 6, 3)),
     Case("GatedScan-columns", lambda **k: layers.GatedScan(4, "columns", positive=True, **k), (8, 6, 3)),
     Case("SimpleGate", lambda **k: layers.SimpleGate(**k), (8, 6, 4)),
     Case("ChannelScale", lambda **k: layers.ChannelScale(0.5, **k), (8, 6, 3)),

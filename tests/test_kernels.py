@@ -192,28 +192,27 @@ def test_a_sweeps_gradients_are_those_of_its_slow_path(monkeypatch, along, dynam
 
 @pytest.mark.backends
 @pytest.mark.parametrize("positive", [False, True], ids=["tanh", "sigmoid"])
-@pytest.mark.parametrize("along", ["rows", "columns"])
-def test_a_scan_is_a_first_order_recurrence_both_ways(along, positive):
+@pytest.mark.parametrize("along", ["rows", "columns", "both"])
+def test_a_scan_is_a_first_order_recurrence_each_way(along, positive):
     scan, images = layers.GatedScan(5, along, positive), numbers(2, 6, 7, 4)
     found = keras.ops.convert_to_numpy(scan(images))
     kernel, bias = (keras.ops.convert_to_numpy(weight).astype(np.float64) for weight in scan.weights)
-    projected = images @ kernel + bias
-    projected = projected if along == "rows" else projected.transpose(0, 2, 1, 3)
-    halves = []
-    for way, part in enumerate((projected[..., :10], projected[:, :, ::-1, 10:])):
+    projected, expected = images @ kernel + bias, []
+    for k, (axis, reverse) in enumerate(scan.WAYS[along]):
+        part = np.moveaxis(projected[..., 10 * k : 10 * (k + 1)], axis, 0)
+        part = part[::-1] if reverse else part
         keep = 1 / (1 + np.exp(-part[..., :5])) if positive else np.tanh(part[..., :5])
         state, states = 0.0, []
-        for t in range(part.shape[2]):
-            state = keep[:, :, t] * state + (1 - np.abs(keep[:, :, t])) * part[:, :, t, 5:]
+        for t in range(len(part)):
+            state = keep[t] * state + (1 - np.abs(keep[t])) * part[t, ..., 5:]
             states.append(state)
-        halves.append(np.stack(states[::-1] if way else states, 2))
-    expected = np.concatenate(halves, -1)
-    np.testing.assert_allclose(found, expected if along == "rows" else expected.transpose(0, 2, 1, 3), rtol=1e-4, atol=1e-5)
+        expected.append(np.moveaxis(np.stack(states[::-1] if reverse else states), 0, axis))
+    np.testing.assert_allclose(found, np.concatenate(expected, -1), rtol=1e-4, atol=1e-5)
 
 
 @only_tensorflow
 @pytest.mark.parametrize("positive", [False, True], ids=["tanh", "sigmoid"])
-@pytest.mark.parametrize("along", ["rows", "columns"])
+@pytest.mark.parametrize("along", ["rows", "columns", "both"])
 @pytest.mark.parametrize("batch", [1, 11])
 def test_a_scans_gradients_are_those_of_its_slow_path(monkeypatch, along, positive, batch):
     scan = layers.GatedScan(20, along, positive)
@@ -225,16 +224,38 @@ def test_a_scans_gradients_are_those_of_its_slow_path(monkeypatch, along, positi
 
 
 @only_tensorflow
+def test_a_scan_in_bfloat16_is_the_one_in_float32_but_for_rounding():
+    from lstm_ae_lib import compiled
+
+    half = numbers(3, 5, 7, 8 * 6).astype(tf_bfloat16())
+    ways, found = layers.GatedScan.WAYS["both"], []
+    for projected in (half, half.astype(np.float32)):
+        outputs = compiled.scan(projected, 6, ways, False)
+        exact = outputs.astype(np.float32).astype(half.dtype).astype(projected.dtype)  # the same states before them
+        gradient = np.cos(exact.astype(np.float32)).astype(half.dtype).astype(projected.dtype)
+        found.append((outputs, compiled.scan_gradient(projected, 6, ways, False, exact, gradient)))
+    for rounded, exact in zip(*found, strict=True):
+        assert rounded.dtype == half.dtype and exact.dtype == np.float32
+        np.testing.assert_array_equal(rounded, exact.astype(half.dtype))
+
+
+@only_tensorflow
 def test_the_number_of_threads_changes_no_bit_of_a_scan(monkeypatch):
     from lstm_ae_lib import compiled, threads
 
-    projected, found = numbers(9, 5, 7, 4 * 6), []
+    projected, ways, found = numbers(9, 5, 7, 8 * 6), layers.GatedScan.WAYS["both"], []
     for count in (1, 3):
         monkeypatch.setattr(threads, "inter_op", lambda count=count: count)
-        outputs = compiled.scan(projected, 1, 6, [False, True], False)
-        found.append((outputs, compiled.scan_gradient(projected, 1, 6, [False, True], False, outputs, np.cos(outputs))))
+        outputs = compiled.scan(projected, 6, ways, False)
+        found.append((outputs, compiled.scan_gradient(projected, 6, ways, False, outputs, np.cos(outputs))))
     for one, two in zip(*found, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def tf_bfloat16():
+    import tensorflow as tf
+
+    return tf.bfloat16.as_numpy_dtype
 
 
 @only_tensorflow
@@ -255,7 +276,7 @@ def test_a_sweep_takes_images_of_any_size(along, layer):
         (lambda: layers.LSTMSweep(0), "units must be a whole number from 1 to 65536, got 0"),
         (lambda: layers.LSTMSweep(4, "diagonal"), "along must be one of rows, columns; got 'diagonal'"),
         (lambda: layers.GatedScan(0), "units must be a whole number from 1 to 65536, got 0"),
-        (lambda: layers.GatedScan(4, "diagonal"), "along must be one of rows, columns; got 'diagonal'"),
+        (lambda: layers.GatedScan(4, "diagonal"), "along must be one of rows, columns, both; got 'diagonal'"),
         (lambda: layers.GatedScan(4)(np.zeros((2, 8, 3), "float32")), r"GatedScan needs \(batch, height, width, channels\)"),
         (lambda: layers.LSTMSweep(4)(np.zeros((2, 8, 3), "float32")), r"LSTMSweep needs \(batch, height, width, channels\)"),
     ],
