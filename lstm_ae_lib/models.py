@@ -5,7 +5,7 @@ import math
 
 from lstm_ae_lib import checks, peers
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import ChannelScale, FastLSTM, GatedScan, ImageToRows, LSTMSweep, RowsToImage, SpectralWiener
+from lstm_ae_lib.layers import ChannelScale, DepthToSpace, FastLSTM, GatedScan, ImageToRows, LSTMSweep, RowsToImage, SpectralWiener
 
 layers = keras.layers
 
@@ -62,6 +62,84 @@ def reference_lstm_autoencoder(
     return keras.Model(degraded, restored, name=name or ("reference_bilstm" if bidirectional else "reference_lstm"))
 
 
+RECURRENCES = ("scan", "lstm", "convolution", "none")
+
+
+def flagship(
+    image_shape=(32, 32, 3), width: int = 64, depth: int = 2, latent: int = 64, recurrence: str = "scan", positive: bool = False,
+    linear_start: str = "dct1", name: str = "flagship",
+):  # fmt: skip
+    """A recurrent autoencoder for restoration: convolutions see what is near, recurrences what is on the same row and column.
+
+    Half the resolution throughout (a 6x6 convolution with stride 2 in, sub-pixel upsampling out). Encoder and decoder are
+    ``depth`` pairs each of a residual block of two 3x3 convolutions and a residual recurrent block, which sweeps over all
+    positions both ways along both axes and mixes what it found with a 1x1 convolution. Between them is the latent, a map of
+    ``latent`` channels; around it each decoder pair gets what the encoder pair in its mirror image put out. Every residual
+    branch begins at zero, and so does the last layer.
+
+    Args:
+        image_shape: ``(height, width, channels)``, both sides even.
+        width: channels of the hidden layers, a multiple of 2 up to 4,096. Default 64.
+        depth: pairs of the encoder, and of the decoder, 1 to 64. Default 2.
+        latent: channels of the latent, 1 to 4,096. Default 64.
+        recurrence: ``"scan"`` (:class:`~lstm_ae_lib.layers.GatedScan`, ``width / 2`` units each way), ``"lstm"``
+            (:class:`~lstm_ae_lib.layers.LSTMSweep` along rows and along columns, ``width / 4`` units each way),
+            ``"convolution"`` (a 3x3 convolution with as many parameters as the scan in its place) or ``"none"``.
+        positive: of the scan: coefficients from 0 to 1 only. Default False.
+        linear_start: as for the peers. Default ``"dct1"``.
+        name: the model's name.
+
+    Returns:
+        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 4, 4096, whole=True)
+    checks.number(depth, "depth", 1, 64, whole=True)
+    checks.number(latent, "latent", 1, 4096, whole=True)
+    checks.choice(recurrence, "recurrence", RECURRENCES)
+    peers.check_divides(image_shape, 2)
+
+    def convolution(filters, side, name, **options):
+        return layers.Conv2D(filters, side, padding="same", name=name, **options)
+
+    def pair(hidden, name):
+        branch = convolution(width, 3, f"{name}_conv1", activation="relu", kernel_initializer="he_normal")(hidden)
+        branch = convolution(width, 3, f"{name}_conv2", kernel_initializer="zeros")(branch)
+        hidden = layers.Add(name=f"{name}_add1")([hidden, branch])
+        if recurrence == "none":
+            return hidden
+        if recurrence == "scan":
+            branch = GatedScan(width // 2, positive=positive, name=f"{name}_scan")(hidden)
+        elif recurrence == "lstm":
+            sweeps = [LSTMSweep(width // 4, along, name=f"{name}_{along}")(hidden) for along in ("rows", "columns")]
+            branch = layers.Concatenate(name=f"{name}_sweeps")(sweeps)
+        else:
+            # 4 * width ** 2 of the scan and 2 * width ** 2 of its mixture are 10 * width times 3 / 5 of the width.
+            branch = convolution(round(0.6 * width), 3, f"{name}_instead", activation="relu", kernel_initializer="he_normal")(
+                hidden
+            )
+        branch = convolution(width, 1, f"{name}_mix", kernel_initializer="zeros")(branch)
+        return layers.Add(name=f"{name}_add2")([hidden, branch])
+
+    def body(features, channels):
+        hidden = layers.Conv2D(width, 6, strides=2, padding="same", name="first")(features)
+        skips = []
+        for place in range(depth):
+            hidden = pair(hidden, f"encoder{place}")
+            skips.append(hidden)
+        hidden = convolution(latent, 1, "latent")(hidden)
+        hidden = convolution(width, 1, "from_latent")(hidden)
+        for place in reversed(range(depth)):
+            hidden = layers.Add(name=f"skip{place}")([hidden, skips[place]])
+            hidden = pair(hidden, f"decoder{place}")
+        missing = convolution(4 * channels, 3, "last", kernel_initializer="zeros")(hidden)
+        return DepthToSpace(2, name="shuffle")(missing)
+
+    return peers.residual_model(image_shape, linear_start, body, name)
+
+
 def linear_filter(image_shape=(32, 32, 3), transform: str = "dct1"):
     """One :class:`~lstm_ae_lib.layers.SpectralWiener` as a model; :func:`lstm_ae_lib.classical.fit_linear_filter` fits it.
 
@@ -95,7 +173,7 @@ def set_linear_start(model, fitted) -> None:
 
 BUILDERS = {
     builder.__name__: builder
-    for builder in (reference_lstm_autoencoder, linear_filter, peers.dncnn, peers.rednet, peers.unet, peers.nafnet)
+    for builder in (reference_lstm_autoencoder, flagship, linear_filter, peers.dncnn, peers.rednet, peers.unet, peers.nafnet)
 }
 
 

@@ -49,7 +49,7 @@ def dncnn(image_shape=(32, 32, 3), width: int = 64, depth: int = 10, linear_star
             hidden = layers.ReLU(name=f"relu{place}")(hidden)
         return layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", name="last")(hidden)
 
-    return _residual_model(image_shape, linear_start, body, name)
+    return residual_model(image_shape, linear_start, body, name)
 
 
 def rednet(image_shape=(32, 32, 3), width: int = 64, depth: int = 5, linear_start: str = "", name: str = "rednet"):
@@ -87,7 +87,7 @@ def rednet(image_shape=(32, 32, 3), width: int = 64, depth: int = 5, linear_star
             hidden = layers.ReLU(name=f"relu{place}")(hidden)
         return layers.Conv2DTranspose(channels, 3, padding="same", kernel_initializer="zeros", name="deconv1")(hidden)
 
-    return _residual_model(image_shape, linear_start, body, name)
+    return residual_model(image_shape, linear_start, body, name)
 
 
 def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start: str = "", name: str = "unet"):
@@ -110,7 +110,7 @@ def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start
     """
     checks.number(width, "width", 1, 1024, whole=True)
     checks.number(levels, "levels", 1, 8, whole=True)
-    _divides(image_shape, 2**levels)
+    check_divides(image_shape, 2**levels)
 
     def twice(hidden, channels, name):
         for place in (1, 2):
@@ -132,7 +132,7 @@ def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start
             hidden = twice(hidden, width * 2**level, f"back{level}")
         return layers.Conv2D(channels, 1, kernel_initializer="zeros", name="last")(hidden)
 
-    return _residual_model(image_shape, linear_start, body, name)
+    return residual_model(image_shape, linear_start, body, name)
 
 
 def nafnet(
@@ -166,7 +166,7 @@ def nafnet(
         raise ValueError(f"encoder and decoder must have the same number of levels, 1 to 8, got {encoder!r} and {decoder!r}")
     for blocks in (*encoder, *decoder):
         checks.number(blocks, "the blocks of a level", 0, 64, whole=True)
-    _divides(image_shape, 2 ** len(encoder))
+    check_divides(image_shape, 2 ** len(encoder))
 
     def block(hidden, name):
         channels = hidden.shape[-1]
@@ -202,11 +202,19 @@ def nafnet(
                 hidden = block(hidden, f"up{level}_{place}")
         return layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", name="last")(hidden)
 
-    return _residual_model(image_shape, linear_start, body, name)
+    return residual_model(image_shape, linear_start, body, name)
 
 
-def _residual_model(image_shape, linear_start, body, name):
-    """What every peer is: where it starts from, plus what its layers say is missing there."""
+def residual_model(image_shape, linear_start, body, name):
+    """What every restorer here is: where it starts from, plus what its layers say is missing there.
+
+    Args:
+        image_shape: ``(height, width, channels)``.
+        linear_start: as for :func:`dncnn`.
+        body: a function of the features (the degraded image, or the linear estimate and what it took away) and of the number
+            of channels to return.
+        name: the model's name.
+    """
     checks.choice(linear_start, "linear_start", ("", "dct1", "dct2"))
     degraded = layers.Input(image_shape, name="degraded")
     start = features = degraded
@@ -218,6 +226,7 @@ def _residual_model(image_shape, linear_start, body, name):
     return keras.Model(degraded, restored, name=name)
 
 
-def _divides(image_shape, factor):
+def check_divides(image_shape, factor) -> None:
+    """Raises a ``ValueError`` where a known height or width is no multiple of ``factor``."""
     if any(size is not None and size % factor for size in tuple(image_shape)[:2]):
         raise ValueError(f"image_shape must have a height and width that are multiples of {factor}, got {image_shape!r}")

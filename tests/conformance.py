@@ -49,6 +49,8 @@ MODELS = [
     Case("rednet", lambda: peers.rednet((8, 6, 3), width=4, depth=3), (8, 6, 3)),
     Case("unet", lambda: peers.unet((8, 4, 3), width=3, levels=2), (8, 4, 3)),
     Case("nafnet", lambda: peers.nafnet((8, 4, 3), width=4, encoder=(1, 1), middle=1, decoder=(1, 1)), (8, 4, 3)),
+    Case("flagship", lambda: models.flagship((8, 6, 3), width=8, depth=1, latent=4), (8, 6, 3)),
+    Case("flagship-lstm", lambda: models.flagship((8, 6, 3), width=8, depth=1, recurrence="lstm", linear_start=""), (8, 6, 3)),
     Case("linear_filter", lambda: models.linear_filter((8, 6, 3), "dct1"), (8, 6, 3)),
 ]
 
