@@ -50,6 +50,13 @@ def _parser():
     sweep.add_argument("--quiet", action="store_true", help="no progress, only the result")
     sweep.set_defaults(run=_sweep)
 
+    restore = commands.add_parser("restore", help="restore a picture: PNG or JPEG, any size")
+    restore.add_argument("source", metavar="IN", help="the picture")
+    restore.add_argument("target", metavar="OUT", help="where to write the restored one, .png or .jpg")
+    restore.add_argument("--weights", default="gauss2", help="released weights: a name in data/weights (gauss2)")
+    restore.add_argument("--quiet", action="store_true", help="no progress")
+    restore.set_defaults(run=_restore)
+
     runs = commands.add_parser("runs", help="list runs and compare their numbers")
     runs.add_argument("names", nargs="*", help="which ones (default: all)")
     runs.set_defaults(run=_runs)
@@ -121,6 +128,13 @@ def _sweep(arguments):
     failed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}; the same command tries them again")
+
+
+def _restore(arguments):
+    from lstm_ae_lib import restoring
+
+    shape = restoring.restore_file(arguments.source, arguments.target, arguments.weights, progress=not arguments.quiet)
+    print(f"{arguments.target}: {shape[1]} x {shape[0]} pixels, restored with {arguments.weights}")
 
 
 def _runs(arguments):

@@ -68,6 +68,35 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
     return model
 
 
+def resized_filter(weights, transform: str, height: int, width: int) -> list:
+    """A fitted filter's numbers for images of another size: what it does to a frequency, read off between those it knows.
+
+    Args:
+        weights: of the fitted :class:`~lstm_ae_lib.layers.SpectralWiener`: filter and offset.
+        transform: its transform.
+        height, width: of the images to restore, at least 2.
+
+    Returns:
+        list: filter ``(height, width, 3, 3)`` and offset ``(height, width, 3)``. The same size gives the same numbers; at any
+        other the offset, which also holds what the training images have in common at each place, keeps its mean only.
+    """
+    matrices, offset = weights
+    if matrices.shape[:2] == (height, width):
+        return [matrices, offset]
+    for axis, size in enumerate((height, width)):
+        own = matrices.shape[axis]
+        # The n-th of N cosines has n / (N - 1) half periods a pixel in the DCT-I, n / N in the DCT-II.
+        step = (own - 1) / (size - 1) if transform == "dct1" else own / size
+        place = np.minimum(np.arange(size) * step, own - 1)
+        below = np.minimum(place.astype(int), own - 2)
+        share = (place - below).reshape([-1 if other == axis else 1 for other in range(4)])
+        matrices = (1 - share) * np.take(matrices, below, axis) + share * np.take(matrices, below + 1, axis)
+    resized = np.zeros((height, width, 3), np.float32)
+    lengths = [cosine_basis(size, transform)[0][0].sum() for size in (*offset.shape[:2], height, width)]
+    resized[0, 0] = offset[0, 0] * (lengths[2] * lengths[3]) / (lengths[0] * lengths[1])
+    return [matrices.astype(np.float32), resized]
+
+
 class Restorer:
     """What all classical restorers share: tuning, and the check that it was done.
 

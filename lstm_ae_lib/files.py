@@ -1,6 +1,7 @@
 """Writing files so that a reader sees the old content or the new, never half of either."""
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -54,6 +55,12 @@ def _sync_folder(folder):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256(path) -> str:
+    """The SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path, value) -> None:

@@ -2,8 +2,9 @@
 name, these arguments and a file of weights."""
 
 import math
+from pathlib import Path
 
-from lstm_ae_lib import checks, peers
+from lstm_ae_lib import checks, files, peers
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import ChannelScale, DepthToSpace, FastLSTM, GatedScan, ImageToRows, LSTMSweep, RowsToImage, SpectralWiener
 
@@ -188,6 +189,54 @@ def build(builder: str, arguments: dict):
         return BUILDERS[builder](**arguments)
     except TypeError as error:
         raise ValueError(f"{builder} does not take these arguments: {error}") from error
+
+
+def write(model, folder, name: str, builder: str, arguments: dict, **more) -> dict:
+    """Writes a model as ``NAME.weights.h5`` and ``NAME.json``: its builder's name, the builder's arguments, the SHA-256.
+
+    Args:
+        model: what ``builder`` with ``arguments`` built, trained.
+        folder: where to; it is made if it is missing.
+        name: of the files.
+        builder: a name in :data:`BUILDERS`.
+        arguments: what the builder was called with, plain values.
+        **more: what else to write down, plain values.
+
+    Returns:
+        dict: what stands in the JSON.
+
+    Raises:
+        ValueError: an unknown builder.
+    """
+    checks.choice(builder, "builder", BUILDERS)
+    weights = Path(folder) / f"{name}.weights.h5"
+    with files.replacing(weights) as temporary:
+        model.save_weights(temporary)
+    description = {
+        "builder": builder, "arguments": arguments, "parameters": int(model.count_params()), "sha256": files.sha256(weights),
+        **more,
+    }  # fmt: skip
+    files.write_json(Path(folder) / f"{name}.json", description)
+    return description
+
+
+def read(folder, name: str) -> tuple:
+    """A model that :func:`write` has written, and what stands in its JSON.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: a damaged description, or weights that are not the ones that were written.
+    """
+    described, weights = Path(folder) / f"{name}.json", Path(folder) / f"{name}.weights.h5"
+    for path in (described, weights):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no {path}")
+    description = files.read_json(described)
+    if files.sha256(weights) != description["sha256"]:
+        raise ValueError(f"{weights} is damaged: its SHA-256 is not the one in {described.name}")
+    model = build(description["builder"], description["arguments"])
+    model.load_weights(weights)
+    return model, description
 
 
 def multiply_adds(model) -> int:

@@ -219,10 +219,11 @@ def residual_model(image_shape, linear_start, body, name):
     degraded = layers.Input(image_shape, name="degraded")
     start = features = degraded
     if linear_start:
-        start = SpectralWiener(linear_start, trainable=False, name="linear")(degraded)
-        taken = layers.Subtract(name="taken")([degraded, start])
-        features = layers.Concatenate(name="start")([start, taken])
-    restored = layers.Add(name="restored")([start, body(features, image_shape[-1])])
+        # In bfloat16 the linear estimate, and what it took away, would lose more than a network can put back.
+        start = SpectralWiener(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
+        taken = layers.Subtract(dtype="float32", name="taken")([degraded, start])
+        features = layers.Concatenate(dtype="float32", name="start")([start, taken])
+    restored = layers.Add(dtype="float32", name="restored")([start, body(features, image_shape[-1])])
     return keras.Model(degraded, restored, name=name)
 
 

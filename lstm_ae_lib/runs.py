@@ -11,7 +11,6 @@ A run is a folder ``data/runs/NAME`` with
 
 import csv
 import datetime
-import hashlib
 import os
 import platform
 import re
@@ -89,15 +88,7 @@ class Run:
         """
         from lstm_ae_lib import models
 
-        checks.choice(builder, "builder", models.BUILDERS)
-        with files.replacing(self.path(f"{name}.weights.h5")) as temporary:
-            model.save_weights(temporary)
-        description = {
-            "builder": builder, "arguments": arguments, "parameters": int(model.count_params()),
-            "sha256": _sha256(self.path(f"{name}.weights.h5")),
-        }  # fmt: skip
-        files.write_json(self.path(f"{name}.json"), description)
-        return description
+        return models.write(model, self.folder, name, builder, arguments)
 
     def load_model(self, name: str):
         """Builds a saved model again and loads its weights, after checking their hash.
@@ -108,13 +99,9 @@ class Run:
         """
         from lstm_ae_lib import models
 
-        description = files.read_json(self.need(f"{name}.json"))
-        weights = self.need(f"{name}.weights.h5")
-        if _sha256(weights) != description["sha256"]:
-            raise ValueError(f"{weights.name} of the run {self.name!r} is damaged: its SHA-256 is not the recorded one")
-        model = models.build(description["builder"], description["arguments"])
-        model.load_weights(weights)
-        return model
+        self.need(f"{name}.json")
+        self.need(f"{name}.weights.h5")
+        return models.read(self.folder, name)[0]
 
     def history(self) -> dict:
         """``history.csv`` as a list of numbers for each column."""
@@ -354,8 +341,3 @@ def _accelerators(backend):
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def _sha256(path):
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

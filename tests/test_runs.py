@@ -51,7 +51,7 @@ def test_damaged_weights_are_refused(run):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="autoencoder.weights.h5 of the run 'one' is damaged: its SHA-256"):
+    with pytest.raises(ValueError, match="autoencoder.weights.h5 is damaged: its SHA-256"):
         run.load_model("autoencoder")
 
 

@@ -1,0 +1,284 @@
+"""Pictures of any size, depth and number of channels; files that are no pictures; weights that are not what was released."""
+
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+from lstm_ae_lib import __main__, classical, degradations, models, peers, restoring
+from lstm_ae_lib._backend import keras
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).random(shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """``same``, which returns what it is given, and ``near``, which sees eleven pixels far and starts from nothing linear."""
+    folder = tmp_path_factory.mktemp("weights")
+    keras.utils.set_random_seed(0)
+    for name, arguments in {"same": {"linear_start": "dct1"}, "near": {}}.items():
+        arguments = {"image_shape": [16, 16, 3], "width": 4, "depth": 5, **arguments}
+        model = peers.dncnn(**arguments)
+        if name == "near":
+            last = model.get_layer("last")
+            last.set_weights([0.3 * numbers(*weight.shape) - 0.15 for weight in last.get_weights()])
+        restoring.release(name, model, "dncnn", arguments, {"task": "a test"}, folder)
+    return folder
+
+
+@pytest.fixture
+def same(weights):
+    return restoring.load_restorer("same", weights)
+
+
+@pytest.mark.backends
+def test_released_weights_come_back(weights):
+    restorer = restoring.load_restorer("near", weights)
+    assert restoring.released(weights) == ["near", "same"] and restorer.card == {"task": "a test"}
+    images = numbers(2, 16, 16, 3)
+    expected = keras.ops.convert_to_numpy(restorer.model(images))
+    np.testing.assert_allclose(restorer(images), np.clip(expected, 0, 1), atol=1e-6)
+    assert not np.allclose(restorer(images), images, atol=0.01)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (16, 16), (17, 30), (40, 9)])
+def test_a_restorer_takes_images_of_any_size(same, shape):
+    images = numbers(1, *shape, 3)
+    np.testing.assert_allclose(same(images), images, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [None, 1, 3, 4])
+def test_shape_and_dtype_stay_and_alpha_is_kept(same, dtype, channels):
+    image = numbers(30, 21, *([channels] if channels else []))
+    image = image.astype(dtype) if np.dtype(dtype).kind == "f" else (image * np.iinfo(dtype).max).astype(dtype)
+    restored = restoring.restore(image, same, tile=16, overlap=4)
+    assert restored.shape == image.shape and restored.dtype == image.dtype
+    # 16 bits are more than float32's arithmetic in a cosine transform keeps.
+    atol = {np.uint8: 0, np.uint16: 1}.get(dtype, 2e-6)
+    np.testing.assert_allclose(restored.astype(float), image.astype(float), rtol=0, atol=atol)
+    if channels == 4:
+        np.testing.assert_array_equal(restored[..., 3], image[..., 3])
+
+
+def test_tiles_leave_no_seam(weights):
+    """A quarter of the overlap is more than the five pixels that this network sees: the tiles show what the whole shows."""
+    near = restoring.load_restorer("near", weights)
+    image = numbers(100, 76, 3)
+    whole = restoring.restore(image, near)
+    assert not np.allclose(whole, image, atol=0.01)
+    inside = slice(0, 94), slice(0, 70)  # below and to the right the whole was continued to a multiple of the stride
+    for tile, overlap in ((48, 24), (64, 30), (80, 20)):
+        tiled = restoring.restore(image, near, tile=tile, overlap=overlap)
+        np.testing.assert_allclose(tiled[inside], whole[inside], atol=1e-5)
+
+
+def test_tiles_cover_everything_and_are_of_one_size():
+    for size in range(1, 200):
+        starts = restoring._starts(size, 32, 8)
+        covered = np.zeros(size, int)
+        for start in starts:
+            assert start + min(32, size) <= size
+            covered[start : start + 32] += 1
+        assert covered.min() > 0
+        assert all(after - before <= 24 for before, after in zip(starts, starts[1:], strict=False))
+
+
+def test_the_linear_filter_works_at_another_size(sample):
+    """Fitted on 32x32, it takes the blur of a larger picture away."""
+    import skimage.data
+
+    clean = sample.train_images[:400]
+    fitted = classical.fit_linear_filter(degradations.degrade(clean, "gauss2"), clean, "dct1")
+    photo = skimage.data.astronaut()[None, 40:168, 160:258]
+    blurred = degradations.degrade(photo, "gauss2")
+    small = fitted.layers[-1].get_weights()
+    assert all(one is two for one, two in zip(small, classical.resized_filter(small, "dct1", 32, 32), strict=True))
+    larger = models.linear_filter(photo.shape[1:], "dct1")
+    larger.layers[-1].set_weights(classical.resized_filter(small, "dct1", 128, 98))
+    restored = keras.ops.convert_to_numpy(larger(blurred / np.float32(255)))
+    before, after = (np.mean((image - photo / 255) ** 2) for image in (blurred / 255, restored))
+    assert after < 0.5 * before
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((0, 5, 3), np.uint8), r"not empty, got \(0, 5, 3\)"),
+        (np.zeros((5, 5, 2), np.uint8), r"got \(5, 5, 2\)"),
+        (np.zeros(5, np.uint8), r"got \(5,\)"),
+        (np.zeros((1, 5), np.uint8), "at least 2 pixels high and wide, got 1 x 5"),
+        (np.zeros((5, 5), np.int32), "image must be uint8, uint16, or floating in .0, 1., got int32"),
+        (np.full((5, 5, 3), 1.5), "image must lie in .0, 1., got values from 1.5 to 1.5"),
+        (np.full((5, 5, 3), np.nan), "image must"),
+    ],
+)
+def test_what_is_no_image_is_refused(same, image, message):
+    with pytest.raises(ValueError, match=message):
+        restoring.restore(image, same)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"tile": 40}, "tile must be"), ({"overlap": 0}, "overlap must be")])
+def test_bad_tiles_are_refused(same, options, message):
+    with pytest.raises(ValueError, match=message):
+        restoring.restore(np.zeros((5, 5), np.uint8), same, **options)
+
+
+def test_weights_that_are_not_the_released_ones_are_refused(weights, tmp_path):
+    with pytest.raises(ValueError, match="weights must be one of near, same; got 'other'"):
+        restoring.load_restorer("other", weights)
+    with pytest.raises(ValueError, match="weights must be a name of letters"):
+        restoring.load_restorer("../same", weights)
+    for name in ("same.json", "same.weights.h5"):
+        (tmp_path / name).write_bytes((weights / name).read_bytes())
+    content = bytearray((tmp_path / "same.weights.h5").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "same.weights.h5").write_bytes(content)
+    with pytest.raises(ValueError, match="same.weights.h5 is damaged: its SHA-256 is not the one in same.json"):
+        restoring.load_restorer("same", tmp_path)
+    (tmp_path / "same.weights.h5").unlink()
+    with pytest.raises(FileNotFoundError, match="there is no .*same.weights.h5"):
+        restoring.load_restorer("same", tmp_path)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def photo(height=24, width=35, channels=3, dtype=np.uint8):
+    smooth = cv2.resize(numbers(4, 5, channels), (width, height)).reshape(height, width, channels)
+    return (smooth * np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".jpeg"])
+def test_files_in_and_out(same, tmp_path, suffix):
+    image = photo()
+    cv2.imwrite(str(tmp_path / "in.png"), image[..., ::-1])
+    assert restoring.restore_file(tmp_path / "in.png", tmp_path / f"out{suffix}", same) == (24, 35, 3)
+    found = np.asarray(PIL.Image.open(tmp_path / f"out{suffix}"))
+    assert np.abs(found.astype(int) - image).mean() <= (0 if suffix.lower() == ".png" else 8)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (3, np.uint16), (4, np.uint8), (4, np.uint16)])
+def test_depth_grey_and_alpha_survive(same, tmp_path, channels, dtype):
+    image = photo(channels=channels, dtype=dtype)
+    order = [2, 1, 0, 3][:channels] if channels > 1 else [0]
+    cv2.imwrite(str(tmp_path / "in.png"), image[..., order])
+    restoring.restore_file(tmp_path / "in.png", tmp_path / "out.png", same)
+    found = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED).reshape(image.shape)[..., order]
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.astype(int), image, atol=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_respected(same, tmp_path, orientation):
+    exif = PIL.Image.Exif()
+    exif[274] = orientation
+    PIL.Image.fromarray(photo()).save(tmp_path / "in.png", exif=exif)
+    upright = PIL.ImageOps.exif_transpose(PIL.Image.open(tmp_path / "in.png"))
+    restoring.restore_file(tmp_path / "in.png", tmp_path / "out.png", same)
+    np.testing.assert_array_equal(np.asarray(PIL.Image.open(tmp_path / "out.png")), np.asarray(upright))
+
+
+def broken(folder, kind):
+    path = folder / "in.png"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("not a picture")
+    elif kind == "cut":
+        cv2.imwrite(str(path), photo(200, 200))
+        path.write_bytes(path.read_bytes()[:-3000])
+    elif kind == "cut jpeg":
+        path = folder / "in.jpg"
+        cv2.imwrite(str(path), (255 * numbers(200, 200, 3)).astype(np.uint8))
+        path.write_bytes(path.read_bytes()[:20000])
+    elif kind == "animated":
+        frames = [PIL.Image.fromarray(photo()), PIL.Image.fromarray(photo()[::-1])]
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+    elif kind == "large":
+        path.write_bytes(_header(20000, 20000))
+    elif kind == "gif":
+        PIL.Image.fromarray(photo()).save(folder / "in.gif")
+        path = folder / "in.gif"
+    return path
+
+
+def _header(width, height):
+    """A PNG that claims a size."""
+    import zlib
+
+    chunk = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    end = b"IEND"
+    parts = [len(part[4:]).to_bytes(4, "big") + part + zlib.crc32(part).to_bytes(4, "big") for part in (chunk, end)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "there is no file"),
+        ("empty", "is empty"),
+        ("text", "is neither a PNG nor a JPEG picture"),
+        ("gif", "is neither a PNG nor a JPEG picture"),
+        ("cut", "is damaged"),
+        ("cut jpeg", "is damaged"),
+        ("animated", r"is animated \(2 frames\)"),
+        ("large", "is too large"),
+    ],
+)
+def test_what_is_no_picture_gets_one_line_and_code_2(monkeypatch, capsys, weights, tmp_path, kind, message):
+    monkeypatch.setattr(restoring, "weights_dir", lambda: weights)
+    source, target = broken(tmp_path, kind), tmp_path / "out.png"
+    target.write_bytes(b"what was there")
+    assert __main__.main(["restore", str(source), str(target), "--weights", "same", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert message.replace("\\", "") in said and said.count("\n") == 1
+    assert target.read_bytes() == b"what was there"
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("target", "channels", "message"),
+    [
+        ("out.tiff", 3, "the suffix of the file to write must be one of .png, .jpg, .jpeg; got '.tiff'"),
+        ("out.jpg", 4, "in.png has transparent pixels, which JPEG cannot hold: write a .png"),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(same, tmp_path, target, channels, message):
+    cv2.imwrite(str(tmp_path / "in.png"), photo(channels=channels))
+    with pytest.raises(ValueError, match=message):
+        restoring.restore_file(tmp_path / "in.png", tmp_path / target, same)
+    assert not (tmp_path / target).exists()
+
+
+def test_the_command_line_restores_a_picture(monkeypatch, capsys, weights, tmp_path):
+    monkeypatch.setattr(restoring, "weights_dir", lambda: weights)
+    cv2.imwrite(str(tmp_path / "in.png"), photo())
+    assert __main__.main(["restore", str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--weights", "same"]) == 0
+    assert "out.png: 35 x 24 pixels, restored with same" in capsys.readouterr().out
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out.png")), cv2.imread(str(tmp_path / "in.png")))
+
+
+def test_memory_grows_with_the_picture_only(weights, tmp_path):
+    """4 megapixels, in a process of its own: 12 bytes a pixel three times over, and not a network's layers at full size."""
+    code = """
+import json, resource, sys
+import numpy as np
+from lstm_ae_lib import restoring
+restorer = restoring.load_restorer("near", sys.argv[1])
+restoring.restore(np.zeros((512, 512, 3), np.uint8), restorer)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+restoring.restore(np.zeros((2048, 2048, 3), np.uint8), restorer)
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(weights)], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    grown = json.loads(done.stdout) * (1024 if sys.platform == "linux" else 1)
+    assert grown < 60 * 2048 * 2048
