@@ -265,6 +265,68 @@ class GatedScan(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class ConvLSTMStep(keras.layers.Layer):
+    """One step of a convolutional LSTM: gates by a convolution over input and state (Shi et al., "Convolutional LSTM Network",
+    2015; without the peepholes).
+
+    Keras' ``ConvLSTM2D`` runs over a sequence that is known beforehand; a network that looks at its own last answer calls
+    this layer once an iteration, with the same weights.
+
+    Args:
+        filters: channels of the state, 1 to 65,536.
+        kernel_size: 1 to 31, odd. Default 3.
+
+    Weights: ``kernel`` ``(kernel_size, kernel_size, channels + filters, 4 * filters)`` and ``bias`` ``(4 * filters,)``; the gates
+    in Keras' order (input, forget, cell, output), the forget gate's bias 1 at first.
+
+    Input: ``(batch, height, width, channels + 2 * filters)``, the features and behind them the state, hidden and cell. Output:
+    the new state ``(batch, height, width, 2 * filters)``.
+
+    Raises:
+        ValueError: an argument out of range, or an input without room for features and state.
+
+    Example:
+        >>> ConvLSTMStep(8)(np.zeros((2, 32, 32, 3 + 16), "float32")).shape
+        TensorShape([2, 32, 32, 16])
+    """
+
+    def __init__(self, filters, kernel_size=3, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = int(checks.number(filters, "filters", 1, 65536, whole=True))
+        self.kernel_size = int(checks.number(kernel_size, "kernel_size", 1, 31, whole=True))
+        if not self.kernel_size % 2:
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+
+    def build(self, input_shape):
+        self.compute_output_shape(input_shape)
+        side, channels = self.kernel_size, input_shape[-1] - self.filters
+        self.kernel = self.add_weight(name="kernel", shape=(side, side, channels, 4 * self.filters), initializer="glorot_uniform")
+        self.bias = self.add_weight(name="bias", shape=(4 * self.filters,), initializer=self._initial_bias)
+        self.built = True
+
+    def _initial_bias(self, shape, dtype=None):
+        forget = np.zeros(shape)
+        forget[self.filters : 2 * self.filters] = 1
+        return ops.convert_to_tensor(forget, dtype)
+
+    def call(self, inputs):
+        gates = ops.conv(inputs[..., : -self.filters], self.kernel, padding="same") + self.bias
+        enter, keep, new, leave = ops.split(gates, 4, axis=-1)
+        cell = ops.sigmoid(keep) * inputs[..., -self.filters :] + ops.sigmoid(enter) * ops.tanh(new)
+        return ops.concatenate([ops.sigmoid(leave) * ops.tanh(cell), cell], -1)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters, "kernel_size": self.kernel_size}
+
+    def compute_output_shape(self, input_shape):
+        if len(input_shape) != 4 or input_shape[-1] is None or input_shape[-1] <= 2 * self.filters:
+            raise ValueError(
+                f"ConvLSTMStep needs (batch, height, width, more than {2 * self.filters} channels), got {tuple(input_shape)}"
+            )
+        return (*input_shape[:3], 2 * self.filters)
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class SimpleGate(keras.layers.Layer):
     """Halves the channels by multiplying one half with the other: a gate without an activation function (Chen et al.,
     "Simple Baselines for Image Restoration", 2022).

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from lstm_ae_lib import checks, files, peers
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import ChannelScale, DepthToSpace, FastLSTM, GatedScan, ImageToRows, LSTMSweep, RowsToImage, SpectralWiener
+from lstm_ae_lib.degradations import GaussianBlur
+from lstm_ae_lib.layers import (
+    ChannelScale,
+    ConvLSTMStep,
+    DepthToSpace,
+    FastLSTM,
+    GatedScan,
+    ImageToRows,
+    LSTMSweep,
+    RowsToImage,
+    SpectralWiener,
+)
 
 layers = keras.layers
 
@@ -67,8 +78,8 @@ RECURRENCES = ("scan", "lstm", "convolution", "none")
 
 
 def flagship(
-    image_shape=(32, 32, 3), width: int = 64, depth: int = 2, latent: int = 64, recurrence: str = "scan", positive: bool = False,
-    linear_start: str = "dct1", name: str = "flagship",
+    image_shape=(32, 32, 3), width: int = 64, depth: int = 2, latent: int = 64, recurrence: str = "scan", along: str = "both",
+    positive: bool = False, skips: bool = True, linear_start: str = "dct1", name: str = "flagship",
 ):  # fmt: skip
     """A recurrent autoencoder for restoration: convolutions see what is near, recurrences what is on the same row and column.
 
@@ -86,7 +97,10 @@ def flagship(
         recurrence: ``"scan"`` (:class:`~lstm_ae_lib.layers.GatedScan`, ``width / 2`` units each way), ``"lstm"``
             (:class:`~lstm_ae_lib.layers.LSTMSweep` along rows and along columns, ``width / 4`` units each way),
             ``"convolution"`` (a 3x3 convolution with as many parameters as the scan in its place) or ``"none"``.
+        along: of the scan: ``"both"`` axes, or ``"rows"`` or ``"columns"`` only, with twice the units. Default ``"both"``.
         positive: of the scan: coefficients from 0 to 1 only. Default False.
+        skips: what the encoder's pairs put out goes to the decoder's; without, everything passes through the latent. Default
+            True.
         linear_start: as for the peers. Default ``"dct1"``.
         name: the model's name.
 
@@ -112,7 +126,8 @@ def flagship(
         if recurrence == "none":
             return hidden
         if recurrence == "scan":
-            branch = GatedScan(width // 2, positive=positive, name=f"{name}_scan")(hidden)
+            units = width // 2 if along == "both" else width
+            branch = GatedScan(units, along, positive, name=f"{name}_scan")(hidden)
         elif recurrence == "lstm":
             sweeps = [LSTMSweep(width // 4, along, name=f"{name}_{along}")(hidden) for along in ("rows", "columns")]
             branch = layers.Concatenate(name=f"{name}_sweeps")(sweeps)
@@ -126,19 +141,85 @@ def flagship(
 
     def body(features, channels):
         hidden = layers.Conv2D(width, 6, strides=2, padding="same", name="first")(features)
-        skips = []
+        encoded = []
         for place in range(depth):
             hidden = pair(hidden, f"encoder{place}")
-            skips.append(hidden)
+            encoded.append(hidden)
         hidden = convolution(latent, 1, "latent")(hidden)
         hidden = convolution(width, 1, "from_latent")(hidden)
         for place in reversed(range(depth)):
-            hidden = layers.Add(name=f"skip{place}")([hidden, skips[place]])
+            if skips:
+                hidden = layers.Add(name=f"skip{place}")([hidden, encoded[place]])
             hidden = pair(hidden, f"decoder{place}")
         missing = convolution(4 * channels, 3, "last", kernel_initializer="zeros")(hidden)
         return DepthToSpace(2, name="shuffle")(missing)
 
     return peers.residual_model(image_shape, linear_start, body, name)
+
+
+def recurrent_inference(
+    image_shape=(32, 32, 3), width: int = 64, iterations: int = 3, sigma: float = 2.0, border: str = "reflect_101",
+    linear_start: str = "dct1", name: str = "recurrent_inference",
+):  # fmt: skip
+    """A convolutional LSTM over iterations instead of positions: the same weights improve the estimate again and again.
+
+    Each iteration sees its estimate x, what the blur took from it (y - x) and the data term A(y - A x), which says where
+    the estimate, blurred again, is not yet the degraded image; a convolutional LSTM at half the resolution, with a residual
+    block behind it, remembers what earlier iterations have seen, and adds to the estimate (a recurrent inference machine:
+    Putzky and Welling, 2017).
+
+    Args:
+        image_shape: ``(height, width, channels)``, known, both sides even.
+        width: channels of the state, 1 to 4,096. Default 64.
+        iterations: 1 to 100. Default 3.
+        sigma: of the blur A in pixels; 0 where it is not known, then there is no data term. Default 2.
+        border: of A: ``"reflect_101"`` or ``"reflect"``.
+        linear_start: as for the peers: where the iterations begin, instead of at the degraded image. Default ``"dct1"``.
+        name: the model's name.
+
+    Returns:
+        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 1, 4096, whole=True)
+    checks.number(iterations, "iterations", 1, 100, whole=True)
+    checks.number(sigma, "sigma", 0, 64)
+    checks.choice(linear_start, "linear_start", ("", "dct1", "dct2"))
+    peers.check_divides(image_shape, 2)
+
+    degraded = layers.Input(image_shape, name="degraded")
+    estimate = degraded
+    if linear_start:
+        estimate = SpectralWiener(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
+    blur = GaussianBlur(sigma, border, dtype="float32", name="blur") if sigma else None
+    difference, join = layers.Subtract(dtype="float32", name="difference"), layers.Concatenate(dtype="float32", name="seen")
+    first = layers.Conv2D(width, 6, strides=2, padding="same", activation="relu", name="first")
+    step = ConvLSTMStep(width, name="lstm")
+    widen = layers.Conv2D(width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name="conv1")
+    narrow = layers.Conv2D(width, 3, padding="same", kernel_initializer="zeros", name="conv2")
+    last = layers.Conv2D(4 * image_shape[-1], 3, padding="same", kernel_initializer="zeros", name="last")
+    residual, shuffle, improve = (
+        layers.Add(name="residual"),
+        DepthToSpace(2, name="shuffle"),
+        layers.Add(dtype="float32", name="add"),
+    )
+    remember = layers.Concatenate(name="remember")
+    state = None
+    for _ in range(iterations):
+        seen = [estimate, difference([degraded, estimate])]
+        if blur is not None:
+            seen.append(blur(difference([degraded, blur(estimate)])))
+        features = first(join(seen))
+        if state is None:
+            nothing = keras.ops.zeros_like(features)
+            state = remember([nothing, nothing])
+        state = step(remember([features, state]))
+        hidden = state[..., :width]
+        found = residual([hidden, narrow(widen(hidden))])
+        estimate = improve([estimate, shuffle(last(found))])
+    return keras.Model(degraded, estimate, name=name)
 
 
 def linear_filter(image_shape=(32, 32, 3), transform: str = "dct1"):
@@ -174,7 +255,16 @@ def set_linear_start(model, fitted) -> None:
 
 BUILDERS = {
     builder.__name__: builder
-    for builder in (reference_lstm_autoencoder, flagship, linear_filter, peers.dncnn, peers.rednet, peers.unet, peers.nafnet)
+    for builder in (
+        reference_lstm_autoencoder,
+        flagship,
+        recurrent_inference,
+        linear_filter,
+        peers.dncnn,
+        peers.rednet,
+        peers.unet,
+        peers.nafnet,
+    )
 }
 
 
@@ -248,34 +338,35 @@ def multiply_adds(model) -> int:
     Raises:
         ValueError: a layer with weights whose cost is not known here.
     """
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            total += multiply_adds(layer)
-        elif isinstance(layer, layers.LSTM):
-            total += layer.input.shape[1] * 4 * layer.units * (layer.input.shape[2] + layer.units)
-        elif isinstance(layer, layers.Bidirectional):
-            steps, features = layer.input.shape[1:]
-            units = layer.forward_layer.units
-            total += 2 * steps * 4 * units * (features + units)
-        elif isinstance(layer, LSTMSweep):
-            _, height, width, channels = layer.input.shape
-            total += 2 * height * width * 4 * layer.units * (channels + layer.units)
-        elif isinstance(layer, GatedScan):
-            total += math.prod(layer.input.shape[1:3]) * math.prod(layer.kernel.shape)
-        elif isinstance(layer, layers.DepthwiseConv2D):
-            total += math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
-        elif isinstance(layer, layers.Conv2DTranspose):
-            total += math.prod(layer.input.shape[1:3]) * math.prod(layer.kernel.shape)
-        elif isinstance(layer, layers.Conv2D):
-            total += math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
-        elif isinstance(layer, layers.BatchNormalization | layers.LayerNormalization | ChannelScale):
-            pass  # element-wise
-        elif isinstance(layer, layers.Dense):
-            total += math.prod(layer.input.shape[1:-1]) * layer.kernel.shape[0] * layer.kernel.shape[1]
-        elif isinstance(layer, SpectralWiener):
-            _, height, width, channels = layer.input.shape
-            total += height * width * channels * (2 * (height + width) + channels)
-        elif layer.weights:
-            raise ValueError(f"the cost of the layer {layer.name} ({type(layer).__name__}) is not known")
-    return total
+    return sum(_calls(layer) * _cost(layer) for layer in model.layers)
+
+
+def _calls(layer):
+    """How often a model runs a layer: one that shares its weights between iterations, more than once."""
+    return max(len(layer._inbound_nodes), 1)
+
+
+def _cost(layer):
+    """Multiply-adds of one call."""
+    if isinstance(layer, keras.Model):
+        return multiply_adds(layer)
+    if not layer.weights or isinstance(layer, layers.BatchNormalization | layers.LayerNormalization | ChannelScale):
+        return 0  # element-wise
+    given, made = layer._inbound_nodes[0].input_tensors[0].shape, layer._inbound_nodes[0].output_tensors[0].shape
+    if isinstance(layer, layers.LSTM):
+        return given[1] * 4 * layer.units * (given[2] + layer.units)
+    if isinstance(layer, layers.Bidirectional):
+        units = layer.forward_layer.units
+        return 2 * given[1] * 4 * units * (given[2] + units)
+    if isinstance(layer, LSTMSweep):
+        return 2 * math.prod(given[1:3]) * 4 * layer.units * (given[3] + layer.units)
+    if isinstance(layer, layers.Conv2DTranspose):
+        return math.prod(given[1:3]) * math.prod(layer.kernel.shape)
+    if isinstance(layer, GatedScan | ConvLSTMStep | layers.DepthwiseConv2D | layers.Conv2D):
+        return math.prod(made[1:3]) * math.prod(layer.kernel.shape)
+    if isinstance(layer, layers.Dense):
+        return math.prod(given[1:-1]) * math.prod(layer.kernel.shape)
+    if isinstance(layer, SpectralWiener):
+        _, height, width, channels = given
+        return height * width * channels * (2 * (height + width) + channels)
+    raise ValueError(f"the cost of the layer {layer.name} ({type(layer).__name__}) is not known")

@@ -8,9 +8,9 @@ from lstm_ae_lib import degradations, files, paths, runs
 RESTORER_TITLES = {
     "degraded": "degraded", "linear": "linear filter", "reference_lstm": "LSTM autoencoder",
     "reference_bilstm": "bidirectional LSTM autoencoder", "dncnn": "DnCNN", "rednet": "RED-Net", "unet": "U-Net",
-    "nafnet": "NAFNet", "flagship": "flagship", "unsharp": "unsharp mask", "wiener": "Wiener filter",
-    "richardson_lucy": "Richardson-Lucy", "total_variation": "total variation", "non_local_means": "non-local means",
-    "wavelet": "wavelets",
+    "nafnet": "NAFNet", "flagship": "flagship", "recurrent_inference": "recurrent inference", "unsharp": "unsharp mask",
+    "wiener": "Wiener filter", "richardson_lucy": "Richardson-Lucy", "total_variation": "total variation",
+    "non_local_means": "non-local means", "wavelet": "wavelets",
 }  # fmt: skip
 
 README_MARKS = "<!-- results: written by `python -m lstm_ae_lib publish` -->", "<!-- end of results -->"

@@ -28,6 +28,7 @@ LAYERS = [
     Case("LSTMSweep-columns", lambda **k: layers.LSTMSweep(4, "columns", **k), (8, 6, 3)),
     Case("GatedScan", lambda **k: layers.GatedScan(4, **k), (8, 6, 3)),
     Case("GatedScan-columns", lambda **k: layers.GatedScan(4, "columns", positive=True, **k), (8, 6, 3)),
+    Case("ConvLSTMStep", lambda **k: layers.ConvLSTMStep(3, **k), (8, 6, 10)),
     Case("SimpleGate", lambda **k: layers.SimpleGate(**k), (8, 6, 4)),
     Case("ChannelScale", lambda **k: layers.ChannelScale(0.5, **k), (8, 6, 3)),
     Case("DepthToSpace", lambda **k: layers.DepthToSpace(2, **k), (8, 6, 12)),
@@ -51,6 +52,7 @@ MODELS = [
     Case("nafnet", lambda: peers.nafnet((8, 4, 3), width=4, encoder=(1, 1), middle=1, decoder=(1, 1)), (8, 4, 3)),
     Case("flagship", lambda: models.flagship((8, 6, 3), width=8, depth=1, latent=4), (8, 6, 3)),
     Case("flagship-lstm", lambda: models.flagship((8, 6, 3), width=8, depth=1, recurrence="lstm", linear_start=""), (8, 6, 3)),
+    Case("recurrent_inference", lambda: models.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
     Case("linear_filter", lambda: models.linear_filter((8, 6, 3), "dct1"), (8, 6, 3)),
 ]
 

@@ -67,8 +67,70 @@ def test_bad_arguments_are_refused(arguments, message):
         models.reference_lstm_autoencoder(**arguments)
 
 
+def conv(inputs, outputs, side=3):
+    return side * side * inputs * outputs + outputs
+
+
+@pytest.mark.parametrize("recurrence", models.RECURRENCES)
+def test_the_flagships_recurrences_are_of_one_size(recurrence):
+    w, ways = 64, 4
+    instead = {
+        "scan": w * 2 * ways * w // 2 + 2 * ways * w // 2 + conv(ways * w // 2, w, 1),
+        "lstm": 2 * 2 * 4 * 16 * (w + 16 + 1) + conv(ways * 16, w, 1),
+        "convolution": conv(w, 38) + conv(38, w, 1),
+        "none": 0,
+    }[recurrence]
+    frame = conv(6, w, 6) + 2 * conv(w, w, 1) + conv(w, 12)
+    model = models.flagship(recurrence=recurrence)
+    assert model.count_params() - 32 * 32 * 12 == frame + 4 * (2 * conv(w, w) + instead)
+    if recurrence != "none":
+        assert abs((model.count_params() - 12288) / 424_140 - 1) < 0.005
+        # Everything but the linear start runs at half the resolution.
+        assert models.multiply_adds(model) == pytest.approx(256 * (model.count_params() - 12288) + 399_360, rel=0.005)
+
+
+def test_two_ways_with_twice_the_units_are_of_the_same_size():
+    sizes = {models.flagship((8, 8, 3), width=8, along=along).count_params() for along in ("both", "rows", "columns")}
+    assert len(sizes) == 1
+
+
+def test_without_skips_everything_passes_through_the_latent():
+    images = np.random.default_rng(0).random((3, 8, 8, 3)).astype(np.float32)
+    for skips in (True, False):
+        model = models.flagship((8, 8, 3), width=8, depth=1, skips=skips, linear_start="")
+        model.set_weights([np.random.default_rng(1).standard_normal(weight.shape) for weight in model.get_weights()])
+        latent = model.get_layer("latent")
+        latent.set_weights([np.zeros_like(weight) for weight in latent.get_weights()])
+        added = keras.ops.convert_to_numpy(model(images)) - images
+        assert (np.ptp(added, axis=0).max() < 1e-4) != skips
+
+
+@pytest.mark.parametrize(("recurrence", "all_of_it"), [("scan", True), ("lstm", True), ("convolution", False), ("none", False)])
+def test_a_recurrence_sees_the_whole_image(recurrence, all_of_it):
+    keras.utils.set_random_seed(0)
+    model = models.flagship((64, 64, 3), width=8, depth=1, recurrence=recurrence, linear_start="")
+    generator = np.random.default_rng(0)
+    model.set_weights([0.3 * generator.standard_normal(weight.shape) for weight in model.get_weights()])
+    images = generator.random((1, 64, 64, 3)).astype(np.float32)
+    changed = images.copy()
+    changed[0, :2, :2] = 1 - changed[0, :2, :2]
+    difference = keras.ops.convert_to_numpy(model(changed)) - keras.ops.convert_to_numpy(model(images))
+    # Along the first row and column, where the second sweep of a pair has not to turn a corner.
+    assert (np.abs(difference[0, 0, 32:]).max() > 0) == (np.abs(difference[0, 32:, 0]).max() > 0) == all_of_it
+
+
+def test_iterations_share_their_weights_and_cost_each_time():
+    models_of = [models.recurrent_inference(iterations=count) for count in (1, 3)]
+    w = 64
+    size = conv(9, w, 6) + conv(2 * w, 4 * w) + 2 * conv(w, w) + conv(w, 12)
+    assert [model.count_params() - 12288 for model in models_of] == [size, size]
+    once, thrice = (models.multiply_adds(model) for model in models_of)
+    assert thrice - once == 2 * 256 * (36 * 9 * w + 9 * (2 * w * 4 * w + 2 * w * w + w * 12))
+    assert models.recurrent_inference(sigma=0.0).count_params() == models_of[0].count_params() - 36 * 3 * w
+
+
 def test_build_refuses_what_it_does_not_know():
-    with pytest.raises(ValueError, match="builder must be one of reference_lstm_autoencoder, linear_filter, .*; got 'gan'"):
+    with pytest.raises(ValueError, match="builder must be one of reference_lstm_autoencoder, flagship, .*; got 'gan'"):
         models.build("gan", {})
     with pytest.raises(ValueError, match="does not take these arguments"):
         models.build("linear_filter", {"depth": 3})
