@@ -1,5 +1,6 @@
 """A sweep does what is left to do, whatever happened before, and touches nothing that is not its own."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 import pytest
 from test_runner import notebooks, write_notebook  # noqa: F401 - a fixture
 
-from lstm_ae_lib import __main__, degradations, paths, runner, runs, sweeps
+from lstm_ae_lib import __main__, degradations, models, paths, runner, runs, sweeps
 
 
 @pytest.fixture
@@ -28,7 +29,12 @@ def test_the_studys_own_sweep_fits_the_notebooks():
     assert len(sweeps.read_sweep("classical")["runs"]) == len(degradations.PROTOCOLS)
     content = sweeps.read_sweep("compare")
     assert {values["protocol"] for values in content["runs"].values()} == {"gauss2", "blind", "reference", "noisy"}
-    assert {values["minutes"] for values in content["runs"].values()} == {20.0}
+    budgets = {(values["protocol"], values["minutes"]) for values in content["runs"].values()}
+    assert budgets == {("gauss2", 20.0), ("blind", 10.0), ("reference", 10.0), ("noisy", 10.0)}
+    for values in sweeps.read_sweep("design")["runs"].values():
+        arguments = {"width": values["width"]} if values.get("width") else {}
+        model = models.build(values["model"], arguments | json.loads(values.get("options", "{}")))
+        assert abs(model.count_params() / 436_000 - 1) < 0.07 or "none" in values.get("options", "")
 
 
 def test_runs_are_made_skipped_and_tried_again(sweep, capsys):
