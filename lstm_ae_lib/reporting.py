@@ -203,8 +203,9 @@ def publish(names) -> list:
 
 
 def readme_table(records: list) -> str:
-    """The published test-set numbers as README's table, with what it takes to read them below it."""
-    records = [record for record in records if record["data"] == "full"]
+    """The published test-set numbers as README's table, with what it takes to read them below it. The tuned classical
+    restorers are left to the notebook that compares them."""
+    records = [record for record in records if record["data"] == "full" and record["budget"] != "tuned"]
     shown = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
     shown.sort(key=_order)
     lines = [
@@ -212,7 +213,7 @@ def readme_table(records: list) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for record in shown:
-        title = RESTORER_TITLES.get(record["restorer"], record["restorer"])
+        title = _title(record)
         title = title if record["source"] == "measured" else f"{title}, {record['source']}, {record['split']} images"
         parameters = f"{record['parameters']:,}" if record["parameters"] else "-"
         minutes = f"{record['minutes']:.1f}" if record["minutes"] else "-"
@@ -221,19 +222,12 @@ def readme_table(records: list) -> str:
             f"{_shown(record['ssim'], '.4f')} | {parameters} | {minutes} |"
         )
     measured = [record for record in shown if record["source"] == "measured"]
-    trained = sorted(
-        {
-            (f"{record['budget']} images" if "epochs" in record["budget"] else record["budget"], record["run"])
-            for record in measured
-            if record["images_seen"] and record["multiply_adds"] and record["restorer"] != "linear"
-        }
-    )
     hardware = sorted({record["hardware"] for record in measured})
     images = sorted({record["images"] for record in measured})
     lines += ["", (
         f"Measured on {' / '.join(f'{count:,}' for count in images)} test images, one seed; intervals are a bootstrap over images. "
-        f"Training: {'; '.join(f'{budget} (`{run}`)' for budget, run in trained)}; minutes are of training alone, on "
-        f"{' / '.join(hardware)}."
+        f"Behind a network stands what it was trained for: epochs and their images, or minutes; in the last column minutes of "
+        f"training alone, on {' / '.join(hardware)}. Classical restorers: notebook 4."
     )]  # fmt: skip
     return "\n".join(lines)
 
