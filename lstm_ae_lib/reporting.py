@@ -207,7 +207,11 @@ def readme_table(records: list) -> str:
     restorers are left to the notebook that compares them."""
     records = [record for record in records if record["data"] == "full" and record["budget"] != "tuned"]
     shown = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
-    shown.sort(key=_order)
+    most = {}
+    for record in shown:  # what was measured on fewer images too is shown once
+        what = tuple(record[name] for name in ("protocol", "restorer", "budget", "source"))
+        most[what] = max(most.get(what, record), record, key=lambda record: record["images"] or 0)
+    shown = sorted(most.values(), key=_order)
     lines = [
         "| protocol | restorer | MSE | PSNR dB [95 %] | SSIM | parameters | minutes |",
         "|---|---|---|---|---|---|---|",

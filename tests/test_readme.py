@@ -124,3 +124,16 @@ def test_the_licence_and_the_list_of_requirements_are_where_the_project_file_say
     assert project["tool"]["setuptools"]["dynamic"]["dependencies"]["file"] == ["requirements.txt"]
     named = {re.split(r"[<>=]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1].isalpha()}
     assert {"tensorflow", "keras", "numpy", "matplotlib", "opencv-python", "jupyter", "nbval", "papermill"} <= named
+
+
+def test_what_was_measured_on_fewer_images_too_is_shown_once():
+    record = next(
+        record for record in reporting.reference_records() if record["restorer"] == "linear" and record["split"] == "test"
+    )
+    fewer = {**record, "images": 1000, "psnr": 1.23, "psnr_low": 1.22, "psnr_high": 1.24}
+    tuned = {**record, "restorer": "wiener", "budget": "tuned"}
+    assert (
+        reporting.readme_table([record, fewer, tuned])
+        == reporting.readme_table([fewer, record])
+        == reporting.readme_table([record])
+    )
