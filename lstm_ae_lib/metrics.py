@@ -230,6 +230,23 @@ def compare_values(values: dict, others: dict, confidence: float = 0.95, resampl
     return result
 
 
+def gains(restored: dict, degraded: dict) -> np.ndarray:
+    """What each image gained in PSNR.
+
+    Args:
+        restored, degraded: of :func:`per_image`.
+
+    Returns:
+        numpy.ndarray: ``(n,)`` dB; NaN for an image that one of the two shows exactly as it is, where PSNR is infinite.
+
+    Raises:
+        ValueError: different numbers of images.
+    """
+    checks.same_shape(restored["psnr"], degraded["psnr"], "restored", "degraded")
+    known = np.isfinite(restored["psnr"]) & np.isfinite(degraded["psnr"])
+    return np.where(known, restored["psnr"], np.nan) - np.where(known, degraded["psnr"], np.nan)
+
+
 def by_group(values: dict, groups) -> dict:
     """:func:`summarize` for each group of images: by class, or by the sigma of their blur.
 

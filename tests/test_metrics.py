@@ -152,3 +152,13 @@ def test_groups_are_summarised_apart(clean):
 def test_a_copy_in_float32_is_a_copy(clean):
     assert metrics.evaluate(clean, clean / np.float32(255))["identical"] == len(clean)
     assert np.isfinite(metrics.per_image(clean, np.clip(clean / 255 + 1e-6, 0, 1))["psnr"]).all()
+
+
+def test_gains_leave_out_what_is_exactly_right():
+    clean = 0.5 * np.random.default_rng(0).random((4, 16, 16, 3)).astype(np.float32)
+    degraded, restored = clean + 0.1, clean.copy()
+    degraded[1], restored[2], restored[3] = clean[1], clean[2] + 0.01, clean[3] + 0.05
+    found = metrics.gains(metrics.per_image(clean, restored), metrics.per_image(clean, degraded))
+    assert np.isnan(found[:2]).all() and np.isfinite(found[2:]).all() and found[2] > found[3] > 0
+    with pytest.raises(ValueError, match="restored and degraded must have the same shape"):
+        metrics.gains(metrics.per_image(clean[:2], restored[:2]), metrics.per_image(clean, degraded))
