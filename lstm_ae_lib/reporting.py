@@ -129,9 +129,18 @@ def cost_points(records: list) -> list:
     """Of records, those with parameters and a PSNR, as ``(title, parameters, multiply-adds, PSNR)``."""
     return [
         (_title(record), record["parameters"], record["multiply_adds"], record["psnr"])
-        for record in records
+        for record in _on_most_images(records)
         if record["parameters"] and record["multiply_adds"] and record["psnr"]
     ]
+
+
+def _on_most_images(records):
+    """Without what was measured on more images too."""
+    most = {}
+    for record in records:
+        what = tuple(record[name] for name in ("protocol", "restorer", "split", "budget", "source"))
+        most[what] = max(most.get(what, record), record, key=lambda record: record["images"] or 0)
+    return list(most.values())
 
 
 def published_histories(protocol: str) -> dict:
@@ -207,11 +216,7 @@ def readme_table(records: list) -> str:
     restorers are left to the notebook that compares them."""
     records = [record for record in records if record["data"] == "full" and record["budget"] != "tuned"]
     shown = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
-    most = {}
-    for record in shown:  # what was measured on fewer images too is shown once
-        what = tuple(record[name] for name in ("protocol", "restorer", "budget", "source"))
-        most[what] = max(most.get(what, record), record, key=lambda record: record["images"] or 0)
-    shown = sorted(most.values(), key=_order)
+    shown = sorted(_on_most_images(shown), key=_order)
     lines = [
         "| protocol | restorer | MSE | PSNR dB [95 %] | SSIM | parameters | minutes |",
         "|---|---|---|---|---|---|---|",
