@@ -115,10 +115,14 @@ def load_restorer(name: str, folder=None) -> Restorer:
         Restorer: a callable, degraded float32 batch in [0, 1] -> restored.
 
     Raises:
+        FileNotFoundError: no released weights at all, or one of the two files missing.
         ValueError: an unknown name; weights that are not those that were released.
     """
     folder = Path(folder or weights_dir())
-    checks.choice(_check_name(name), "weights", released(folder))
+    known = released(folder)
+    if not known:
+        raise FileNotFoundError(f"there are no released weights in {folder}")
+    checks.choice(_check_name(name), "weights", known)
     model, description = models.read(folder, name)
     return Restorer(name, model, description["builder"], description["arguments"], description["card"])
 

@@ -132,6 +132,8 @@ def test_bad_tiles_are_refused(same, options, message):
 
 
 def test_weights_that_are_not_the_released_ones_are_refused(weights, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there are no released weights in"):
+        restoring.load_restorer("gauss2", tmp_path)
     with pytest.raises(ValueError, match="weights must be one of near, same; got 'other'"):
         restoring.load_restorer("other", weights)
     with pytest.raises(ValueError, match="weights must be a name of letters"):
