@@ -445,9 +445,15 @@ def _assign(variables, arrays, path):
 
 
 def _get_state(callback, arrays):
-    """What of a callback is state: its plain values, comparisons, and lists of arrays (the best weights; to ``arrays``)."""
+    """What of a callback is state: its plain values, comparisons, and lists of arrays (the best weights; to ``arrays``).
+
+    Not what begins with an underscore: what it notes for itself, such as when the last step ended, means nothing in the
+    process that goes on.
+    """
     state = {"class": type(callback).__name__, "values": {}, "comparisons": {}, "arrays": {}}
     for name, value in vars(callback).items():
+        if name.startswith("_"):
+            continue
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -465,7 +471,7 @@ def _set_states(callbacks, states, arrays):
     if names != stored:
         raise ValueError(f"the checkpoint holds the states of the callbacks {stored}, got callbacks={names}")
     for callback, state in zip(callbacks, states, strict=True):
-        vars(callback).update(state["values"])
+        vars(callback).update({name: value for name, value in state["values"].items() if not name.startswith("_")})
         vars(callback).update({name: getattr(ops, value) for name, value in state["comparisons"].items()})
         vars(callback).update({name: arrays[start : start + count] for name, (start, count) in state["arrays"].items()})
 

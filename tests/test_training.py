@@ -481,9 +481,12 @@ def test_a_budget_ends_the_training_and_lets_the_rate_fall(tmp_path, clock):
 
 
 @only_tensorflow
-def test_a_resumed_training_has_the_minutes_that_are_left(tmp_path):
-    histories = []
+@pytest.mark.parametrize("pause", [1000, -1000], ids=["hours-later", "a-process-whose-clock-begins-anew"])
+def test_a_resumed_training_has_the_minutes_that_are_left(tmp_path, monkeypatch, pause):
+    histories, now = [], training.TimeBudget._now
     for epochs in (20, 10**6):  # the first one is interrupted after 20 parts
+        if histories:
+            monkeypatch.setattr(training.TimeBudget, "_now", lambda budget: now(budget) + pause)
         model = model_to_train()
         budget, checkpoints = budgeted(tmp_path, 0.05)
         batches = datasets.training_batches(images_to_train(), "gauss1", 8, 0, first_step=checkpoints.epoch * 5)
