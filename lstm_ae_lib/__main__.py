@@ -66,6 +66,11 @@ def _parser():
     publish.add_argument("--figures", action="store_true", help="copy the first run's figures to figures/ too")
     publish.set_defaults(run=_publish)
 
+    release = commands.add_parser("release", help="put a finished run's network into data/weights, with a card from its records")
+    release.add_argument("run_name", metavar="RUN", help="a finished run")
+    release.add_argument("name", metavar="NAME", help="of the weights: what load_restorer and restore call them")
+    release.set_defaults(run=_release)
+
     bench = commands.add_parser("bench", help="measure speed on this machine; prints, asserts nothing")
     bench.add_argument("what", nargs="?", default="overview", choices=("overview", "train", "scaling"),
                        help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost")  # fmt: skip
@@ -151,6 +156,16 @@ def _publish(arguments):
     print(reporting.metrics_table(records))
     if arguments.figures:
         print("figures:", ", ".join(reporting.publish_figures(runs.open_run(arguments.names[0]))))
+
+
+def _release(arguments):
+    from lstm_ae_lib import restoring
+
+    described = restoring.release_run(arguments.run_name, arguments.name)
+    folder = restoring.weights_dir()
+    print(f"{folder / arguments.name}.json: {described['builder']}, {described['parameters']:,} parameters")
+    for title, psnr in described["card"]["photographs"].items():
+        print(f"{title}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
 
 
 def _bench(arguments):

@@ -176,6 +176,17 @@ def verify_content(arrays: dict, expected: dict, source: str) -> None:
             raise ValueError(f"{source}: {name} has the content hash {got}, expected {wanted}")
 
 
+def photographs() -> dict:
+    """Photographs that come with scikit-image, of 300 to 640 pixels: what a restorer trained on 32x32 meets in use.
+
+    Returns:
+        dict: title -> ``(height, width, 3)`` uint8, RGB.
+    """
+    import skimage.data
+
+    return {title: getattr(skimage.data, title)() for title in ("astronaut", "chelsea", "coffee", "rocket")}
+
+
 def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
     """Splits the training images: the *last* share of them is for validation.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, classical, files, models, paths
+from lstm_ae_lib import checks, classical, datasets, degradations, files, metrics, models, paths, runs
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import SpectralWiener
 
@@ -24,6 +24,10 @@ MAX_PIXELS = 2**26
 FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg")}
 # Networks halve an image this often; whatever does not divide is continued at its border and cut off again.
 STRIDE = 8
+LIMITS = (
+    "Trained on CIFAR-10's 32x32 images with this one degradation, on one seed. Another blur, noise that the training did not "
+    "have, or JPEG artefacts come out worse, not better; detail that the blur has wiped out is guessed or left out."
+)
 
 
 class Restorer:
@@ -64,7 +68,7 @@ class Restorer:
         return np.clip(restored[:, :height, :width], 0, 1)
 
     def _build(self, height, width):
-        if tuple(self.model.input.shape[1:3]) == (height, width):
+        if tuple(self.model.inputs[0].shape[1:3]) == (height, width):
             return self.model
         model = models.build(self.builder, {**self.arguments, "image_shape": (height, width, 3)})
         for layer, own in zip(model.layers, self.model.layers, strict=True):
@@ -97,6 +101,76 @@ def release(name: str, model, builder: str, arguments: dict, card: dict, folder=
         ValueError: a name of other characters, an unknown builder.
     """
     return models.write(model, folder or weights_dir(), _check_name(name), builder, arguments, card=card)
+
+
+def release_run(run_name: str, name: str, limits: str = LIMITS, folder=None) -> dict:
+    """Releases the network of a finished run, with a card that is read from the run's records.
+
+    Args:
+        run_name: of a run whose notebooks have trained and evaluated one network.
+        name: of the weights, such as ``"gauss2"``.
+        limits: what the network cannot do, for the card.
+        folder: default ``data/weights``.
+
+    Returns:
+        dict: what stands in the JSON.
+
+    Raises:
+        FileNotFoundError: no such run, or it has no network or no records.
+        ValueError: a run that is not finished, a name of other characters.
+    """
+    run = runs.open_run(run_name)
+    record = run.record
+    if runs.status(record) != "finished":
+        raise ValueError(f"only a finished run is released; {run_name} is {runs.status(record)}")
+    network, description = models.read(run.folder, "autoencoder")
+    builder, arguments = description["builder"], description["arguments"]
+    fields = ("images", "mse", "mse_low", "mse_high", "psnr", "psnr_low", "psnr_high", "ssim", "ssim_low", "ssim_high")
+    tested = [entry for entry in run.records() if entry["split"] == "test"]
+    protocol = degradations.get_protocol(record["protocol"])
+    card = {
+        "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}",
+        "numbers": {entry["restorer"]: {field: entry[field] for field in fields} for entry in tested},
+        "photographs": measure_photographs(Restorer(name, network, builder, arguments, {}), protocol),
+        "training": record["training"], "parameters": record["parameters"], "data": record["data"],
+        "multiply_adds": models.multiply_adds(network), "versions": record["versions"], "hardware": record["hardware"],
+        "run": run_name, "limits": limits,
+    }  # fmt: skip
+    return release(name, network, builder, arguments, card, folder)
+
+
+def measure_photographs(restorer, protocol) -> dict:
+    """PSNR in dB on photographs that are not 32x32 pixels: degraded, after the restorer's linear start, and restored.
+
+    Args:
+        restorer: a :class:`Restorer`.
+        protocol: how :func:`lstm_ae_lib.datasets.photographs` are degraded first.
+
+    Returns:
+        dict: title -> {"degraded", "linear" (where the restorer has such a start), "restored"}.
+    """
+    linear = linear_part(restorer)
+    found = {}
+    for title, photograph in datasets.photographs().items():
+        degraded = np.clip(degradations.as_float(degradations.degrade(photograph[None], protocol)[0]), 0, 1)
+        shown = {"degraded": degraded, "linear": linear and restore(degraded, linear), "restored": restore(degraded, restorer)}
+        found[title] = {
+            name: float(metrics.per_image(photograph[None], image[None])["psnr"][0])
+            for name, image in shown.items()
+            if image is not None
+        }
+    return found
+
+
+def linear_part(restorer):
+    """The linear estimate that a :class:`Restorer` starts from, as a restorer of its own; None where it starts from nothing."""
+    for layer in restorer.model.layers:
+        if isinstance(layer, SpectralWiener):
+            arguments = {"image_shape": restorer.model.inputs[0].shape[1:], "transform": layer.transform}
+            model = models.linear_filter(**arguments)
+            models.set_linear_start(model, restorer.model)
+            return Restorer(f"{restorer.name}, linear start", model, "linear_filter", arguments, {})
+    return None
 
 
 def released(folder=None) -> list:

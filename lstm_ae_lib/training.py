@@ -4,6 +4,7 @@ progress that a person can read."""
 import hashlib
 import io
 import json
+import math
 import os
 import random
 import re
@@ -56,6 +57,39 @@ class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         return {"learning_rate": self.learning_rate, "steps": self.steps, "share": self.share}
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class Muon(keras.optimizers.Muon):
+    """Keras' Muon that takes convolution kernels too, as matrices of what they read times what they write.
+
+    The momentum of each matrix is replaced by the nearest orthogonal one, so that all directions move alike, those with small
+    gradients too. Keras does so for dense kernels only; what is no matrix (biases, scales, depthwise kernels), and the layers
+    that are excluded, gets Adam's step. Both have the size of Adam's steps at the same learning rate (Jordan et al. 2024; Liu
+    et al. 2025, arXiv:2502.16982).
+
+    Args:
+        learning_rate: a number or a schedule. Default 0.001.
+        exclude_layers: patterns; what has one in its path gets Adam's step. Default the first and the last layer of this
+            library's networks.
+        **options: as for ``keras.optimizers.Muon``; no weight decay unless it is asked for.
+    """
+
+    def __init__(self, learning_rate=0.001, exclude_layers=("first", "last"), **options):
+        options = {"weight_decay": None, "adam_weight_decay": None} | options
+        super().__init__(learning_rate, exclude_layers=list(exclude_layers), **options)
+
+    def _should_use_adamw(self, variable):
+        if len(variable.shape) not in (2, 4) or 1 in (variable.shape[-1], math.prod(variable.shape[:-1])):
+            return True
+        return any(re.search(pattern, variable.path) for pattern in self.exclude_layers)
+
+    def _muon_update_step(self, gradient, variable, lr, m):
+        self.assign(m, self.momentum * m + gradient)
+        looked_ahead = gradient + self.momentum * m if self.nesterov else m
+        matrix = ops.reshape(looked_ahead, (-1, variable.shape[-1]))
+        update = self.lr_adjust(lr * self.zeropower_via_newtonschulz5(matrix, self.ns_steps))
+        self.assign_sub(variable, ops.reshape(update, variable.shape))
 
 
 def steps_per_execution(steps: int, most: int = 10) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lstm_ae_lib import __main__, classical, degradations, models, peers, restoring
+from lstm_ae_lib import __main__, classical, datasets, degradations, metrics, models, peers, restoring, runs
 from lstm_ae_lib._backend import keras
 
 
@@ -284,3 +284,52 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
     assert done.returncode == 0, done.stderr
     grown = json.loads(done.stdout) * (1024 if sys.platform == "linux" else 1)
     assert grown < 60 * 2048 * 2048
+
+
+@pytest.fixture
+def finished_run(tmp_path, monkeypatch):
+    """A run as the notebooks leave it, of a network that adds nothing to its linear start."""
+    monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path))
+    nothing = np.zeros((2, 32, 32, 3), np.uint8)
+    images = datasets.ImageSet(nothing, np.zeros(2), nothing, np.zeros(2), np.zeros(2), np.zeros(2), "sample", "none")
+    run = runs.start_run("mine", {"seed": 3}, images, "gauss2")
+    arguments = {"image_shape": [32, 32, 3], "width": 4, "depth": 3, "linear_start": "dct1"}
+    network = peers.dncnn(**arguments)
+    run.save_model("autoencoder", network, "dncnn", arguments)
+    run.note_training("dncnn", 1.5, 640, "10 steps")
+    summary = metrics.evaluate(numbers(9, 32, 32, 3), numbers(9, 32, 32, 3, seed=1))
+    run.save_records([run.new_record(restorer="dncnn", split="test", summary=summary, model=network)])
+    return run
+
+
+def test_a_finished_run_is_released_with_its_card(finished_run, monkeypatch):
+    photograph = (numbers(40, 50, 3) * 255).astype(np.uint8)
+    monkeypatch.setattr(datasets, "photographs", lambda: {"noise": photograph})
+    with pytest.raises(ValueError, match="only a finished run is released; mine is interactive"):
+        restoring.release_run("mine", "good")
+    finished_run.update(status="finished")
+    restoring.release_run("mine", "good")
+    card = restoring.load_restorer("good").card
+    assert card["numbers"]["dncnn"]["images"] == 9 and card["training"]["dncnn"]["images_seen"] == 640
+    assert card["parameters"]["seed"] == 3 and card["run"] == "mine" and "32x32" in card["limits"]
+    # Neither the filter, which has not been fitted, nor the network changes anything: all three are the blurred photograph.
+    blurred = degradations.degrade(photograph[None], "gauss2")
+    expected = metrics.per_image(photograph[None], blurred)["psnr"][0]
+    assert list(card["photographs"]["noise"]) == ["degraded", "linear", "restored"]
+    np.testing.assert_allclose(list(card["photographs"]["noise"].values()), expected, rtol=1e-5)
+
+
+def test_release_by_the_command_line(finished_run, capsys):
+    finished_run.update(status="finished")
+    assert __main__.main(["release", "mine", "good"]) == 0
+    assert "dncnn" in capsys.readouterr().out and restoring.released() == ["good"]
+    assert __main__.main(["release", "other", "good"]) == 2
+    assert "there is no run 'other'" in capsys.readouterr().err
+    assert __main__.main(["release", "mine", "../good"]) == 2
+
+
+def test_photographs_are_larger_than_what_was_trained_on():
+    photographs = datasets.photographs()
+    assert len(photographs) >= 3
+    for photograph in photographs.values():
+        assert photograph.dtype == np.uint8 and photograph.shape[2] == 3 and min(photograph.shape[:2]) >= 300

@@ -512,3 +512,44 @@ def test_a_resumed_training_has_the_minutes_that_are_left(tmp_path, monkeypatch,
 def test_bad_budgets_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         training.TimeBudget(*arguments)
+
+
+def one_step(optimizer):
+    """A network's kernels before and after one step of an optimiser."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((6, 6, 3)),
+            keras.layers.Conv2D(8, 3, name="first"),
+            keras.layers.Conv2D(6, 3, name="middle"),
+            keras.layers.DepthwiseConv2D(1, name="depthwise"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(5, name="dense"),
+        ]
+    )
+    before = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
+    model.compile(optimizer, loss="mse")
+    random = np.random.default_rng(1)
+    model.train_on_batch(random.random((16, 6, 6, 3)).astype("f"), random.random((16, 5)).astype("f"))
+    names = ["/".join(weight.path.split("/")[-2:]) for weight in model.weights]
+    after = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
+    return {name: new - old for name, new, old in zip(names, after, before, strict=True)}
+
+
+@pytest.mark.backends
+def test_muon_moves_kernels_alike_in_all_directions_and_the_rest_as_adam_does():
+    moved, as_adam = one_step(training.Muon(0.01)), one_step(keras.optimizers.Adam(0.01))
+    for path, side in {"middle/kernel": 72, "dense/kernel": 24}.items():
+        matrix = moved[path].reshape(-1, moved[path].shape[-1])
+        lengths = np.linalg.svd(matrix, compute_uv=False) / (0.01 * 0.2 * np.sqrt(side))
+        assert lengths.min() > 0.5 and lengths.max() < 1.3, path
+        adam = np.linalg.svd(as_adam[path].reshape(matrix.shape), compute_uv=False)
+        assert adam.max() / adam.min() > 2 * lengths.max() / lengths.min()
+    for path in ("first/kernel", "depthwise/kernel", "middle/bias", "dense/bias"):
+        np.testing.assert_allclose(moved[path], as_adam[path], rtol=1e-3, atol=1e-6, err_msg=path)
+
+
+def test_muon_is_saved_with_what_it_was_given():
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(training.Muon(0.02, exclude_layers=["head"], momentum=0.9)))
+    assert isinstance(again, training.Muon) and again.exclude_layers == ["head"] and again.momentum == 0.9
+    assert float(again.learning_rate) == pytest.approx(0.02) and again.weight_decay is None
