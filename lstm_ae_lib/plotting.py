@@ -93,6 +93,25 @@ def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_ti
     return figure
 
 
+def slider(frames: dict, label: str):
+    """A slider, in Jupyter and Colab, over pictures that are already there; it draws :func:`image_row` for where it stands.
+
+    Args:
+        frames: position -> ``(images, titles)``.
+        label: what the positions are.
+
+    Returns:
+        ipywidgets.interactive: shown when a cell ends on it.
+    """
+    import ipywidgets
+
+    def draw(position):
+        image_row(*frames[position], scale=3.0)
+        plt.show()
+
+    return ipywidgets.interactive(draw, position=ipywidgets.SelectionSlider(options=list(frames), description=label))
+
+
 def loss_curves(epochs, curves: dict, baselines: dict):
     """Losses by epoch, and horizontal lines for what they must beat. Log scale, MSE in [0, 1] units."""
     figure, axis = plt.subplots(figsize=(6.4, 3.2), dpi=DPI)

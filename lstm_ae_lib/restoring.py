@@ -4,24 +4,19 @@ A released model is two files in ``data/weights``: ``NAME.weights.h5``, and ``NA
 arguments, the SHA-256 of the weights, and a card (task, data, numbers, seed, versions, limits).
 """
 
-import contextlib
 import functools
-import io
 import math
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, classical, datasets, degradations, files, metrics, models, paths, runs
+from lstm_ae_lib import checks, classical, datasets, degradations, metrics, models, paths, pictures, runs
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import SpectralWiener
 
 # A picture that is larger than this is cut into tiles, which share a border: where two meet, one fades into the other.
 TILE, OVERLAP = 256, 32
-MAX_PIXELS = 2**26
-FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg")}
 # Networks halve an image this often; whatever does not divide is continued at its border and cut off again.
 STRIDE = 8
 LIMITS = (
@@ -129,7 +124,7 @@ def release_run(run_name: str, name: str, limits: str = LIMITS, folder=None) -> 
     tested = [entry for entry in run.records() if entry["split"] == "test"]
     protocol = degradations.get_protocol(record["protocol"])
     card = {
-        "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}",
+        "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
         "numbers": {entry["restorer"]: {field: entry[field] for field in fields} for entry in tested},
         "photographs": measure_photographs(Restorer(name, network, builder, arguments, {}), protocol),
         "training": record["training"], "parameters": record["parameters"], "data": record["data"],
@@ -234,7 +229,7 @@ def restore(image, restorer="gauss2", *, tile: int = TILE, overlap: int = OVERLA
     checks.number(tile, "tile", 2 * overlap, 2**20, whole=True)
     restorer = load_restorer(restorer) if isinstance(restorer, str) else restorer
     image = np.asarray(image)
-    colours, back = _to_colours(image)
+    colours, back = pictures.to_colours(image)
     height, width = colours.shape[:2]
     rows, columns = _starts(height, tile, overlap), _starts(width, tile, overlap)
     restored, weight = np.zeros(colours.shape, np.float32), np.zeros((height, width, 1), np.float32)
@@ -268,35 +263,6 @@ def _fade(start, size, length, overlap):
     return (rising if start else np.ones(length, np.float32)) * falling
 
 
-def _to_colours(image):
-    """``(height, width, 3)`` float32 in [0, 1], and the function that makes of such an image one like ``image``."""
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or min(image.shape, default=0) < 1:
-        raise ValueError(f"image must be (height, width) or (height, width, 1, 3 or 4 channels), not empty, got {image.shape}")
-    if min(image.shape[:2]) < 2:
-        raise ValueError(f"image must be at least 2 pixels high and wide, got {image.shape[0]} x {image.shape[1]}")
-    if image.dtype.kind == "f":
-        scale = 1.0
-        if not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
-            raise ValueError(f"image must lie in [0, 1], got values from {image.min():g} to {image.max():g}")
-    elif image.dtype in (np.uint8, np.uint16):
-        scale = float(np.iinfo(image.dtype).max)
-    else:
-        raise ValueError(f"image must be uint8, uint16, or floating in [0, 1], got {image.dtype}")
-    grey = image.ndim == 2 or image.shape[2] == 1
-    colours = (image.reshape(*image.shape[:2], -1)[..., :3] / np.float32(scale)).astype(np.float32, copy=False)
-    colours = np.repeat(colours, 3, axis=2) if grey else colours
-
-    def back(restored):
-        restored = restored.mean(axis=2, keepdims=True) if grey else restored
-        restored = restored * np.float32(scale)
-        restored = (np.rint(restored) if scale > 1 else restored).astype(image.dtype)
-        if image.ndim == 3 and image.shape[2] == 4:
-            restored = np.concatenate([restored, image[..., 3:]], axis=2)
-        return restored.reshape(image.shape)
-
-    return colours, back
-
-
 def restore_file(source, target, restorer="gauss2", *, progress: bool = False) -> tuple:
     """Restores a PNG or JPEG file.
 
@@ -311,76 +277,15 @@ def restore_file(source, target, restorer="gauss2", *, progress: bool = False) -
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no picture, a damaged, animated, empty or too large one (above :data:`MAX_PIXELS`), a target of another
-            format, a JPEG that should hold alpha, an unknown restorer.
+        ValueError: no picture, a damaged, animated, empty or too large one (:func:`lstm_ae_lib.pictures.read`), a target of
+            another format, a JPEG that should hold alpha, an unknown restorer.
     """
-    import cv2
-
     target = Path(target)
-    suffixes = [suffix for group in FORMATS.values() for suffix in group]
-    checks.choice(target.suffix.lower(), "the suffix of the file to write", suffixes)
+    pictures.check_target(target)
     restorer = load_restorer(restorer) if isinstance(restorer, str) else restorer
-    image = read_picture(source)
-    if target.suffix.lower() in FORMATS["JPEG"]:
-        if image.ndim == 3 and image.shape[2] == 4:
-            raise ValueError(f"{Path(source).name} has transparent pixels, which JPEG cannot hold: write a .png")
-        image = np.rint(image / 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    image = pictures.read(source)
+    if image.ndim == 3 and image.shape[2] == 4 and target.suffix.lower() in pictures.FORMATS["JPEG"]:
+        raise ValueError(f"{Path(source).name} has transparent pixels, which JPEG cannot hold: write a .png")
     restored = restore(image, restorer, progress=progress)
-    written, content = cv2.imencode(target.suffix, _swap_red_and_blue(restored))
-    if not written:
-        raise ValueError(f"OpenCV could not write {target.name}")
-    with files.replacing(target) as temporary:
-        temporary.write_bytes(content.tobytes())
+    pictures.write(target, restored)
     return restored.shape
-
-
-def read_picture(path) -> np.ndarray:
-    """A PNG or JPEG file as an array, ``(height, width)`` or ``(height, width, 3 or 4)``, RGB, uint8 or uint16, upright.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no picture, a damaged, animated, empty or too large one.
-    """
-    import cv2
-    import PIL.Image
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    content = path.read_bytes()
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        warnings.simplefilter("ignore")  # of pictures that are large, which the header says below
-        try:
-            header = stack.enter_context(PIL.Image.open(io.BytesIO(content), formats=tuple(FORMATS)))
-        except PIL.Image.DecompressionBombError as error:
-            raise ValueError(f"{path.name} is too large: {error}") from None
-        except (OSError, SyntaxError, ValueError):
-            what = "is empty" if not content else "is neither a PNG nor a JPEG picture"
-            raise ValueError(f"{path.name} {what}") from None
-        width, height = header.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{path.name} is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are allowed")
-        if getattr(header, "is_animated", False):
-            raise ValueError(f"{path.name} is animated ({header.n_frames} frames): save the frame to restore as a picture")
-        try:
-            orientation = header.getexif().get(274, 1)
-            header.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path.name} is damaged: {error}") from None
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ValueError(f"{path.name} is damaged: OpenCV cannot read it")
-    return _upright(_swap_red_and_blue(image), orientation)
-
-
-def _swap_red_and_blue(image):
-    """From RGB to what OpenCV writes, and back."""
-    if image.ndim == 2 or image.shape[2] == 1:
-        return image
-    return np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[2])]])
-
-
-def _upright(image, orientation):
-    """EXIF's eight ways to hold a camera: mirrored or not, then turned."""
-    image = image[:, ::-1] if orientation in (2, 4, 5, 7) else image
-    return np.ascontiguousarray(np.rot90(image, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)))

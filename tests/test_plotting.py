@@ -74,3 +74,15 @@ def test_learning_is_drawn_over_images_and_minutes():
         curve, line = axis.get_lines()
         assert curve.get_xdata().tolist() == positions and curve.get_ydata().tolist() == [25, 26]
         assert set(line.get_ydata()) == {26.5}
+
+
+def test_a_slider_draws_the_frame_it_stands_at(unit, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append([axis.get_title() for axis in plt.gcf().axes]))
+    frames = {1.0: ([unit[0], unit[1]], ["degraded", "restored"]), 2.0: ([unit[2], unit[3]], ["more", "less"])}
+    slider = plotting.slider(frames, "sigma")
+    assert slider.children[0].options == (1.0, 2.0) and slider.children[0].description == "sigma"
+    slider.children[0].value = 2.0
+    slider.update()
+    assert shown[-1] == ["more", "less"]
+    np.testing.assert_allclose(drawn(plt.gcf())[1].get_array(), unit[3])

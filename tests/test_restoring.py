@@ -8,6 +8,7 @@ import sys
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from lstm_ae_lib import __main__, classical, datasets, degradations, metrics, models, peers, restoring, runs
