@@ -291,6 +291,7 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 def finished_run(tmp_path, monkeypatch):
     """A run as the notebooks leave it, of a network that adds nothing to its linear start."""
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path))
+    monkeypatch.setattr(restoring, "weights_dir", lambda: tmp_path / "weights")
     nothing = np.zeros((2, 32, 32, 3), np.uint8)
     images = datasets.ImageSet(nothing, np.zeros(2), nothing, np.zeros(2), np.zeros(2), np.zeros(2), "sample", "none")
     run = runs.start_run("mine", {"seed": 3}, images, "gauss2")
