@@ -150,12 +150,37 @@ def published_histories(protocol: str) -> dict:
         file = paths.published_dir() / str(record["run"]) / "history.csv"
         if record["source"] != "measured" or not record["images_seen"] or record["restorer"] == "linear" or not file.is_file():
             continue
-        with open(file, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        if rows and "minutes" in rows[0] and "val_psnr" in rows[0]:
-            columns = {"images": "images", "minutes": "minutes", "psnr": "val_psnr"}
-            found[_title(record)] = {name: [float(row[column]) for row in rows] for name, column in columns.items()}
+        history = _history(file)
+        if history:
+            found[_title(record)] = history
     return found
+
+
+def published_training(name: str) -> dict | None:
+    """What a published run trained for, and where its validation stood at the end; None for one that is not published.
+
+    Returns:
+        dict: ``images`` seen, ``minutes`` and validation ``psnr``, each a list, as in :func:`published_histories`; and ``run``,
+        the run's record.
+    """
+    folder = paths.published_dir() / runs.check_name(name)
+    if not (folder / "history.csv").is_file():
+        return None
+    return {**_history(folder / "history.csv"), "run": files.read_json(folder / "run.json")}
+
+
+def _history(file):
+    """Images, minutes and validation PSNR of a training by the minute; nothing of any other."""
+    with open(file, newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or "minutes" not in rows[0] or "val_psnr" not in rows[0]:
+        return {}
+    columns = {"images": "images", "minutes": "minutes", "psnr": "val_psnr"}
+    return {name: [float(row[column]) for row in rows] for name, column in columns.items()}
+
+
+def _not_tested(run):
+    return run.record.get("notebooks") == ["02_train_autoencoder"]
 
 
 def _title(record):
@@ -168,7 +193,7 @@ def publish(names) -> list:
 
     Each run's ``run.json``, ``history.csv`` and ``metrics.json`` go to ``data/published/NAME``, and its records take the
     place of those that ``data/reference_metrics.json`` has of that run. Records from elsewhere, marked ``published: ...``,
-    stay.
+    stay. A run that only trained, so that its validation curve could be read, has no records.
 
     Args:
         names: of the runs.
@@ -185,8 +210,7 @@ def publish(names) -> list:
         run = runs.open_run(name)
         if runs.status(run.record) != "finished":
             raise ValueError(f"only a finished run can be published; {name!r} is {runs.status(run.record)}")
-        for file in ("run.json", "metrics.json"):
-            run.need(file)
+        run.need("history.csv" if _not_tested(run) else "metrics.json")
         chosen.append(run)
     target = paths.reference_metrics_file()
     records = files.read_json(target)["records"] if target.is_file() else []
@@ -194,7 +218,7 @@ def publish(names) -> list:
     # Runs of one protocol measure the same untouched images and the same linear filter: once is enough.
     known = {_what(record) for record in records if record["source"] == "measured"}
     published = []
-    for measured in (record for run in chosen for record in run.records()):
+    for measured in (record for run in chosen if not _not_tested(run) for record in run.records()):
         if _what(measured) not in known:
             known.add(_what(measured))
             published.append(measured)

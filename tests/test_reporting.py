@@ -62,6 +62,20 @@ def test_publishing_checks_everything_before_it_writes(run, tracked):
     assert (sorted(tracked.rglob("*")), (tracked / "reference_metrics.json").read_text()) == before
 
 
+def test_a_run_that_only_trained_is_published_with_its_history(run, tracked):
+    run.update(status="finished", notebooks=["02_train_autoencoder"])
+    run.path("metrics.json").unlink()
+    run.path("history.csv").write_text("epoch,val_psnr,minutes,images\n0,20.5,0.5,640\n1,21.5,1.0,1280\n")
+    assert reporting.published_training("one") is None
+    assert reporting.publish(["one"]) == []
+    found = reporting.published_training("one")
+    assert found.pop("run")["name"] == "one"
+    assert found == {"images": [640, 1280], "minutes": [0.5, 1.0], "psnr": [20.5, 21.5]}
+    run.path("history.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="has no history.csv"):
+        reporting.publish(["one"])
+
+
 def test_publishing_writes_the_table_into_readme(run, tracked):
     run.save_records([record | {"data": "full"} for record in run.records()])
     run.update(status="finished")
