@@ -21,6 +21,8 @@ COLOURS = {
     "RED-Net": "#17becf",
     "U-Net": "#ff7f0e",
     "NAFNet": "#8c564b",
+    "flagship": "#e377c2",
+    "recurrent inference": "#7f7f7f",
     "unsharp mask": "#bcbd22",
     "Wiener filter": "#aec7e8",
     "Richardson-Lucy": "#c49c94",

@@ -138,7 +138,7 @@ def _on_most_images(records):
     """Without what was measured on more images too."""
     most = {}
     for record in records:
-        what = tuple(record[name] for name in ("protocol", "restorer", "split", "budget", "source"))
+        what = tuple(record[name] for name in ("protocol", "restorer", "split", "parameters", "source")), _title(record)
         most[what] = max(most.get(what, record), record, key=lambda record: record["images"] or 0)
     return list(most.values())
 
@@ -185,7 +185,20 @@ def _not_tested(run):
 
 def _title(record):
     title = RESTORER_TITLES.get(record["restorer"], record["restorer"])
-    return title if record["budget"] in ("none", "closed form", "tuned", None) else f"{title}, {record['budget']}"
+    if record["budget"] in ("none", "closed form", "tuned", None):
+        return title
+    return ", ".join([title, record["budget"], *_unusual(record["run"])])
+
+
+def _unusual(run_name):
+    """How a published run trained, where that is not Adam in float32."""
+    file = paths.published_dir() / str(run_name) / "run.json"
+    parameters = files.read_json(file)["parameters"] if file.is_file() else {}
+    kinds = (
+        (parameters.get("optimizer", "adam"), {"muon": "Muon"}),
+        (parameters.get("precision", "float32"), {"bfloat16": "bfloat16"}),
+    )
+    return [names[value] for value, names in kinds if value in names]
 
 
 def publish(names) -> list:

@@ -19,6 +19,7 @@ from lstm_ae_lib.layers import SpectralWiener
 TILE, OVERLAP = 256, 32
 # Networks halve an image this often; whatever does not divide is continued at its border and cut off again.
 STRIDE = 8
+SAMPLE_IMAGES = 50
 LIMITS = (
     "Trained on CIFAR-10's 32x32 images with this one degradation, on one seed. Another blur, noise that the training did not "
     "have, or JPEG artefacts come out worse, not better; detail that the blur has wiped out is guessed or left out."
@@ -121,17 +122,36 @@ def release_run(run_name: str, name: str, limits: str = LIMITS, folder=None) -> 
     network, description = models.read(run.folder, "autoencoder")
     builder, arguments = description["builder"], description["arguments"]
     fields = ("images", "mse", "mse_low", "mse_high", "psnr", "psnr_low", "psnr_high", "ssim", "ssim_low", "ssim_high")
+    restorer = Restorer(name, network, builder, arguments, {})
     tested = [entry for entry in run.records() if entry["split"] == "test"]
     protocol = degradations.get_protocol(record["protocol"])
     card = {
         "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
         "numbers": {entry["restorer"]: {field: entry[field] for field in fields} for entry in tested},
-        "photographs": measure_photographs(Restorer(name, network, builder, arguments, {}), protocol),
+        "photographs": measure_photographs(restorer, protocol), "sample": measure_sample(restorer, protocol),
         "training": record["training"], "parameters": record["parameters"], "data": record["data"],
         "multiply_adds": models.multiply_adds(network), "versions": record["versions"], "hardware": record["hardware"],
         "run": run_name, "limits": limits,
     }  # fmt: skip
     return release(name, network, builder, arguments, card, folder)
+
+
+def measure_sample(restorer, protocol) -> dict:
+    """PSNR in dB on the first test images of the bundled sample: a number that anyone who loads the weights can check.
+
+    Args:
+        restorer: a :class:`Restorer`.
+        protocol: how the images are degraded first.
+
+    Returns:
+        dict: ``"images"``, and the mean PSNR ``"degraded"``, ``"linear"`` (where the restorer has such a start) and ``"restored"``.
+    """
+    clean = datasets.load_cifar10("sample").test_images[:SAMPLE_IMAGES]
+    degraded = degradations.as_float(degradations.degrade(clean, protocol))
+    linear = linear_part(restorer)
+    found = {"degraded": np.clip(degraded, 0, 1), "linear": linear and linear(degraded), "restored": restorer(degraded)}
+    psnr = {name: float(metrics.per_image(clean, images)["psnr"].mean()) for name, images in found.items() if images is not None}
+    return {"images": len(clean), **psnr}
 
 
 def measure_photographs(restorer, protocol) -> dict:

@@ -76,6 +76,18 @@ def test_a_run_that_only_trained_is_published_with_its_history(run, tracked):
         reporting.publish(["one"])
 
 
+def test_a_title_says_how_a_network_was_trained_where_that_is_unusual(run, tracked):
+    run.save_records([record | {"data": "full"} for record in run.records()])
+    run.update(status="finished")
+    run.save_records([record | {"restorer": "unet", "budget": "4 minutes"} for record in run.records()])
+    run.update(parameters=run.record["parameters"] | {"optimizer": "muon", "precision": "bfloat16"})
+    reporting.publish(["one"])
+    assert "| U-Net, 4 minutes, Muon, bfloat16 |" in (tracked.parent / "README.md").read_text()
+    run.update(parameters=run.record["parameters"] | {"optimizer": "adam", "precision": "float32"})
+    reporting.publish(["one"])
+    assert "| U-Net, 4 minutes |" in (tracked.parent / "README.md").read_text()
+
+
 def test_publishing_writes_the_table_into_readme(run, tracked):
     run.save_records([record | {"data": "full"} for record in run.records()])
     run.update(status="finished")

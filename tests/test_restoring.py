@@ -318,6 +318,7 @@ def test_a_finished_run_is_released_with_its_card(finished_run, monkeypatch):
     blurred = degradations.degrade(photograph[None], "gauss2")
     expected = metrics.per_image(photograph[None], blurred)["psnr"][0]
     assert list(card["photographs"]["noise"]) == ["degraded", "linear", "restored"]
+    assert card["sample"]["images"] == 50 and card["sample"]["restored"] == pytest.approx(card["sample"]["degraded"], rel=1e-5)
     np.testing.assert_allclose(list(card["photographs"]["noise"].values()), expected, rtol=1e-5)
 
 
@@ -335,3 +336,31 @@ def test_photographs_are_larger_than_what_was_trained_on():
     assert len(photographs) >= 3
     for photograph in photographs.values():
         assert photograph.dtype == np.uint8 and photograph.shape[2] == 3 and min(photograph.shape[:2]) >= 300
+
+
+RELEASED = restoring.released()
+
+
+def test_there_are_released_weights():
+    assert "gauss2" in RELEASED
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_weights_restore_as_their_card_says(name):
+    """On every backend and with every supported Keras: the same PSNR on the bundled sample's images, above the linear start."""
+    restorer = restoring.load_restorer(name)
+    expected = restorer.card["sample"]
+    found = restoring.measure_sample(restorer, restorer.card["protocol"])
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found["restored"] > found["linear"] + 0.3 and found["linear"] > found["degraded"]
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_weights_have_a_card_and_are_small(name):
+    folder = restoring.weights_dir()
+    assert sum((folder / f"{name}{end}").stat().st_size for end in (".json", ".weights.h5")) <= 4 * 2**20
+    card = json.loads((folder / f"{name}.json").read_text())["card"]
+    assert {"task", "protocol", "numbers", "training", "parameters", "data", "versions", "hardware", "run", "limits"} <= set(card)
+    assert card["data"]["kind"] == "full" and card["versions"]["commit"] and "+changes" not in card["versions"]["commit"]
+    assert {"degraded", "linear"} < set(card["numbers"])
