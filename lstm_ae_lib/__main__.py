@@ -66,6 +66,12 @@ def _parser():
     publish.add_argument("--figures", action="store_true", help="copy the first run's figures to figures/ too")
     publish.set_defaults(run=_publish)
 
+    compare = commands.add_parser("compare", help="two runs' networks image by image, on the test images (paired bootstrap)")
+    compare.add_argument("run_name", metavar="RUN")
+    compare.add_argument("other", metavar="OTHER")
+    compare.add_argument("--save", action="store_true", help="keep it in data/published/comparisons.json")
+    compare.set_defaults(run=_compare)
+
     release = commands.add_parser("release", help="put a finished run's network into data/weights, with a card from its records")
     release.add_argument("run_name", metavar="RUN", help="a finished run")
     release.add_argument("name", metavar="NAME", help="of the weights: what load_restorer and restore call them")
@@ -156,6 +162,15 @@ def _publish(arguments):
     print(reporting.metrics_table(records))
     if arguments.figures:
         print("figures:", ", ".join(reporting.publish_figures(runs.open_run(arguments.names[0]))))
+
+
+def _compare(arguments):
+    from lstm_ae_lib import reporting
+
+    found = reporting.compare_runs(arguments.run_name, arguments.other)
+    print(reporting.comparison_line(found))
+    if arguments.save:
+        reporting.save_comparison(found)
 
 
 def _release(arguments):

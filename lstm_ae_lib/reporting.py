@@ -3,7 +3,7 @@
 import csv
 import shutil
 
-from lstm_ae_lib import degradations, files, paths, runs
+from lstm_ae_lib import datasets, degradations, files, metrics, paths, runs
 
 RESTORER_TITLES = {
     "degraded": "degraded", "linear": "linear filter", "reference_lstm": "LSTM autoencoder",
@@ -246,6 +246,58 @@ def publish(names) -> list:
     files.write_json(target, {"records": records + published})
     update_readme()
     return sorted(published, key=_order)
+
+
+def compare_runs(name: str, other: str) -> dict:
+    """Two runs' networks image by image, on the test images of the first one's data, degraded as both have trained for.
+
+    Args:
+        name, other: runs with a network each, of the same protocol and the same images.
+
+    Returns:
+        dict: the runs' names, protocol, data, and :func:`lstm_ae_lib.metrics.compare`'s numbers, the first less the other.
+
+    Raises:
+        FileNotFoundError: a run, or its network, that is missing.
+        ValueError: runs of different protocols or different images.
+    """
+    pair = [runs.open_run(one) for one in (name, other)]
+    what = [
+        {"protocol": run.record["protocol"], "data": run.record["data"]["kind"], "data_hash": run.record["data"]["hash"]}
+        for run in pair
+    ]
+    if what[0] != what[1]:
+        raise ValueError(f"runs of one protocol and the same images can be compared, got {what[0]} and {what[1]}")
+    images = datasets.load_cifar10(what[0]["data"]).test_images
+    asked = pair[0].record["parameters"]
+    degraded = degradations.as_float(degradations.degrade(images, degradations.get_protocol(asked["protocol"], asked["sigma"])))
+    values = [
+        metrics.per_image(images, run.load_model("autoencoder").predict(degraded, batch_size=500, verbose=0).clip(0, 1))
+        for run in pair
+    ]
+    return {"run": name, "other": other, **what[0], **metrics.compare_values(*values)}
+
+
+def save_comparison(found: dict) -> None:
+    """Keeps what :func:`compare_runs` found in ``data/published/comparisons.json``, in the place of the same pair's."""
+    file = paths.published_dir() / "comparisons.json"
+    kept = [one for one in comparisons() if (one["run"], one["other"]) != (found["run"], found["other"])]
+    files.write_json(file, {"records": [*kept, found]})
+
+
+def comparisons(protocol: str = "") -> list:
+    """The kept comparisons, of one protocol or all."""
+    file = paths.published_dir() / "comparisons.json"
+    records = files.read_json(file)["records"] if file.is_file() else []
+    return [record for record in records if protocol in ("", record["protocol"])]
+
+
+def comparison_line(found: dict) -> str:
+    """One comparison in words."""
+    return (
+        f"{found['run']} against {found['other']}: {found['psnr']:+.2f} dB [{found['psnr_low']:+.2f}, {found['psnr_high']:+.2f}], "
+        f"better on {found['wins']:.0%} of {found['images']:,} images"
+    )
 
 
 def readme_table(records: list) -> str:

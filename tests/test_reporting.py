@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lstm_ae_lib import metrics, paths, reporting, runs
+from lstm_ae_lib import __main__, classical, degradations, metrics, models, paths, reporting, runs
 
 
 @pytest.fixture
@@ -134,3 +134,34 @@ def test_figures_are_published_by_copying(run, tracked):
         run.path("figures").joinpath(name).write_bytes(b"png")
     assert reporting.publish_figures(run) == ["01_a.png", "03_b.png"]
     assert (tracked.parent / "03_b.png").read_bytes() == b"png"
+
+
+@pytest.fixture
+def pair(made, sample):
+    """Two runs on the sample: of the untouched images, and of the linear filter's estimate of them."""
+    blurred = degradations.degrade(sample.train_images, "gauss2")
+    fitted = {
+        "idle": models.linear_filter((32, 32, 3), "dct1"),
+        "sharp": classical.fit_linear_filter(blurred, sample.train_images, "dct1"),
+    }
+    for name, model in fitted.items():
+        run = runs.start_run(name, {"protocol": "gauss2", "sigma": 0.0, "seed": 0}, sample, "gauss2")
+        run.save_model("autoencoder", model, "linear_filter", {"transform": "dct1"})
+    return sample
+
+
+def test_two_runs_are_compared_image_by_image(pair, tracked, capsys):
+    assert __main__.main(["compare", "sharp", "idle", "--save"]) == 0
+    assert __main__.main(["compare", "sharp", "idle", "--save"]) == 0
+    (found,) = reporting.comparisons("gauss2")
+    blurred = metrics.per_image(pair.test_images, degradations.degrade(pair.test_images, "gauss2"))
+    network = runs.open_run("sharp").load_model("autoencoder")
+    seen = degradations.as_float(degradations.degrade(pair.test_images, "gauss2"))
+    sharp = metrics.per_image(pair.test_images, network.predict(seen, verbose=0).clip(0, 1))
+    assert found["psnr"] == pytest.approx((sharp["psnr"] - blurred["psnr"]).mean(), rel=1e-4)
+    assert 0 < found["psnr_low"] < found["psnr"] < found["psnr_high"] and found["images"] == 500
+    assert f"sharp against idle: {found['psnr']:+.2f} dB [" in capsys.readouterr().out
+    assert reporting.comparisons("blind") == []
+    runs.open_run("idle").update(protocol="gauss3")
+    assert __main__.main(["compare", "sharp", "idle"]) == 2
+    assert "runs of one protocol and the same images can be compared" in capsys.readouterr().err
