@@ -35,6 +35,7 @@ GEMM = (2048, 512, 512)
 # Who computes: threads side by side and within one operation, as a function of the cores.
 IMPLEMENTATIONS = {
     "project": lambda cores: (cores, 1),
+    "gated scan": lambda cores: (cores, cores),  # of the sweeps only: the layer that the flagship sweeps with
     "keras": lambda cores: (cores, cores),  # as TensorFlow comes
     "keras, project's threads": lambda cores: (cores, 1),
     "pytorch": lambda cores: (cores, cores),
@@ -273,7 +274,7 @@ def format_scaling(records: list) -> str:
 def _serve(name, cores):
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    make = {"pytorch": _pytorch, "onnxruntime": _onnxruntime}.get(name, lambda cores: _keras(name == "project"))
+    make = {"pytorch": _pytorch, "onnxruntime": _onnxruntime}.get(name, lambda cores: _keras(name))
     prepare = make(cores)
     print("ready", flush=True)
     prepared = {}
@@ -297,10 +298,12 @@ def _images(batch):
     return np.random.default_rng(0).random((batch, 32, 32, 3), dtype=np.float32)
 
 
-def _keras(fast):
+def _keras(name):
     import tensorflow as tf
 
     from lstm_ae_lib import datasets, keras, layers, models
+
+    fast = name == "project"
 
     def stock(layer):
         config = layer.get_config()
@@ -312,9 +315,10 @@ def _keras(fast):
 
     def sweeps():
         inputs = hidden = keras.layers.Input((SWEEP_SIZE, SWEEP_SIZE, SWEEP_UNITS))
-        if fast:
+        if name in ("project", "gated scan"):
+            layer = layers.LSTMSweep if fast else layers.GatedScan
             for along in ("rows", "columns"):
-                hidden = layers.LSTMSweep(SWEEP_UNITS, along)(hidden)
+                hidden = layer(SWEEP_UNITS, along)(hidden)
         else:
             for features in (SWEEP_UNITS, 2 * SWEEP_UNITS):
                 hidden = keras.ops.reshape(hidden, (-1, SWEEP_SIZE, features))
@@ -334,6 +338,8 @@ def _keras(fast):
             left, right = (tf.random.normal(shape) for shape in (GEMM[:2], GEMM[1:]))
             product = tf.function(lambda: tf.matmul(left, right))
             return product, 1
+        if name == "gated scan" and task != "sweep step":
+            return None
         if task == "inference":
             model, images = reference(), tf.constant(_images(batch))
             restore = tf.function(lambda: model(images, training=False))

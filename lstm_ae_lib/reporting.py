@@ -347,6 +347,11 @@ def speed_table(training: list, growth: list) -> str:
         ratio = f"{mine['ratio_to_pytorch']:.2f} [{mine['ratio_low']:.2f}, {mine['ratio_high']:.2f}]"
         share = f"{mine['fraction_of_gemm']:.0%}" if "fraction_of_gemm" in mine else "-"
         lines.append(f"| {task} | {batch} | {' | '.join(times)} | {ratio} | {share} |")
+        if "gated scan" in row:
+            scan = row["gated scan"]
+            ratio = f"{scan['ratio_to_pytorch']:.2f} [{scan['ratio_low']:.2f}, {scan['ratio_high']:.2f}]"
+            times[0] = _shown(scan["milliseconds"], ".2f")
+            lines.append(f"| the same by gated scans | {batch} | {' | '.join(times)} | {ratio} | - |")
     batches = {record["task"]: record["batch"] for record in here}
     milliseconds = {record["task"]: record["milliseconds"] for record in here if record["implementation"] == "project"}
     once = milliseconds["making the pipeline"] / batches["making the pipeline"]  # an image
@@ -358,7 +363,8 @@ def speed_table(training: list, growth: list) -> str:
         f"Milliseconds, medians of {first['rounds']} interleaved rounds, {threads} threads, {first['hardware']}, GEMM "
         f"{first['gemm_gflops']:.0f} GFLOP/s; ratios with the lowest and highest round. A training step is forward, backward and "
         "Adam of the reference model; a sweep step that of two bidirectional LSTMs, along the rows and the columns of 32x32 "
-        f"positions. Fed by the pipeline a step takes {pipeline['ratio_to_one_batch']:.2f} [{pipeline['ratio_low']:.2f}, "
+        "positions, or of the flagship's scans with as many units. Fed by the pipeline a step takes "
+        f"{pipeline['ratio_to_one_batch']:.2f} [{pipeline['ratio_low']:.2f}, "
         f"{pipeline['ratio_high']:.2f}] of its time with one batch again and again; that all images are degraded when the pipeline "
         f"is made adds {once / epoch:.0%} to the first epoch. Training time grows as the number of images to the "
         f"power of {exponents['images']:.2f}, the pixels of an image to the power of {exponents['side']:.2f}, and the "
