@@ -6,12 +6,15 @@ from lstm_ae_lib import bench_train
 def test_every_implementation_takes_its_turn(monkeypatch):
     """Small batches, one core; PyTorch's rows come where PyTorch is installed."""
     monkeypatch.setattr(
-        bench_train, "BATCHES", {"training step": (2,), "inference": (1,), "step with pipeline": (8,), "making the pipeline": (8,)}
+        bench_train,
+        "BATCHES",
+        {"training step": (2,), "inference": (1,), "sweep step": (1,), "step with pipeline": (8,), "making the pipeline": (8,)},
     )
     records = bench_train.measure(rounds=5, cores=(1,), share=0.01)
     rows = {(record["task"], record["implementation"]) for record in records}
     for name in ("project", "keras", "keras, project's threads"):
         assert {("training step", name), ("inference", name)} <= rows
+    assert {("sweep step", name) for name in ("project", "gated scan", "keras")} <= rows and ("inference", "gated scan") not in rows
     assert {("step with pipeline", "project"), ("making the pipeline", "project")} <= rows
     for record in records:
         assert 0 < record["low"] <= record["milliseconds"] <= record["high"] and record["threads"] == 1
