@@ -364,3 +364,29 @@ def test_released_weights_have_a_card_and_are_small(name):
     assert {"task", "protocol", "numbers", "training", "parameters", "data", "versions", "hardware", "run", "limits"} <= set(card)
     assert card["data"]["kind"] == "full" and card["versions"]["commit"] and "+changes" not in card["versions"]["commit"]
     assert {"degraded", "linear"} < set(card["numbers"])
+
+
+def test_tiles_of_released_weights_leave_no_seam():
+    """At a cut edge the inverse of a blur is wrong for some twenty pixels; what the tiles show there must not be."""
+    restorer = restoring.load_restorer("gauss2")
+    photograph = datasets.photographs()["astronaut"][100:296, 60:460]
+    blurred = degradations.degrade(photograph[None], "gauss2")[0]
+    whole = restoring.restore(blurred, restorer, tile=400).astype(float)
+    difference = {
+        overlap: np.abs(restoring.restore(blurred, restorer, tile=200, overlap=overlap) - whole)
+        for overlap in (16, restoring.OVERLAP)
+    }
+    assert difference[restoring.OVERLAP].mean(axis=(0, 2)).max() < 1
+    assert difference[16].mean(axis=(0, 2)).max() > 3
+
+
+def test_a_side_that_does_not_divide_costs_nothing():
+    """112 rows, or 111: what is restored of the rows that both have is the same but for the outermost."""
+    restorer = restoring.load_restorer("gauss2")
+    photograph = datasets.photographs()["astronaut"][100:212, 60:172]
+    psnr = {}
+    for size in (112, 111, 109, 105):
+        clean = photograph[:size, :size]
+        restored = restoring.restore(degradations.degrade(clean[None], "gauss2")[0], restorer)
+        psnr[size] = metrics.per_image(clean[None, :100, :100], restored[None, :100, :100])["psnr"][0]
+    assert max(psnr.values()) - min(psnr.values()) < 0.3, psnr
