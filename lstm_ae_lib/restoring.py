@@ -153,8 +153,8 @@ def measure_sample(restorer, protocol) -> dict:
     degraded = degradations.as_float(degradations.degrade(clean, protocol))
     linear = linear_part(restorer)
     found = {"degraded": np.clip(degraded, 0, 1), "linear": linear and linear(degraded), "restored": restorer(degraded)}
-    psnr = {name: float(metrics.per_image(clean, images)["psnr"].mean()) for name, images in found.items() if images is not None}
-    return {"images": len(clean), **psnr}
+    values = {name: metrics.per_image(clean, images) for name, images in found.items() if images is not None}
+    return {"images": len(clean), **{name: metrics.summarize(value)["psnr"] for name, value in values.items()}}
 
 
 def measure_photographs(restorer, protocol) -> dict:
@@ -165,12 +165,15 @@ def measure_photographs(restorer, protocol) -> dict:
         protocol: how :func:`lstm_ae_lib.datasets.photographs` are degraded first.
 
     Returns:
-        dict: title -> {"degraded", "linear" (where the restorer has such a start), "restored"}.
+        dict: title -> {"degraded", "linear" (where the restorer has such a start), "restored"}; without photographs that the
+        protocol happens to leave as they are.
     """
     linear = linear_part(restorer)
     found = {}
-    for title, photograph in datasets.photographs().items():
-        degraded = np.clip(degradations.as_float(degradations.degrade(photograph[None], protocol)[0]), 0, 1)
+    for position, (title, photograph) in enumerate(datasets.photographs().items()):
+        degraded = np.clip(degradations.as_float(degradations.degrade(photograph[None], protocol, position)[0]), 0, 1)
+        if (degraded == degradations.as_float(photograph)).all():
+            continue  # a sigma near 0 was drawn: there is nothing to restore
         shown = {"degraded": degraded, "linear": linear and restore(degraded, linear), "restored": restore(degraded, restorer)}
         found[title] = {
             name: float(metrics.per_image(photograph[None], image[None])["psnr"][0])

@@ -348,12 +348,12 @@ def test_there_are_released_weights():
 @pytest.mark.backends
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_weights_restore_as_their_card_says(name):
-    """On every backend and with every supported Keras: the same PSNR on the bundled sample's images, above the linear start."""
+    """On every backend and with every supported Keras: the same PSNR on the bundled sample's images, and a gain."""
     restorer = restoring.load_restorer(name)
     expected = restorer.card["sample"]
     found = restoring.measure_sample(restorer, restorer.card["protocol"])
     assert found == pytest.approx(expected, rel=1e-4)
-    assert found["restored"] > found["linear"] + 0.3 and found["linear"] > found["degraded"]
+    assert found["restored"] > max(found["linear"], found["degraded"]) + 0.3
 
 
 @pytest.mark.parametrize("name", RELEASED)
