@@ -170,7 +170,8 @@ def learning_curves(histories: dict, title: str, baselines: dict):
     figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
     for axis, place, label in zip(axes, ("images", "minutes"), ("images seen", "minutes of training"), strict=True):
         for name, history in histories.items():
-            axis.plot(history[place], history["psnr"], marker=".", markersize=3, color=_colour(name), label=name)
+            style = "--" if name.count(",") > 1 else "-"  # trained in an unusual way, which stands in its name
+            axis.plot(history[place], history["psnr"], style, marker=".", markersize=3, color=_colour(name), label=name)
         for name, value in baselines.items():
             axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2f} dB)")
         axis.set(xlabel=label, xscale="log" if place == "images" else "linear")
