@@ -127,7 +127,7 @@ def release_run(run_name: str, name: str, limits: str = LIMITS, folder=None) -> 
     fields = ("images", "mse", "mse_low", "mse_high", "psnr", "psnr_low", "psnr_high", "ssim", "ssim_low", "ssim_high")
     restorer = Restorer(name, network, builder, arguments, {})
     tested = [entry for entry in run.records() if entry["split"] == "test"]
-    protocol = degradations.get_protocol(record["protocol"])
+    protocol = degradations.get_protocol(record["parameters"]["protocol"], record["parameters"]["sigma"])
     card = {
         "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
         "numbers": {entry["restorer"]: {field: entry[field] for field in fields} for entry in tested},

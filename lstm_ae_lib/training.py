@@ -70,8 +70,8 @@ class Muon(keras.optimizers.Muon):
 
     Args:
         learning_rate: a number or a schedule. Default 0.001.
-        exclude_layers: patterns; what has one in its path gets Adam's step. Default the first and the last layer of this
-            library's networks.
+        exclude_layers: patterns; what has one in its path gets Adam's step. Default: layers that are named first or last, as
+            in most of this library's networks (RED-Net's and U-Net's first, and RED-Net's last, have other names).
         **options: as for ``keras.optimizers.Muon``; no weight decay unless it is asked for.
     """
 

@@ -294,7 +294,7 @@ def finished_run(tmp_path, monkeypatch):
     monkeypatch.setattr(restoring, "weights_dir", lambda: tmp_path / "weights")
     nothing = np.zeros((2, 32, 32, 3), np.uint8)
     images = datasets.ImageSet(nothing, np.zeros(2), nothing, np.zeros(2), np.zeros(2), np.zeros(2), "sample", "none")
-    run = runs.start_run("mine", {"seed": 3}, images, "gauss2")
+    run = runs.start_run("mine", {"protocol": "gauss2", "sigma": 1.5, "seed": 3}, images, "gauss2@sigma=1.5")
     arguments = {"image_shape": [32, 32, 3], "width": 4, "depth": 3, "linear_start": "dct1"}
     network = peers.dncnn(**arguments)
     run.save_model("autoencoder", network, "dncnn", arguments)
@@ -315,7 +315,7 @@ def test_a_finished_run_is_released_with_its_card(finished_run, monkeypatch):
     assert card["numbers"]["dncnn"]["images"] == 9 and card["training"]["dncnn"]["images_seen"] == 640
     assert card["parameters"]["seed"] == 3 and card["run"] == "mine" and "32x32" in card["limits"]
     # Neither the filter, which has not been fitted, nor the network changes anything: all three are the blurred photograph.
-    blurred = degradations.degrade(photograph[None], "gauss2")
+    blurred = degradations.degrade(photograph[None], degradations.get_protocol("gauss2", 1.5))
     expected = metrics.per_image(photograph[None], blurred)["psnr"][0]
     assert list(card["photographs"]["noise"]) == ["degraded", "linear", "restored"]
     assert card["sample"]["images"] == 50 and card["sample"]["restored"] == pytest.approx(card["sample"]["degraded"], rel=1e-5)
