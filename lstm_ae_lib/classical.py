@@ -11,8 +11,9 @@ import itertools
 import numpy as np
 
 from lstm_ae_lib import checks, degradations
-from lstm_ae_lib.layers import cosine_basis
-from lstm_ae_lib.models import linear_filter
+from lstm_ae_lib._backend import keras
+from lstm_ae_lib.layers import SpectralMixture, cosine_basis
+from lstm_ae_lib.models import linear_filter, linear_mixture
 
 
 def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chunk: int = 2000):
@@ -68,18 +69,96 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
     return model
 
 
-def resized_filter(weights, transform: str, height: int, width: int) -> list:
-    """A fitted filter's numbers for images of another size: what it does to a frequency, read off between those it knows.
+def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12, chunk: int = 2000):
+    """Fits several linear filters, one for each range of a degradation's strength, and how an image shows which it needs.
+
+    For protocols that draw the strength for each image and do not tell it. The pairs are sorted by it into ``parts`` groups
+    of one size. In each group, for every frequency of brightness and of two colour differences, ordinary least squares
+    gives the factor and the offset. Which group an image belongs to is judged from the logarithms of its energy in rings of
+    frequencies, by linear discriminant analysis with one covariance for all groups (Fisher 1936). All of it is solved in
+    closed form; restoring needs no knowledge of the strength: the filters are mixed by the groups' probabilities, which
+    makes it the minimum mean square error estimate if groups were what they are taken for.
 
     Args:
-        weights: of the fitted :class:`~lstm_ae_lib.layers.SpectralWiener`: filter and offset.
-        transform: its transform.
+        degraded, clean: as for :func:`fit_linear_filter`, at least 8 pairs a part.
+        levels: ``(n,)``, the strength with which each image was degraded: its sigma
+            (:func:`lstm_ae_lib.degradations.drawn_sigmas`), or its noise.
+        transform: ``"dct1"`` or ``"dct2"``.
+        parts: filters, 2 to 1,024. Default 12.
+        chunk: images transformed at a time; bounds the memory.
+
+    Returns:
+        keras.Model: ``(batch, height, width, 3)`` float in [0, 1] -> the same, not clipped; one
+        :class:`~lstm_ae_lib.layers.SpectralMixture` with the fitted weights.
+
+    Raises:
+        ValueError: images of a wrong shape or dtype, too few of them, levels that are not one finite number an image or do
+            not differ, an unknown transform.
+    """
+    degraded, clean = checks.images_degraded(degraded), checks.images_uint8(clean, "clean")
+    checks.same_shape(degraded, clean, "degraded", "clean")
+    checks.number(parts, "parts", 2, 1024, whole=True)
+    count, height, width, _ = clean.shape
+    checks.number(count, "the number of image pairs", 8 * parts, 2**62, whole=True)
+    levels = np.asarray(levels, np.float64)
+    if levels.shape != (count,) or not np.isfinite(levels).all():
+        raise ValueError(f"levels must be {count} finite numbers, one an image, got {levels.size} of the shape {levels.shape}")
+    if levels.min() == levels.max():
+        raise ValueError(f"levels must differ from image to image, all are {levels[0]:g}: one linear filter is enough")
+    model = linear_mixture((height, width, 3), transform, parts)
+    layer = model.layers[-1]
+    rows, columns, colours = cosine_basis(height, transform)[0], cosine_basis(width, transform)[0], cosine_basis(3, "dct2")[0]
+    group = np.empty(count, int)
+    group[np.argsort(levels, kind="stable")] = np.arange(count) * parts // count
+
+    def spectrum(images):
+        values = np.einsum("ih,nhwc->niwc", rows, degradations.as_float(images).astype(np.float64), optimize=True)
+        values = np.einsum("jw,niwc->nijc", columns, values, optimize=True)
+        return np.einsum("dc,nijc->nijd", colours, values, optimize=True)
+
+    sums = np.zeros((4, parts, height * width * 3))
+    features = np.empty((count, 2 * layer.bands))
+    for start in range(0, count, chunk):
+        part = slice(start, start + chunk)
+        target, observed = spectrum(clean[part]), spectrum(degraded[part])
+        features[part] = keras.ops.convert_to_numpy(layer.features(keras.ops.convert_to_tensor(observed, "float32")))
+        target, observed = target.reshape(len(target), -1), observed.reshape(len(observed), -1)
+        member = (np.arange(parts)[:, None] == group[part]).astype(np.float64)
+        for place, values in enumerate((target, observed, observed * observed, target * observed)):
+            sums[place] += member @ values
+    target, observed, squared, product = sums / np.bincount(group)[:, None]
+    factor = (product - target * observed) / (squared - observed**2 + 1e-14)  # a ridge as in fit_linear_filter
+
+    means = np.stack([features[group == part].mean(0) for part in range(parts)])
+    within = np.cov((features - means[group]).T, bias=True)
+    # A ring without frequencies at this size, and what no image varies in, says nothing.
+    within[np.diag_indices_from(within)] *= 1.01
+    kernel = np.linalg.solve(within + 1e-6 * np.eye(len(within)), means.T)
+    bias = -0.5 * (means * kernel.T).sum(1)
+    shape = (parts, height, width, 3)
+    model.set_weights([factor.reshape(shape), (target - factor * observed).reshape(shape), kernel, bias])
+    return model
+
+
+def resized_filter(layer, height: int, width: int) -> list:
+    """A fitted layer's numbers for images of another size: what it does to a frequency, read off between those it knows.
+
+    Args:
+        layer: a fitted :class:`~lstm_ae_lib.layers.SpectralWiener` or :class:`~lstm_ae_lib.layers.SpectralMixture`.
         height, width: of the images to restore, at least 2.
 
     Returns:
-        list: filter ``(height, width, 3, 3)`` and offset ``(height, width, 3)``. The same size gives the same numbers; at any
-        other the offset, which also holds what the training images have in common at each place, keeps its mean only.
+        list: the weights of the same layer, built for images of that size. The same size gives the same numbers; at any
+        other an offset, which also holds what the training images have in common at each place, keeps its mean only.
     """
+    weights = layer.get_weights()
+    if not isinstance(layer, SpectralMixture):
+        return _resized(weights, layer.transform, height, width)
+    first = _resized([np.moveaxis(weight, 0, -1) for weight in weights[:2]], layer.transform, height, width)
+    return [*(np.moveaxis(weight, -1, 0) for weight in first), *weights[2:]]
+
+
+def _resized(weights, transform, height, width):
     matrices, offset = weights
     if matrices.shape[:2] == (height, width):
         return [matrices, offset]
@@ -89,9 +168,9 @@ def resized_filter(weights, transform: str, height: int, width: int) -> list:
         step = (own - 1) / (size - 1) if transform == "dct1" else own / size
         place = np.minimum(np.arange(size) * step, own - 1)
         below = np.minimum(place.astype(int), own - 2)
-        share = (place - below).reshape([-1 if other == axis else 1 for other in range(4)])
+        share = (place - below).reshape([-1 if other == axis else 1 for other in range(matrices.ndim)])
         matrices = (1 - share) * np.take(matrices, below, axis) + share * np.take(matrices, below + 1, axis)
-    resized = np.zeros((height, width, 3), np.float32)
+    resized = np.zeros((height, width, *offset.shape[2:]), np.float32)
     lengths = [cosine_basis(size, transform)[0][0].sum() for size in (*offset.shape[:2], height, width)]
     resized[0, 0] = offset[0, 0] * (lengths[2] * lengths[3]) / (lengths[0] * lengths[1])
     return [matrices.astype(np.float32), resized]
@@ -355,9 +434,30 @@ class LinearFilter(Restorer):
         return self.model.predict(images, batch_size=500, verbose=0)
 
 
+class LinearMixture(Restorer):
+    """The fitted mixture of linear filters (:func:`fit_linear_mixture`), for protocols that draw a sigma for each image.
+
+    It is told the sigmas of the images it is fitted to, which a protocol draws by their position, and no others.
+    """
+
+    @classmethod
+    def fits(cls, protocol):
+        return bool(protocol.sigma_range)
+
+    def fit(self, degraded, clean, first_index: int = 0):
+        """As for :class:`Restorer`; ``first_index``: position of the first image in its data set."""
+        levels = degradations.drawn_sigmas(self.protocol, len(clean), first_index)
+        self.model = fit_linear_mixture(degraded, clean, levels, self.protocol.transform)
+        self.chosen = {}
+        return self
+
+    def _restore(self, images):
+        return self.model.predict(images, batch_size=500, verbose=0)
+
+
 RESTORERS = {
-    "linear": LinearFilter, "unsharp": UnsharpMask, "wiener": Wiener, "richardson_lucy": RichardsonLucy,
-    "total_variation": TotalVariation, "non_local_means": NonLocalMeans, "wavelet": Wavelet,
+    "linear": LinearFilter, "linear_mixture": LinearMixture, "unsharp": UnsharpMask, "wiener": Wiener,
+    "richardson_lucy": RichardsonLucy, "total_variation": TotalVariation, "non_local_means": NonLocalMeans, "wavelet": Wavelet,
 }  # fmt: skip
 
 

@@ -16,7 +16,9 @@ from lstm_ae_lib.layers import (
     ImageToRows,
     LSTMSweep,
     RowsToImage,
+    SpectralMixture,
     SpectralWiener,
+    linear_layer,
 )
 
 layers = keras.layers
@@ -186,13 +188,12 @@ def recurrent_inference(
     checks.number(width, "width", 1, 4096, whole=True)
     checks.number(iterations, "iterations", 1, 100, whole=True)
     checks.number(sigma, "sigma", 0, 64)
-    checks.choice(linear_start, "linear_start", ("", "dct1", "dct2"))
     peers.check_divides(image_shape, 2)
 
     degraded = layers.Input(image_shape, name="degraded")
     estimate = degraded
     if linear_start:
-        estimate = SpectralWiener(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
+        estimate = linear_layer(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
     blur = GaussianBlur(sigma, border, dtype="float32", name="blur") if sigma else None
     difference, join = layers.Subtract(dtype="float32", name="difference"), layers.Concatenate(dtype="float32", name="seen")
     first = layers.Conv2D(width, 6, strides=2, padding="same", activation="relu", name="first")
@@ -235,22 +236,44 @@ def linear_filter(image_shape=(32, 32, 3), transform: str = "dct1"):
     return keras.Sequential([layers.Input(image_shape), SpectralWiener(transform, name="filter")], name="linear_filter")
 
 
+def linear_mixture(image_shape=(32, 32, 3), transform: str = "dct1", parts: int = 12):
+    """One :class:`~lstm_ae_lib.layers.SpectralMixture` as a model; :func:`lstm_ae_lib.classical.fit_linear_mixture` fits it.
+
+    Args:
+        image_shape: ``(height, width, 3)``, known.
+        transform: ``"dct1"`` or ``"dct2"``.
+        parts: filters.
+
+    Returns:
+        keras.Model: ``(batch, height, width, 3)`` -> the same; the identity until it is fitted.
+    """
+    return keras.Sequential([layers.Input(image_shape), SpectralMixture(transform, parts, name="mixture")], name="linear_mixture")
+
+
+def linear_start_of(model):
+    """The layer with which a model makes its linear estimate; None where it makes none."""
+    return next((layer for layer in model.layers if isinstance(layer, SpectralWiener | SpectralMixture)), None)
+
+
 def set_linear_start(model, fitted) -> None:
-    """Gives a model that starts from a linear estimate the numbers of a fitted filter.
+    """Gives a model that starts from a linear estimate the numbers of a fitted filter, or of a fitted mixture.
 
     Args:
         model: built with ``linear_start``; one without is left as it is.
-        fitted: what :func:`lstm_ae_lib.classical.fit_linear_filter` returned, in the same transform.
+        fitted: what :func:`lstm_ae_lib.classical.fit_linear_filter` or
+            :func:`~lstm_ae_lib.classical.fit_linear_mixture` returned, in the same transform.
 
     Raises:
-        ValueError: a filter of another transform or another image size.
+        ValueError: a filter of another transform, another number of parts or another image size.
     """
-    for layer in model.layers:
-        if isinstance(layer, SpectralWiener):
-            source = next(other for other in fitted.layers if isinstance(other, SpectralWiener))
-            if layer.transform != source.transform:
-                raise ValueError(f"the model starts from {layer.transform}, the fitted filter is of {source.transform}")
-            layer.set_weights(source.get_weights())
+    layer = linear_start_of(model)
+    if layer is None:
+        return
+    source = linear_start_of(fitted)
+    wanted, given = (f"{one.transform}x{one.parts}" if hasattr(one, "parts") else one.transform for one in (layer, source))
+    if wanted != given:
+        raise ValueError(f"the model starts from {wanted}, the fitted filter is of {given}")
+    layer.set_weights(source.get_weights())
 
 
 BUILDERS = {
@@ -260,6 +283,7 @@ BUILDERS = {
         flagship,
         recurrent_inference,
         linear_filter,
+        linear_mixture,
         peers.dncnn,
         peers.rednet,
         peers.unet,
@@ -369,4 +393,8 @@ def _cost(layer):
     if isinstance(layer, SpectralWiener):
         _, height, width, channels = given
         return height * width * channels * (2 * (height + width) + channels)
+    if isinstance(layer, SpectralMixture):
+        _, height, width, channels = given
+        transform = height * width * channels * (2 * (height + width) + 2 * channels)
+        return transform + height * width * channels * (layer.bands + 2 * layer.parts) + math.prod(layer.kernel.shape)
     raise ValueError(f"the cost of the layer {layer.name} ({type(layer).__name__}) is not known")

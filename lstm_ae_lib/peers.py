@@ -10,7 +10,7 @@ starts from.
 
 from lstm_ae_lib import checks
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import ChannelScale, DepthToSpace, SimpleGate, SpectralWiener
+from lstm_ae_lib.layers import ChannelScale, DepthToSpace, SimpleGate, linear_layer
 
 layers = keras.layers
 
@@ -26,7 +26,8 @@ def dncnn(image_shape=(32, 32, 3), width: int = 64, depth: int = 10, linear_star
         image_shape: ``(height, width, channels)``; the first two may be None without ``linear_start``.
         width: channels of the hidden layers, 1 to 4,096. Default 64, the paper's.
         depth: convolutions, 3 to 100.
-        linear_start: ``"dct1"`` or ``"dct2"``: start from the linear estimate in that transform; empty: from the degraded
+        linear_start: ``"dct1"`` or ``"dct2"``: start from the linear estimate in that transform; ``"dct1x12"``: from what a
+            mixture of 12 linear filters makes of an image that was blurred nobody knows how much; empty: from the degraded
             image.
         name: the model's name.
 
@@ -215,12 +216,11 @@ def residual_model(image_shape, linear_start, body, name):
             of channels to return.
         name: the model's name.
     """
-    checks.choice(linear_start, "linear_start", ("", "dct1", "dct2"))
     degraded = layers.Input(image_shape, name="degraded")
     start = features = degraded
     if linear_start:
         # In bfloat16 the linear estimate, and what it took away, would lose more than a network can put back.
-        start = SpectralWiener(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
+        start = linear_layer(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
         taken = layers.Subtract(dtype="float32", name="taken")([degraded, start])
         features = layers.Concatenate(dtype="float32", name="start")([start, taken])
     restored = layers.Add(dtype="float32", name="restored")([start, body(features, image_shape[-1])])

@@ -15,6 +15,7 @@ DPI = 80
 COLOURS = {
     "degraded": "#888888",
     "linear filter": "#1f77b4",
+    "mixture of linear filters": "#393b79",
     "LSTM autoencoder": "#d62728",
     "bidirectional LSTM autoencoder": "#9467bd",
     "DnCNN": "#2ca02c",

@@ -6,12 +6,15 @@ import shutil
 from lstm_ae_lib import datasets, degradations, files, metrics, paths, runs
 
 RESTORER_TITLES = {
-    "degraded": "degraded", "linear": "linear filter", "reference_lstm": "LSTM autoencoder",
-    "reference_bilstm": "bidirectional LSTM autoencoder", "dncnn": "DnCNN", "rednet": "RED-Net", "unet": "U-Net",
+    "degraded": "degraded", "linear": "linear filter", "linear_mixture": "mixture of linear filters",
+    "reference_lstm": "LSTM autoencoder", "reference_bilstm": "bidirectional LSTM autoencoder",
+    "dncnn": "DnCNN", "rednet": "RED-Net", "unet": "U-Net",
     "nafnet": "NAFNet", "flagship": "flagship", "recurrent_inference": "recurrent inference", "unsharp": "unsharp mask",
     "wiener": "Wiener filter", "richardson_lucy": "Richardson-Lucy", "total_variation": "total variation",
     "non_local_means": "non-local means", "wavelet": "wavelets",
 }  # fmt: skip
+# Restorers that are fitted to the training images, not tuned or trained.
+CLOSED_FORM = ("linear", "linear_mixture")
 
 README_MARKS = "<!-- results: written by `python -m lstm_ae_lib publish` -->", "<!-- end of results -->"
 SPEED_MARKS = (
@@ -70,10 +73,10 @@ def runs_table(chosen: list) -> str:
         return lambda row: format(row[2][network_name(row[2])][field], style) if network_name(row[2]) != "-" else "-"
 
     def network_name(metrics):
-        return next((name for name in metrics if name not in ("degraded", "linear")), "-")
+        return next((name for name in metrics if name not in ("degraded", *CLOSED_FORM)), "-")
 
     def budget(training):
-        return next((given["budget"] for name, given in training.items() if name != "linear"), "-")
+        return next((given["budget"] for name, given in training.items() if name not in CLOSED_FORM), "-")
 
     return format_table(rows, [
         ("run", lambda row: row[0]),
@@ -148,7 +151,7 @@ def published_histories(protocol: str) -> dict:
     found = {}
     for record in study_records(protocol):
         file = paths.published_dir() / str(record["run"]) / "history.csv"
-        if record["source"] != "measured" or not record["images_seen"] or record["restorer"] == "linear" or not file.is_file():
+        if record["source"] != "measured" or not record["images_seen"] or record["restorer"] in CLOSED_FORM or not file.is_file():
             continue
         history = _history(file)
         if history:

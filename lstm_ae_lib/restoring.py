@@ -13,7 +13,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, classical, datasets, degradations, metrics, models, paths, pictures, runs
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import SpectralWiener
+from lstm_ae_lib.layers import SpectralMixture
 
 # A picture that is larger than this is cut into tiles, which share a border: where two meet, one fades into the other. At its
 # cut edges a tile is wrong, by more than a grey level for 22 pixels with the weights gauss2: a quarter of the overlap is unused.
@@ -68,11 +68,9 @@ class Restorer:
         if tuple(self.model.inputs[0].shape[1:3]) == (height, width):
             return self.model
         model = models.build(self.builder, {**self.arguments, "image_shape": (height, width, 3)})
+        start = models.linear_start_of(self.model)
         for layer, own in zip(model.layers, self.model.layers, strict=True):
-            weights = own.get_weights()
-            if isinstance(layer, SpectralWiener):
-                weights = classical.resized_filter(weights, layer.transform, height, width)
-            layer.set_weights(weights)
+            layer.set_weights(classical.resized_filter(own, height, width) if own is start else own.get_weights())
         return model
 
 
@@ -185,13 +183,16 @@ def measure_photographs(restorer, protocol) -> dict:
 
 def linear_part(restorer):
     """The linear estimate that a :class:`Restorer` starts from, as a restorer of its own; None where it starts from nothing."""
-    for layer in restorer.model.layers:
-        if isinstance(layer, SpectralWiener):
-            arguments = {"image_shape": restorer.model.inputs[0].shape[1:], "transform": layer.transform}
-            model = models.linear_filter(**arguments)
-            models.set_linear_start(model, restorer.model)
-            return Restorer(f"{restorer.name}, linear start", model, "linear_filter", arguments, {})
-    return None
+    layer = models.linear_start_of(restorer.model)
+    if layer is None:
+        return None
+    arguments = {"image_shape": restorer.model.inputs[0].shape[1:], "transform": layer.transform}
+    builder = "linear_filter"
+    if isinstance(layer, SpectralMixture):
+        builder, arguments["parts"] = "linear_mixture", layer.parts
+    model = models.build(builder, arguments)
+    models.set_linear_start(model, restorer.model)
+    return Restorer(f"{restorer.name}, linear start", model, builder, arguments, {})
 
 
 def released(folder=None) -> list:

@@ -203,7 +203,7 @@ def start_run(name: str, parameters: dict, images, protocol: str, resume: bool =
         return run
     if record.get("status") != "running":
         record = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
-    for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_filter.json", "checkpoints/*"):
+    for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_*.json", "checkpoints/*"):
         for leftover in run.folder.glob(pattern):
             leftover.unlink()
     fields = {

@@ -34,6 +34,8 @@ LAYERS = [
     Case("DepthToSpace", lambda **k: layers.DepthToSpace(2, **k), (8, 6, 12)),
     Case("SpectralWiener-dct1", lambda **k: layers.SpectralWiener("dct1", **k), (8, 6, 3)),
     Case("SpectralWiener-dct2", lambda **k: layers.SpectralWiener("dct2", **k), (8, 6, 3)),
+    Case("SpectralMixture-dct1", lambda **k: layers.SpectralMixture("dct1", parts=3, bands=4, **k), (8, 6, 3)),
+    Case("SpectralMixture-dct2", lambda **k: layers.SpectralMixture("dct2", parts=2, bands=4, **k), (8, 6, 3)),
     Case("GaussianBlur", lambda **k: degradations.GaussianBlur(1.5, **k), (8, 6, 3)),
     Case("GaussianBlur-scipy", lambda **k: degradations.GaussianBlur(1.0, "reflect", True, **k), (8, 6, 3)),
     Case("GaussianBlur-8-bit", lambda **k: degradations.GaussianBlur(1.0, rounding="opencv", **k), (8, 6, 3), False),
@@ -47,6 +49,7 @@ MODELS = [
     Case("reference_lstm_autoencoder-narrow", lambda: models.reference_lstm_autoencoder(**SMALL, bottleneck=3), (8, 6, 3)),
     Case("dncnn", lambda: peers.dncnn((8, 6, 3), width=4, depth=4), (8, 6, 3)),
     Case("dncnn-linear", lambda: peers.dncnn((8, 6, 3), width=4, depth=4, linear_start="dct1"), (8, 6, 3)),
+    Case("dncnn-mixture", lambda: peers.dncnn((8, 6, 3), width=4, depth=4, linear_start="dct1x3"), (8, 6, 3)),
     Case("rednet", lambda: peers.rednet((8, 6, 3), width=4, depth=3), (8, 6, 3)),
     Case("unet", lambda: peers.unet((8, 4, 3), width=3, levels=2), (8, 4, 3)),
     Case("nafnet", lambda: peers.nafnet((8, 4, 3), width=4, encoder=(1, 1), middle=1, decoder=(1, 1)), (8, 4, 3)),
@@ -54,6 +57,7 @@ MODELS = [
     Case("flagship-lstm", lambda: models.flagship((8, 6, 3), width=8, depth=1, recurrence="lstm", linear_start=""), (8, 6, 3)),
     Case("recurrent_inference", lambda: models.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
     Case("linear_filter", lambda: models.linear_filter((8, 6, 3), "dct1"), (8, 6, 3)),
+    Case("linear_mixture", lambda: models.linear_mixture((8, 6, 3), "dct1", 3), (8, 6, 3)),
 ]
 
 # Modules that may define layers, metrics or builders.

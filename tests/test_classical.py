@@ -8,7 +8,7 @@ pytestmark = pytest.mark.backends
 
 
 def restore(model, degraded):
-    return np.clip(keras.ops.convert_to_numpy(model(degraded / np.float32(255))), 0, 1)
+    return np.clip(keras.ops.convert_to_numpy(model(degradations.as_float(degraded))), 0, 1)
 
 
 @pytest.mark.parametrize("name", ["reference", "gauss1", "gauss2", "gauss3"])
@@ -87,12 +87,71 @@ def test_bad_pairs_are_refused(degraded, clean, message):
         classical.fit_linear_filter(degraded, clean, "dct1")
 
 
+# --- the mixture of linear filters ----------------------------------------------------------------------------------------
+
+
+def fit_mixture(images, protocol, parts=12, **options):
+    sigmas = degradations.drawn_sigmas(protocol, len(images))
+    transform = degradations.get_protocol(protocol).transform
+    return classical.fit_linear_mixture(degradations.degrade(images, protocol), images, sigmas, transform, parts, **options)
+
+
+@pytest.mark.parametrize(("protocol", "most"), [("blind", 0.5), ("noisy", 0.92)])
+def test_a_mixture_restores_where_the_sigma_is_unknown(protocol, most, sample):
+    """One filter for all blurs leaves most of the error; a mixture finds out from the image itself which it needs."""
+    mixture = fit_mixture(sample.train_images, protocol)
+    tested = degradations.degrade(sample.test_images, protocol)
+    one = classical.make_restorer("linear", protocol).fit(degradations.degrade(sample.train_images, protocol), sample.train_images)
+    estimates = restore(mixture, tested), one(tested)
+    errors = [metrics.evaluate(sample.test_images, images)["mse"] for images in estimates]
+    assert errors[0] < most * errors[1]
+
+
+def test_the_mixture_behind_the_common_interface_is_the_fitted_one(sample):
+    clean = sample.train_images[:400]
+    degraded = degradations.degrade(clean, "blind")
+    restorer = classical.make_restorer("linear_mixture", "blind").fit(degraded, clean)
+    expected = np.clip(restore(fit_mixture(clean, "blind"), degraded[:9]), 0, 1)
+    np.testing.assert_allclose(restorer(degraded[:9]), expected, atol=1e-5)
+
+
+def test_a_mixture_tells_groups_apart_and_inverts_each_exactly():
+    clean = np.random.default_rng(0).integers(0, 256, (400, 8, 6, 3), np.uint8)
+    strength = np.where(np.arange(400) % 2, 0.25, 1.0)
+    degraded = (clean * strength[:, None, None, None] / 255).astype(np.float32)
+    model = classical.fit_linear_mixture(degraded, clean, strength, "dct2", parts=2)
+    np.testing.assert_allclose(restore(model, degraded), clean / 255, atol=1e-3)
+
+
+def test_chunks_change_no_mixture(sample):
+    whole, parts = (fit_mixture(sample.train_images[:100], "noisy", 3, chunk=size) for size in (100, 7))
+    for first, second in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("levels", "parts", "message"),
+    [
+        (np.arange(8.0), 2, "levels must be 40 finite numbers, one an image, got 8"),
+        (np.full(40, np.nan), 2, "levels must be 40 finite numbers"),
+        (np.full(40, 1.5), 2, "levels must differ from image to image, all are 1.5: one linear filter is enough"),
+        (np.arange(40.0), 1, "parts must be a whole number from 2 to 1024, got 1"),
+        (np.arange(40.0), 6, "the number of image pairs must be a whole number from 48 .* got 40"),
+    ],
+)
+def test_bad_levels_are_refused(levels, parts, message):
+    images = np.zeros((40, 8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match=message):
+        classical.fit_linear_mixture(images, images, levels, "dct1", parts)
+
+
 # --- the classical restorers ----------------------------------------------------------------------------------------------
 
 CASES = [
     (name, protocol)
     for name, restorer in classical.RESTORERS.items()
-    for protocol in ("gauss2", "reference", "noisy", "awgn25")
+    for protocol in ("gauss2", "reference", "noisy", "awgn25", "blind")
+    if protocol != "blind" or name == "linear_mixture"
     if restorer.fits(degradations.get_protocol(protocol))
 ]
 
@@ -106,13 +165,14 @@ def gain(restorer, sample, protocol, count=12):
 
 @pytest.mark.parametrize(("name", "protocol"), CASES)
 def test_tuned_on_some_images_it_gains_on_others(name, protocol, sample):
-    clean = sample.train_images[: 200 if name == "linear" else 6]
+    clean = sample.train_images[: 200 if name.startswith("linear") else 6]
     restorer = classical.make_restorer(name, protocol).fit(degradations.degrade(clean, protocol), clean)
     least = {
         "gauss2": {"unsharp": 1.8, "wiener": 4.0, "richardson_lucy": 3.0, "total_variation": 4.0},
         "reference": {"unsharp": 1.5, "wiener": 9.0, "richardson_lucy": 3.0, "total_variation": 9.0},
         "noisy": {"unsharp": 0.2, "wiener": 0.5, "richardson_lucy": 0.2},
         "awgn25": {"non_local_means": 4.0, "wavelet": 3.5, "total_variation": 4.5},
+        "blind": {"linear_mixture": 3.0},
     }[protocol].get(name, 1.0)
     assert gain(restorer, sample, protocol) > least, restorer.chosen
 
@@ -141,7 +201,7 @@ def test_restorers_refuse_what_they_cannot_do(sample):
     degraded = degradations.degrade(sample.test_images[:2], "gauss2")
     with pytest.raises(RuntimeError, match="Wiener must be fitted before it restores"):
         classical.make_restorer("wiener", "gauss2")(degraded)
-    with pytest.raises(ValueError, match="restorer must be one of linear, unsharp, .*; got 'magic'"):
+    with pytest.raises(ValueError, match="restorer must be one of linear, linear_mixture, unsharp, .*; got 'magic'"):
         classical.make_restorer("magic", "gauss2")
     with pytest.raises(ValueError, match="NonLocalMeans is not for the protocol gauss2"):
         classical.make_restorer("non_local_means", "gauss2")

@@ -198,6 +198,8 @@ def test_rows_work_for_an_unknown_height():
         (lambda: conformance.layers.ImageToRows()(np.zeros((1, 2, 4), np.float32)), "ImageToRows needs"),
         (lambda: conformance.layers.SpectralWiener("dft"), "transform must be one of dct1, dct2; got 'dft'"),
         (lambda: conformance.layers.SpectralWiener().build((None, None, 8, 3)), "of a known size"),
+        (lambda: conformance.layers.SpectralMixture().build((None, 8, 8, 1)), "SpectralMixture needs images"),
+        (lambda: conformance.layers.SpectralMixture(bands=0), "bands must be a whole number from 1 to 4096, got 0"),
         (lambda: conformance.layers.cosine_basis(1, "dct1"), "size must be a whole number from 2"),
     ],
 )

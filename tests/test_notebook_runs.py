@@ -11,7 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from lstm_ae_lib import datasets, degradations, metrics, runs
+from lstm_ae_lib import datasets, degradations, metrics, reporting, runs, sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,6 +75,18 @@ def test_the_saved_models_give_the_recorded_numbers(smoke, sample):
             numbers[restorer]["mse"], rel=1e-5
         )
     assert datasets.load_cifar10("sample").content_hash == numbers["linear"]["data_hash"]
+
+
+def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path))
+    file = tmp_path / "some.yaml"
+    file.write_text("runs: {unknown: {protocol: blind, model: unet, width: 4, linear_parts: 6, epochs: 2}}\n")
+    assert set(sweeps.run_sweep(str(file), quiet=True).values()) == {"finished"}
+    run = runs.open_run("unknown")
+    assert run.load_model("autoencoder").get_layer("linear").parts == 6
+    found = {record["restorer"]: record["mse"] for record in run.records() if record["split"] == "test"}
+    assert found["unet"] < 1.02 * found["linear_mixture"] < 0.6 * found["linear"]
+    assert " unet " in reporting.runs_table([run])
 
 
 def test_changing_a_printed_fact_makes_the_regression_test_fail(tmp_path):

@@ -69,6 +69,21 @@ def test_without_its_last_layer_it_returns_where_it_starts_from(build, sample):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(model(seen)), expected, atol=1e-5)
 
 
+def test_a_network_can_start_from_a_mixture(sample):
+    clean = sample.train_images[:64]
+    degraded = degradations.degrade(clean, "blind")
+    mixture = classical.fit_linear_mixture(degraded, clean, degradations.drawn_sigmas("blind", 64), "dct1", 3)
+    model = peers.unet(width=2, linear_start="dct1x3")
+    models.set_linear_start(model, mixture)
+    model.get_layer("last").set_weights([np.zeros_like(weight) for weight in model.get_layer("last").get_weights()])
+    seen = degradations.as_float(degraded[:4])
+    expected = keras.ops.convert_to_numpy(mixture(seen))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(seen)), expected, atol=1e-5)
+    for other, given in ((models.linear_mixture(parts=4), "dct1x4"), (models.linear_filter(), "dct1")):
+        with pytest.raises(ValueError, match=f"the model starts from dct1x3, the fitted filter is of {given}"):
+            models.set_linear_start(model, other)
+
+
 def test_the_linear_start_is_not_trained():
     model = peers.unet((8, 8, 3), width=2, levels=1, linear_start="dct1")
     assert not any("linear" in weight.path for weight in model.trainable_weights)
@@ -92,7 +107,9 @@ def test_red_net_skips_join_mirror_images():
     ("build", "arguments", "message"),
     [
         (peers.dncnn, {"depth": 2}, "depth must be a whole number from 3 to 100, got 2"),
-        (peers.dncnn, {"linear_start": "dct3"}, "linear_start must be one of , dct1, dct2; got 'dct3'"),
+        (peers.dncnn, {"linear_start": "dct3"}, "linear_start must be dct1 or dct2, .* or empty, got 'dct3'"),
+        (peers.dncnn, {"linear_start": "dct1x0"}, "linear_start must be .* got 'dct1x0'"),
+        (peers.dncnn, {"linear_start": "dct1x1025"}, "parts must be a whole number from 1 to 1024, got 1025"),
         (peers.rednet, {"width": 0}, "width must be a whole number from 1 to 4096, got 0"),
         (peers.unet, {"image_shape": (30, 32, 3)}, "multiples of 8"),
         (peers.nafnet, {"encoder": (1,)}, "the same number of levels"),
