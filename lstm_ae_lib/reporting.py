@@ -194,12 +194,13 @@ def _title(record):
 
 
 def _unusual(run_name):
-    """How a published run trained, where that is not Adam in float32."""
+    """How a published run trained, where that is not Adam in float32 from one linear filter."""
     file = paths.published_dir() / str(run_name) / "run.json"
     parameters = files.read_json(file)["parameters"] if file.is_file() else {}
     kinds = (
         (parameters.get("optimizer", "adam"), {"muon": "Muon"}),
         (parameters.get("precision", "float32"), {"bfloat16": "bfloat16"}),
+        (parameters.get("linear_parts", 1) > 1, {True: "mixture start"}),
     )
     return [names[value] for value, names in kinds if value in names]
 

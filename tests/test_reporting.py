@@ -83,7 +83,10 @@ def test_a_title_says_how_a_network_was_trained_where_that_is_unusual(run, track
     run.update(parameters=run.record["parameters"] | {"optimizer": "muon", "precision": "bfloat16"})
     reporting.publish(["one"])
     assert "| U-Net, 4 minutes, Muon, bfloat16 |" in (tracked.parent / "README.md").read_text()
-    run.update(parameters=run.record["parameters"] | {"optimizer": "adam", "precision": "float32"})
+    run.update(parameters=run.record["parameters"] | {"optimizer": "adam", "precision": "float32", "linear_parts": 12})
+    reporting.publish(["one"])
+    assert "| U-Net, 4 minutes, mixture start |" in (tracked.parent / "README.md").read_text()
+    run.update(parameters=run.record["parameters"] | {"linear_parts": 1})
     reporting.publish(["one"])
     assert "| U-Net, 4 minutes |" in (tracked.parent / "README.md").read_text()
 
