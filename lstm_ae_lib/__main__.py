@@ -57,6 +57,18 @@ def _parser():
     restore.add_argument("--quiet", action="store_true", help="no progress")
     restore.set_defaults(run=_restore)
 
+    compress = commands.add_parser("compress", help="write a picture, PNG or JPEG, as few bytes")
+    compress.add_argument("source", metavar="IN", help="the picture")
+    compress.add_argument("target", metavar="OUT", help="where to write the compressed one")
+    compress.add_argument("--weights", default="default", help="released compressor: a name in data/weights/compress (default)")
+    compress.set_defaults(run=_compress)
+
+    decompress = commands.add_parser("decompress", help="make a picture of what compress has written")
+    decompress.add_argument("source", metavar="IN", help="what compress has written")
+    decompress.add_argument("target", metavar="OUT", help="where to write the picture, .png or .jpg")
+    decompress.add_argument("--weights", default="default", help="the compressor it was written with (default)")
+    decompress.set_defaults(run=_decompress)
+
     runs = commands.add_parser("runs", help="list runs and compare their numbers")
     runs.add_argument("names", nargs="*", help="which ones (default: all)")
     runs.set_defaults(run=_runs)
@@ -146,6 +158,21 @@ def _restore(arguments):
 
     shape = restoring.restore_file(arguments.source, arguments.target, arguments.weights, progress=not arguments.quiet)
     print(f"{arguments.target}: {shape[1]} x {shape[0]} pixels, restored with {arguments.weights}")
+
+
+def _compress(arguments):
+    from lstm_ae_lib import compression
+
+    shape, count = compression.compress_file(arguments.source, arguments.target, arguments.weights)
+    rate = 8 * count / (shape[0] * shape[1])
+    print(f"{arguments.target}: {shape[1]} x {shape[0]} pixels in {count:,} bytes, {rate:.2f} bits per pixel")
+
+
+def _decompress(arguments):
+    from lstm_ae_lib import compression
+
+    shape = compression.decompress_file(arguments.source, arguments.target, arguments.weights)
+    print(f"{arguments.target}: {shape[1]} x {shape[0]} pixels")
 
 
 def _runs(arguments):

@@ -633,3 +633,176 @@ def linear_layer(linear_start: str, **options):
         )
     transform, parts = found.groups()
     return SpectralMixture(transform, int(parts), **options) if parts else SpectralWiener(transform, **options)
+
+
+def slowest_frequencies(height: int, width: int, count: int) -> np.ndarray:
+    """Which numbers of an image's cosine transform to keep, when not all can be: the slowest first, brightness before colour.
+
+    Args:
+        height, width: of the image, at least 2.
+        count: how many, 1 to height x width x 3.
+
+    Returns:
+        numpy.ndarray: ``(count,)`` positions in the flattened ``(height, width, 3)`` of brightness and two colour differences.
+    """
+    checks.number(count, "latent", 1, height * width * 3, whole=True)
+    rows, columns = np.arange(height)[:, None, None] / height, np.arange(width)[:, None] / width
+    # In CIFAR-10 the colour differences have as little energy as brightness has at some three and five times the frequency.
+    distance = np.sqrt(rows**2 + columns**2 + 1e-6) * np.array([1.0, 3.0, 5.0])
+    return np.argsort(distance.ravel(), kind="stable")[:count]
+
+
+class _Coefficients(keras.layers.Layer):
+    """What :class:`SpectralLatent` and :class:`SpectralImage` share: an orthogonal transform of an image, and its order."""
+
+    def _prepare(self, image_shape, count):
+        self.image_shape = tuple(image_shape)
+        if len(self.image_shape) != 3 or None in self.image_shape or self.image_shape[2] != 3:
+            raise ValueError(f"{type(self).__name__} needs images (height, width, 3) of a known size, got {self.image_shape}")
+        height, width, _ = self.image_shape
+        self._rows, self._columns = cosine_basis(height, "dct2")[0], cosine_basis(width, "dct2")[0]
+        self._colours, self._kept = cosine_basis(3, "dct2")[0], slowest_frequencies(height, width, count)
+
+    def _bases(self):
+        return [ops.convert_to_tensor(basis, self.compute_dtype) for basis in (self._rows, self._columns, self._colours)]
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class SpectralLatent(_Coefficients):
+    """An image as the slowest frequencies of its cosine transform, of brightness and two colour differences.
+
+    The transform is orthogonal: an error in a number is as large an error in the image. Middle grey is zero. No weights.
+
+    Args:
+        latent: how many numbers, 1 to height x width x 3.
+
+    Input: ``(batch, height, width, 3)``, height and width fixed when the layer is built. Output: ``(batch, latent)``.
+
+    Raises:
+        ValueError: an argument out of range, or an image size that is unknown.
+    """
+
+    def __init__(self, latent, **kwargs):
+        super().__init__(**kwargs)
+        self.latent = checks.number(latent, "latent", 1, 2**31, whole=True)
+
+    def build(self, input_shape):
+        self._prepare(input_shape[1:], self.latent)
+        self.built = True
+
+    def call(self, images):
+        rows, columns, colours = self._bases()
+        spectrum = ops.einsum("dc,bhwc->bhwd", colours, images - 0.5)
+        spectrum = ops.einsum("jw,biwc->bijc", columns, ops.einsum("ih,bhwc->biwc", rows, spectrum))
+        return ops.take(ops.reshape(spectrum, (-1, math.prod(self.image_shape))), self._kept, axis=1)
+
+    def get_config(self):
+        return {**super().get_config(), "latent": self.latent}
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.latent)
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class SpectralImage(_Coefficients):
+    """The image that :class:`SpectralLatent` has made numbers of, with nothing at the frequencies that were left out.
+
+    Args:
+        image_shape: ``(height, width, 3)``.
+
+    Input: ``(batch, latent)``. Output: ``(batch, height, width, 3)``, not clipped.
+
+    Raises:
+        ValueError: an image shape that is unknown or has other channels, more numbers than the image has.
+    """
+
+    def __init__(self, image_shape, **kwargs):
+        super().__init__(**kwargs)
+        self._prepare(image_shape, 1)
+
+    def build(self, input_shape):
+        self._prepare(self.image_shape, input_shape[-1])
+        # Where each frequency stands among the numbers; those left out stand behind the last one, where a zero is put.
+        self._position = np.full(math.prod(self.image_shape), input_shape[-1])
+        self._position[self._kept] = np.arange(input_shape[-1])
+        self.built = True
+
+    def call(self, latent):
+        rows, columns, colours = self._bases()
+        spectrum = ops.take(ops.pad(latent, [[0, 0], [0, 1]]), self._position, axis=1)
+        spectrum = ops.reshape(spectrum, (-1, *self.image_shape))
+        images = ops.einsum("jw,bijc->biwc", columns, ops.einsum("ih,bijc->bhjc", rows, spectrum))
+        return ops.einsum("dc,bhwd->bhwc", colours, images) + 0.5
+
+    def get_config(self):
+        return {**super().get_config(), "image_shape": list(self.image_shape)}
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.image_shape)
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class Quantize(keras.layers.Layer):
+    """Rounds each number of a latent to a multiple of a step, which it learns, and knows what the numbers cost.
+
+    In training noise between -0.5 and 0.5 steps takes the place of the rounding, which has no gradient, and the cost in bits
+    is added to the loss: the numbers are taken to follow a Laplace distribution each, whose width is learned (Ballé et al.,
+    "End-to-end Optimized Image Compression", 2017, with one parameter instead of a free density).
+
+    Args:
+        step: before training, above 0 up to 64. Default 0.25.
+        rate: what one bit more an image costs in the loss, at least 0. Default 0.
+        seed: of the noise. Default 0.
+
+    Weights: ``log_gain`` ``(latent,)``, by what the number of steps is multiplied; ``log_scale`` ``(latent,)``, the width of
+    the distribution in steps. Both are logarithms.
+
+    Input and output: ``(batch, latent)``.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, step=0.25, rate=0.0, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        self.step = checks.number(step, "step", 0, 64, above_low=True)
+        self.rate = checks.number(rate, "rate", 0, 1e6)
+        self.seed = checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
+        self._noise = keras.random.SeedGenerator(seed)
+
+    def build(self, input_shape):
+        self.log_gain = self.add_weight(name="log_gain", shape=(input_shape[-1],), initializer="zeros")
+        self.log_scale = self.add_weight(name="log_scale", shape=(input_shape[-1],), initializer="zeros")
+        self.built = True
+
+    def call(self, latent, training=False):
+        gain = ops.exp(self.log_gain) / self.step
+        if not training:
+            return ops.round(latent * gain) / gain
+        steps = latent * gain
+        steps = steps + keras.random.uniform(ops.shape(steps), -0.5, 0.5, steps.dtype, self._noise)
+        self.add_loss(self.rate * ops.mean(ops.sum(self._bits(steps), axis=-1)))
+        return steps / gain
+
+    def _bits(self, steps):
+        """What each number costs: minus the logarithm of the distribution's share within half a step of it."""
+        far, width = ops.abs(steps), ops.exp(-self.log_scale)
+        tail = ops.exp(-(ops.maximum(far, 0.5) - 0.5) * width) * (1 - ops.exp(-width)) / 2
+        middle = 1 - (ops.exp(-(0.5 + ops.minimum(far, 0.5)) * width) + ops.exp(-(0.5 - ops.minimum(far, 0.5)) * width)) / 2
+        return -ops.log(ops.maximum(ops.where(far < 0.5, middle, tail), 1e-9)) / math.log(2)
+
+    def symbols(self, latent) -> np.ndarray:
+        """The whole numbers, int32, of a latent ``(batch, latent)``."""
+        gain = np.exp(ops.convert_to_numpy(self.log_gain).astype(np.float64)) / self.step
+        return np.rint(np.asarray(latent) * gain).astype(np.int32)
+
+    def values(self, symbols) -> np.ndarray:
+        """The latent, float32, that whole numbers ``(batch, latent)`` stand for."""
+        gain = np.exp(ops.convert_to_numpy(self.log_gain).astype(np.float64)) / self.step
+        return (np.asarray(symbols) / gain).astype(np.float32)
+
+    def get_config(self):
+        return {**super().get_config(), "step": self.step, "rate": self.rate, "seed": self.seed}
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

@@ -15,7 +15,10 @@ from lstm_ae_lib.layers import (
     GatedScan,
     ImageToRows,
     LSTMSweep,
+    Quantize,
     RowsToImage,
+    SpectralImage,
+    SpectralLatent,
     SpectralMixture,
     SpectralWiener,
     linear_layer,
@@ -118,6 +121,13 @@ def flagship(
     checks.choice(recurrence, "recurrence", RECURRENCES)
     peers.check_divides(image_shape, 2)
 
+    body = _recurrent_body(width, depth, latent, recurrence, along, positive, skips)
+    return peers.residual_model(image_shape, linear_start, body, name)
+
+
+def _recurrent_body(width, depth, latent, recurrence="scan", along="both", positive=False, skips=True):
+    """The flagship's layers between what it sees and what it adds: a function for :func:`lstm_ae_lib.peers.residual_model`."""
+
     def convolution(filters, side, name, **options):
         return layers.Conv2D(filters, side, padding="same", name=name, **options)
 
@@ -156,7 +166,7 @@ def flagship(
         missing = convolution(4 * channels, 3, "last", kernel_initializer="zeros")(hidden)
         return DepthToSpace(2, name="shuffle")(missing)
 
-    return peers.residual_model(image_shape, linear_start, body, name)
+    return body
 
 
 def recurrent_inference(
@@ -223,6 +233,54 @@ def recurrent_inference(
     return keras.Model(degraded, estimate, name=name)
 
 
+def compressor(
+    image_shape=(32, 32, 3), latent: int = 768, step: float = 0.25, width: int = 48, depth: int = 1, rate: float = -1.0,
+    name: str = "compressor",
+):  # fmt: skip
+    """A recurrent autoencoder with a bottleneck of whole numbers, for compression.
+
+    clean -> encoder -> cosine transform, of which ``latent`` coefficients are kept -> rounded to steps -> what the
+    coefficients say -> decoder -> clean again. Encoder and decoder are made as the flagship is (convolutions and scans at
+    half the resolution) and begin as the identity, so that training starts from transform coding and learns what is worth
+    keeping, and what belongs into the gaps. In training the rounding is replaced by noise, and the loss gets what the
+    numbers would cost in bits (Ballé et al., "End-to-end Optimized Image Compression", 2017).
+
+    Args:
+        image_shape: ``(height, width, 3)``, known, both sides even.
+        latent: numbers that pass through the bottleneck, 1 to height x width x 3, the slowest frequencies first. Default 768.
+        step: to which they are rounded, in the units of an orthogonal transform of values in [0, 1]; above 0 up to 64. The
+            coarser, the fewer bits. Default 0.25.
+        width: channels of encoder and decoder, a multiple of 2 up to 4,096; 0 for none: transform coding alone. Default 48.
+        depth: pairs of a residual block and a recurrent one on each side of each, 1 to 64. Default 1.
+        rate: what one bit more an image costs in the loss; -1 for the price at which a finer step buys as much error
+            (``step ** 2 * ln(2) / 6`` of the summed squared error). Default -1.
+        name: the model's name.
+
+    Returns:
+        keras.Model: ``(batch, height, width, 3)`` -> the same shape, linear output, not clipped. Its layer ``latent`` gives
+        the coefficients, ``quantize`` rounds them, ``from_latent`` and ``decoder`` lead back.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    peers.check_divides(image_shape, 2)
+    checks.number(width, "width", 0, 4096, whole=True)
+    checks.number(depth, "depth", 1, 64, whole=True)
+    if rate == -1:
+        rate = step**2 * math.log(2) / 6 / math.prod(image_shape)
+
+    def half(part):
+        return peers.residual_model(image_shape, "", _recurrent_body(width, depth, width), part)
+
+    clean = layers.Input(image_shape, name="clean")
+    seen = half("encoder")(clean) if width else clean
+    numbers = SpectralLatent(latent, dtype="float32", name="latent")(seen)
+    numbers = Quantize(step, rate, dtype="float32", name="quantize")(numbers)
+    reconstruction = SpectralImage(image_shape, dtype="float32", name="from_latent")(numbers)
+    reconstruction = half("decoder")(reconstruction) if width else reconstruction
+    return keras.Model(clean, reconstruction, name=name)
+
+
 def linear_filter(image_shape=(32, 32, 3), transform: str = "dct1"):
     """One :class:`~lstm_ae_lib.layers.SpectralWiener` as a model; :func:`lstm_ae_lib.classical.fit_linear_filter` fits it.
 
@@ -282,6 +340,7 @@ BUILDERS = {
         reference_lstm_autoencoder,
         flagship,
         recurrent_inference,
+        compressor,
         linear_filter,
         linear_mixture,
         peers.dncnn,
@@ -374,8 +433,12 @@ def _cost(layer):
     """Multiply-adds of one call."""
     if isinstance(layer, keras.Model):
         return multiply_adds(layer)
-    if not layer.weights or isinstance(layer, layers.BatchNormalization | layers.LayerNormalization | ChannelScale):
-        return 0  # element-wise
+    if isinstance(layer, SpectralLatent | SpectralImage):
+        height, width, channels = layer.image_shape
+        return height * width * channels * (height + width + channels)
+    element_wise = layers.BatchNormalization | layers.LayerNormalization | ChannelScale | Quantize
+    if not layer.weights or isinstance(layer, element_wise):
+        return 0
     given, made = layer._inbound_nodes[0].input_tensors[0].shape, layer._inbound_nodes[0].output_tensors[0].shape
     if isinstance(layer, layers.LSTM):
         return given[1] * 4 * layer.units * (given[2] + layer.units)

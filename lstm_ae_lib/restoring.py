@@ -97,7 +97,7 @@ def release(name: str, model, builder: str, arguments: dict, card: dict, folder=
     Raises:
         ValueError: a name of other characters, an unknown builder.
     """
-    return models.write(model, folder or weights_dir(), _check_name(name), builder, arguments, card=card)
+    return models.write(model, folder or weights_dir(), check_name(name), builder, arguments, card=card)
 
 
 def release_run(run_name: str, name: str, limits: str = LIMITS, folder=None) -> dict:
@@ -218,12 +218,13 @@ def load_restorer(name: str, folder=None) -> Restorer:
     known = released(folder)
     if not known:
         raise FileNotFoundError(f"there are no released weights in {folder}")
-    checks.choice(_check_name(name), "weights", known)
+    checks.choice(check_name(name), "weights", known)
     model, description = models.read(folder, name)
     return Restorer(name, model, description["builder"], description["arguments"], description["card"])
 
 
-def _check_name(name):
+def check_name(name: str) -> str:
+    """Returns the name of released weights, or raises ``ValueError``: letters, digits, ``-``, ``.`` and ``_``."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ValueError(f"weights must be a name of letters, digits, hyphens, dots and underscores, got {name!r}")
     return name

@@ -36,6 +36,9 @@ LAYERS = [
     Case("SpectralWiener-dct2", lambda **k: layers.SpectralWiener("dct2", **k), (8, 6, 3)),
     Case("SpectralMixture-dct1", lambda **k: layers.SpectralMixture("dct1", parts=3, bands=4, **k), (8, 6, 3)),
     Case("SpectralMixture-dct2", lambda **k: layers.SpectralMixture("dct2", parts=2, bands=4, **k), (8, 6, 3)),
+    Case("SpectralLatent", lambda **k: layers.SpectralLatent(40, **k), (8, 6, 3)),
+    Case("SpectralImage", lambda **k: layers.SpectralImage((8, 6, 3), **k), (40,)),
+    Case("Quantize", lambda **k: layers.Quantize(0.02, 1e-4, **k), (40,), False),
     Case("GaussianBlur", lambda **k: degradations.GaussianBlur(1.5, **k), (8, 6, 3)),
     Case("GaussianBlur-scipy", lambda **k: degradations.GaussianBlur(1.0, "reflect", True, **k), (8, 6, 3)),
     Case("GaussianBlur-8-bit", lambda **k: degradations.GaussianBlur(1.0, rounding="opencv", **k), (8, 6, 3), False),
@@ -56,6 +59,7 @@ MODELS = [
     Case("flagship", lambda: models.flagship((8, 6, 3), width=8, depth=1, latent=4), (8, 6, 3)),
     Case("flagship-lstm", lambda: models.flagship((8, 6, 3), width=8, depth=1, recurrence="lstm", linear_start=""), (8, 6, 3)),
     Case("recurrent_inference", lambda: models.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
+    Case("compressor", lambda: models.compressor((8, 6, 3), latent=100, step=0.02, width=8), (8, 6, 3)),
     Case("linear_filter", lambda: models.linear_filter((8, 6, 3), "dct1"), (8, 6, 3)),
     Case("linear_mixture", lambda: models.linear_mixture((8, 6, 3), "dct1", 3), (8, 6, 3)),
 ]

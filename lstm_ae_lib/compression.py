@@ -1,0 +1,384 @@
+"""Pictures as few bytes: the whole numbers that pass a compressor's bottleneck, entropy-coded, in a file that knows its model.
+
+The numbers are coded by a range coder (constriction; Bamler 2022), each with one of 64 Laplace distributions that was chosen
+for its place in the latent on training images. Reading needs the same weights, so a file holds their fingerprint; it is
+refused with other weights, and when a byte is missing or another.
+"""
+
+import functools
+import hashlib
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from lstm_ae_lib import checks, files, models, pictures, restoring
+from lstm_ae_lib._backend import keras
+
+BLOCK = 32  # side of the blocks that a picture is cut into: what the compressors are trained on
+LARGEST = 1023  # symbols beyond are brought back to it
+# Widths of the distributions, in steps. A width of a twentieth makes everything but zero a matter of some ten bits and more.
+WIDTHS = 0.05 * 2.0 ** (np.arange(64) / 4)
+# What a file begins with: the kind, the weights' fingerprint, height, width, and a checksum of all of this and what follows.
+HEADER = struct.Struct(">4s8sIII")
+KIND = b"LAEC"
+
+
+class Codec:
+    """A compressor and all that it takes to write bytes with it. :func:`fit_codec` and :func:`load_codec` make it.
+
+    Args:
+        model: a :func:`lstm_ae_lib.models.compressor` for 32x32 images.
+        tables: for each number of the latent, which of :data:`WIDTHS` its distribution has.
+        card: what is known about it.
+
+    Attributes:
+        fingerprint: eight bytes that tell weights and tables from any others.
+    """
+
+    def __init__(self, model, tables, card: dict | None = None):
+        self.model, self.tables, self.card = model, np.asarray(tables, int), dict(card or {})
+        digest = hashlib.sha256(json.dumps(self.tables.tolist()).encode())
+        for weight in model.get_weights():
+            digest.update(np.ascontiguousarray(weight, "<f4").tobytes())
+        self.fingerprint = digest.digest()[:8]
+        self._analysis = keras.Model(model.inputs, model.get_layer("latent").output)
+        latent = keras.layers.Input((len(self.tables),))
+        image = model.get_layer("from_latent")(latent)
+        if any(layer.name == "decoder" for layer in model.layers):
+            image = model.get_layer("decoder")(image)
+        self._synthesis = keras.Model(latent, image)
+
+    def encode(self, images) -> np.ndarray:
+        """Images ``(n, 32, 32, 3)``, uint8 -> the whole numbers ``(n, latent)``, int32, from -1023 to 1023.
+
+        Raises:
+            ValueError: images of another shape or dtype.
+        """
+        images = checks.images_uint8(images)
+        if images.shape[1:3] != (BLOCK, BLOCK):
+            raise ValueError(f"images must be {BLOCK}x{BLOCK} pixels, got {images.shape[1]}x{images.shape[2]}")
+        latent = self._analysis.predict(images / np.float32(255), batch_size=500, verbose=0)
+        return np.clip(self.model.get_layer("quantize").symbols(latent), -LARGEST, LARGEST)
+
+    def decode(self, symbols) -> np.ndarray:
+        """The whole numbers ``(n, latent)`` -> images ``(n, 32, 32, 3)``, uint8."""
+        latent = self.model.get_layer("quantize").values(symbols)
+        images = self._synthesis.predict(latent, batch_size=500, verbose=0)
+        return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+    def compress(self, picture) -> bytes:
+        """A picture ``(height, width, 3)``, uint8, of any size as the content of a file.
+
+        It is cut into blocks of 32x32 pixels, the last ones filled up with their border.
+
+        Raises:
+            ValueError: another shape or dtype, an empty or too large picture.
+        """
+        picture = checks.images_uint8(np.asarray(picture)[None], "picture")[0]
+        height, width, _ = picture.shape
+        if height * width > pictures.MAX_PIXELS:
+            raise ValueError(f"the picture is too large: {width} x {height} pixels, at most {pictures.MAX_PIXELS:,} are allowed")
+        rows, columns = -(-height // BLOCK), -(-width // BLOCK)
+        filled = np.pad(picture, [(0, rows * BLOCK - height), (0, columns * BLOCK - width), (0, 0)], mode="edge")
+        blocks = filled.reshape(rows, BLOCK, columns, BLOCK, 3).swapaxes(1, 2).reshape(-1, BLOCK, BLOCK, 3)
+        payload = encode_symbols(self.encode(blocks), self.tables)
+        return _header(self.fingerprint, height, width, payload) + payload
+
+    def decompress(self, content: bytes) -> np.ndarray:
+        """The picture ``(height, width, 3)``, uint8, that :meth:`compress` has made the content of.
+
+        Raises:
+            ValueError: something else, of other weights, or with a byte missing, more or another.
+        """
+        if len(content) < HEADER.size or not content.startswith(KIND):
+            raise ValueError("this is not a compressed picture: it does not begin as `compress` writes it")
+        _, fingerprint, height, width, _ = HEADER.unpack_from(content)
+        payload = content[HEADER.size :]
+        if content != _header(fingerprint, height, width, payload) + payload:
+            raise ValueError("the compressed picture is damaged: bytes are missing or changed")
+        if fingerprint != self.fingerprint:
+            raise ValueError(
+                f"the picture was compressed with other weights ({fingerprint.hex()}); these are {self.fingerprint.hex()}"
+            )
+        if not 0 < height * width <= pictures.MAX_PIXELS:
+            raise ValueError(f"the picture is {width} x {height} pixels, from 1 to {pictures.MAX_PIXELS:,} are allowed")
+        rows, columns = -(-height // BLOCK), -(-width // BLOCK)
+        blocks = self.decode(decode_symbols(payload, rows * columns, self.tables))
+        filled = blocks.reshape(rows, columns, BLOCK, BLOCK, 3).swapaxes(1, 2).reshape(rows * BLOCK, columns * BLOCK, 3)
+        return filled[:height, :width].copy()
+
+
+def _header(fingerprint, height, width, payload):
+    start = HEADER.pack(KIND, fingerprint, height, width, 0)
+    return HEADER.pack(KIND, fingerprint, height, width, zlib.crc32(start + payload))
+
+
+@functools.cache
+def _distributions():
+    """The Laplace distributions of :data:`WIDTHS`, cut at :data:`LARGEST`: ``(64, 2047)``, each of sum 1."""
+    far = np.abs(np.arange(-LARGEST, LARGEST + 1))[None]
+    widths = WIDTHS[:, None]
+    shares = np.where(
+        far == 0, -np.expm1(-0.5 / widths), 0.5 * np.exp(-(np.maximum(far, 1) - 0.5) / widths) * -np.expm1(-1 / widths)
+    )
+    shares = shares + 2.0**-22  # nothing is impossible
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+@functools.cache
+def _coder(table):
+    import constriction
+
+    return constriction.stream.model.Categorical(_distributions()[table].astype(np.float32), perfect=False)
+
+
+def choose_tables(symbols) -> np.ndarray:
+    """Which distribution codes each number of a latent in the fewest bits.
+
+    Args:
+        symbols: ``(n, latent)`` whole numbers from -1023 to 1023, of training images.
+
+    Returns:
+        numpy.ndarray: ``(latent,)``, positions in :data:`WIDTHS`.
+
+    Raises:
+        ValueError: another shape or dtype, or numbers beyond.
+    """
+    symbols = _checked(symbols)
+    bits = -np.log2(_distributions()).T
+    counts = np.stack([np.bincount(column + LARGEST, minlength=2 * LARGEST + 1) for column in symbols.T])
+    return np.argmin(counts @ bits, axis=1)
+
+
+def encode_symbols(symbols, tables) -> bytes:
+    """Whole numbers as bytes: ``(n, latent)``, each column coded with its table.
+
+    Raises:
+        ValueError: another shape or dtype, or numbers beyond -1023 to 1023.
+    """
+    import constriction
+
+    symbols, tables = _checked(symbols), np.asarray(tables)
+    encoder = constriction.stream.queue.RangeEncoder()
+    for table in np.unique(tables):
+        column = np.ascontiguousarray(symbols[:, tables == table] + LARGEST, np.int32)
+        encoder.encode(column.ravel(), _coder(int(table)))
+    # Words of four bytes, the most significant first: zeros at the end say nothing and are put back by the reader.
+    content = encoder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
+    # Any number in the coder's last interval says the same; of an image of a hundred bytes the last three are worth saving.
+    for length in range(max(len(content) - 4, 0), len(content)):
+        for number in (int.from_bytes(content[:length]), int.from_bytes(content[:length]) + 1):
+            shorter = number.to_bytes(length) if number.bit_length() <= 8 * length else None
+            if shorter is not None and _says(shorter, symbols, tables):
+                return shorter
+    return content
+
+
+def _says(content, symbols, tables):
+    try:
+        return (decode_symbols(content, len(symbols), tables) == symbols).all()
+    except ValueError:
+        return False
+
+
+def decode_symbols(content: bytes, count: int, tables) -> np.ndarray:
+    """What :func:`encode_symbols` has encoded: ``(count, latent)``, int32.
+
+    Raises:
+        ValueError: bytes that say nothing. Others that nobody has encoded give numbers that mean nothing: that bytes are the
+            ones that were written is for the caller to know.
+    """
+    import constriction
+
+    tables = np.asarray(tables)
+    words = np.frombuffer(content + b"\0" * (-len(content) % 4), ">u4").astype(np.uint32)
+    decoder = constriction.stream.queue.RangeDecoder(words)
+    symbols = np.empty((count, len(tables)), np.int32)
+    for table in np.unique(tables):
+        chosen = tables == table
+        try:
+            numbers = decoder.decode(_coder(int(table)), count * int(chosen.sum()))
+        except AssertionError as error:
+            raise ValueError("the bytes say nothing in these tables") from error
+        symbols[:, chosen] = numbers.reshape(count, -1) - LARGEST
+    return symbols
+
+
+def image_bytes(symbols, tables) -> np.ndarray:
+    """Bytes that each image takes by itself, without a header: ``(n, latent)`` whole numbers -> ``(n,)``."""
+    return np.array([len(encode_symbols(row[None], tables)) for row in _checked(symbols)])
+
+
+def _checked(symbols):
+    symbols = np.asarray(symbols)
+    if symbols.ndim != 2 or symbols.dtype.kind != "i" or np.abs(symbols).max(initial=0) > LARGEST:
+        raise ValueError(
+            f"symbols must be whole numbers (n, latent) from {-LARGEST} to {LARGEST}, got {symbols.dtype} {symbols.shape}"
+        )
+    return symbols
+
+
+def fit_codec(model, clean, card: dict | None = None) -> Codec:
+    """A codec of a trained compressor, with the distributions that suit these images best.
+
+    Args:
+        model: a :func:`lstm_ae_lib.models.compressor` for 32x32 images.
+        clean: training images ``(n, 32, 32, 3)``, uint8.
+        card: what is known about it.
+
+    Raises:
+        ValueError: images of another shape or dtype.
+    """
+    latent = model.get_layer("latent").latent
+    untabled = Codec(model, np.zeros(latent))
+    return Codec(model, choose_tables(untabled.encode(clean)), card)
+
+
+def codecs_dir() -> Path:
+    """The tracked folder of released compressors."""
+    return restoring.weights_dir() / "compress"
+
+
+def save_codec(codec: Codec, name: str, arguments: dict, folder=None) -> dict:
+    """Writes a codec's weights, tables and card; :func:`load_codec` reads them.
+
+    Args:
+        codec: to write.
+        name: letters, digits, hyphens, dots and underscores.
+        arguments: with which :func:`lstm_ae_lib.models.compressor` has built its model.
+        folder: default ``data/weights/compress``.
+
+    Returns:
+        dict: what stands in the JSON.
+    """
+    return models.write(
+        codec.model, folder or codecs_dir(), restoring.check_name(name), "compressor", arguments,
+        tables=codec.tables.tolist(), fingerprint=codec.fingerprint.hex(), card=codec.card,
+    )  # fmt: skip
+
+
+def load_codec(name: str, folder=None) -> Codec:
+    """A released codec by its name.
+
+    Raises:
+        FileNotFoundError: no released codecs at all, or one of the two files missing.
+        ValueError: an unknown name; weights that are not those that were released.
+    """
+    folder = Path(folder or codecs_dir())
+    known = restoring.released(folder)
+    if not known:
+        raise FileNotFoundError(f"there are no released compressors in {folder}")
+    checks.choice(restoring.check_name(name), "weights", known)
+    model, description = models.read(folder, name)
+    codec = Codec(model, description["tables"], description["card"])
+    if codec.fingerprint.hex() != description["fingerprint"]:
+        raise ValueError(f"{folder / name}.json is damaged: its tables are not those of the weights")
+    return codec
+
+
+def compress_file(source, target, codec="default") -> tuple:
+    """Compresses a PNG or JPEG file.
+
+    Args:
+        source: the picture: 8 or 16 bits (8 are kept), grey or colours. It is turned as its EXIF orientation says.
+        target: where to write; it is written whole or not at all.
+        codec: a :class:`Codec` or a released one's name.
+
+    Returns:
+        tuple: the picture's shape, and the bytes that were written.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no picture, a damaged, animated, empty or too large one, or one with transparent pixels; an unknown codec.
+    """
+    codec = load_codec(codec) if isinstance(codec, str) else codec
+    image = pictures.read(source)
+    if image.ndim == 3 and image.shape[2] == 4:
+        raise ValueError(f"{Path(source).name} has transparent pixels, which `compress` cannot hold: save it without")
+    content = codec.compress(pictures.eight_bit_colours(image))
+    with files.replacing(target) as temporary:
+        temporary.write_bytes(content)
+    return image.shape, len(content)
+
+
+def decompress_file(source, target, codec="default") -> tuple:
+    """Writes the picture that :func:`compress_file` has compressed as a PNG or JPEG file.
+
+    Returns:
+        tuple: the picture's shape.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no compressed picture, a damaged one or one of other weights; a target of another format.
+    """
+    pictures.check_target(target)
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"there is no file {source}")
+    codec = load_codec(codec) if isinstance(codec, str) else codec
+    picture = codec.decompress(Path(source).read_bytes())
+    pictures.write(target, picture)
+    return picture.shape
+
+
+def image_format(images, suffix: str, quality: int) -> tuple:
+    """Images as JPEG or WebP: what a compressor is compared with (OpenCV's encoders).
+
+    Args:
+        images: ``(n, height, width, 3)``, uint8.
+        suffix: ``".jpg"`` (with optimised Huffman tables) or ``".webp"``.
+        quality: 1 to 100.
+
+    Returns:
+        tuple: the decoded images; the bytes of each, ``(n,)``; and those without what stands there for every picture of the
+        size alike: of a JPEG all but the scan, of a WebP the first 30 bytes.
+
+    Raises:
+        ValueError: images of another shape or dtype, another suffix, a quality out of range.
+    """
+    import cv2
+
+    images = checks.images_uint8(images)
+    checks.choice(suffix, "suffix", (".jpg", ".webp"))
+    checks.number(quality, "quality", 1, 100, whole=True)
+    options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1],
+               ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality]}[suffix]  # fmt: skip
+    decoded, whole, scan = np.empty_like(images), [], []
+    for index, image in enumerate(images):
+        content = cv2.imencode(suffix, image[..., ::-1], options)[1]
+        decoded[index] = cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1]
+        whole.append(content.size)
+        scan.append(content.size - (_before_the_scan(content.tobytes()) + 2 if suffix == ".jpg" else 30))
+    return decoded, np.array(whole), np.array(scan)
+
+
+def _before_the_scan(content):
+    """Where a JPEG's entropy-coded part begins; behind it stand two more bytes, the end."""
+    start = content.index(b"\xff\xda")
+    return start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+
+
+def fit_pca(clean, chunk: int = 5000) -> tuple:
+    """Principal component analysis of images: the linear autoencoder with the least squared error at every latent size.
+
+    Args:
+        clean: ``(n, height, width, 3)``, uint8.
+        chunk: images at a time; bounds the memory.
+
+    Returns:
+        tuple: the mean image, flattened, in [0, 1]; and the components ``(pixels, pixels)``, one a row, the largest variance
+        first, float32.
+
+    Raises:
+        ValueError: images of another shape or dtype.
+    """
+    flat = checks.images_uint8(clean, "clean").reshape(len(clean), -1)
+    mean = flat.mean(axis=0) / 255
+    covariance = np.zeros((flat.shape[1],) * 2)
+    for start in range(0, len(flat), chunk):
+        part = (flat[start : start + chunk] / 255 - mean).astype(np.float32)
+        covariance += part.T @ part
+    _, vectors = np.linalg.eigh(covariance / len(flat))
+    return mean.astype(np.float32), np.ascontiguousarray(vectors[:, ::-1].T, np.float32)
