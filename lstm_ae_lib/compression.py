@@ -36,6 +36,7 @@ class Codec:
 
     Attributes:
         fingerprint: eight bytes that tell weights and tables from any others.
+        analysis, synthesis: its two halves as Keras models, floating images in [0, 1] -> latent -> images, not rounded.
     """
 
     def __init__(self, model, tables, card: dict | None = None):
@@ -44,12 +45,12 @@ class Codec:
         for weight in model.get_weights():
             digest.update(np.ascontiguousarray(weight, "<f4").tobytes())
         self.fingerprint = digest.digest()[:8]
-        self._analysis = keras.Model(model.inputs, model.get_layer("latent").output)
+        self.analysis = keras.Model(model.inputs[0], model.get_layer("latent").output)
         latent = keras.layers.Input((len(self.tables),))
         image = model.get_layer("from_latent")(latent)
         if any(layer.name == "decoder" for layer in model.layers):
             image = model.get_layer("decoder")(image)
-        self._synthesis = keras.Model(latent, image)
+        self.synthesis = keras.Model(latent, image)
 
     def encode(self, images) -> np.ndarray:
         """Images ``(n, 32, 32, 3)``, uint8 -> the whole numbers ``(n, latent)``, int32, from -1023 to 1023.
@@ -60,13 +61,13 @@ class Codec:
         images = checks.images_uint8(images)
         if images.shape[1:3] != (BLOCK, BLOCK):
             raise ValueError(f"images must be {BLOCK}x{BLOCK} pixels, got {images.shape[1]}x{images.shape[2]}")
-        latent = self._analysis.predict(images / np.float32(255), batch_size=500, verbose=0)
+        latent = models.apply(self.analysis, images / np.float32(255))
         return np.clip(self.model.get_layer("quantize").symbols(latent), -LARGEST, LARGEST)
 
     def decode(self, symbols) -> np.ndarray:
         """The whole numbers ``(n, latent)`` -> images ``(n, 32, 32, 3)``, uint8."""
         latent = self.model.get_layer("quantize").values(symbols)
-        images = self._synthesis.predict(latent, batch_size=500, verbose=0)
+        images = models.apply(self.synthesis, latent)
         return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
     def compress(self, picture) -> bytes:
@@ -369,13 +370,16 @@ def fit_pca(clean, chunk: int = 5000) -> tuple:
 
     Returns:
         tuple: the mean image, flattened, in [0, 1]; and the components ``(pixels, pixels)``, one a row, the largest variance
-        first, float32.
+        first, float32; of fewer images than pixels, as many as images.
 
     Raises:
         ValueError: images of another shape or dtype.
     """
     flat = checks.images_uint8(clean, "clean").reshape(len(clean), -1)
     mean = flat.mean(axis=0) / 255
+    if len(flat) < flat.shape[1]:
+        components = np.linalg.svd((flat / 255 - mean).astype(np.float32), full_matrices=False)[2]
+        return mean.astype(np.float32), components
     covariance = np.zeros((flat.shape[1],) * 2)
     for start in range(0, len(flat), chunk):
         part = (flat[start : start + chunk] / 255 - mean).astype(np.float32)

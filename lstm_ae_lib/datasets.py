@@ -227,10 +227,10 @@ def training_batches(
 
     Args:
         clean: ``(n, height, width, 3)`` uint8.
-        protocol: name of a protocol of :mod:`lstm_ae_lib.degradations`, or a ``Protocol``.
+        protocol: name of a protocol of :mod:`lstm_ae_lib.degradations`, or a ``Protocol``; not used where ``degraded`` is given.
         batch_size: images per batch, at least 1.
         seed: of the order and the flips, 0 to 2**31 - 1.
-        degraded: the same images degraded, as :func:`lstm_ae_lib.degradations.degrade` makes them, uint8 or float. They are
+        degraded: the same images degraded, as :func:`lstm_ae_lib.degradations.degrade` makes them, uint8 or float.
             Default None: they are made here. Every protocol gives an image the same degradation each time, and mirroring
             commutes with it or follows it; so it is done once (35 us an image at sigma 2), and a batch is two look-ups.
         flip: mirror half of the images left to right, both versions alike; doubles the memory. Default True.

@@ -4,6 +4,8 @@ name, these arguments and a file of weights."""
 import math
 from pathlib import Path
 
+import numpy as np
+
 from lstm_ae_lib import checks, files, peers
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.degradations import GaussianBlur
@@ -410,6 +412,18 @@ def read(folder, name: str) -> tuple:
     model = build(description["builder"], description["arguments"])
     model.load_weights(weights)
     return model, description
+
+
+def apply(model, inputs, batch_size: int = 500) -> np.ndarray:
+    """A model's outputs, as ``predict`` gives them, but without compiling the model first: for one that is used once or twice.
+
+    Args:
+        model: of one input and one output.
+        inputs: ``(n, ...)``.
+        batch_size: inputs at a time; bounds the memory.
+    """
+    parts = [model(inputs[start : start + batch_size], training=False) for start in range(0, len(inputs), batch_size)]
+    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 
 def multiply_adds(model) -> int:

@@ -30,6 +30,12 @@ COLOURS = {
     "total variation": "#98df8a",
     "non-local means": "#f7b6d2",
     "wavelets": "#dbdb8d",
+    "compressor": "#e377c2",
+    "through the bottleneck": "#e377c2",
+    "principal components": "#1f77b4",
+    "sequence-to-sequence LSTM": "#d62728",
+    "JPEG": "#2ca02c",
+    "WebP": "#ff7f0e",
     "clean": "black",
 }
 
@@ -135,6 +141,18 @@ def curves(positions, values: dict, title: str, xlabel: str, ylabel: str, log: b
     for name, heights in values.items():
         axis.plot(positions, heights, marker=".", label=name, color=COLOURS.get(name))
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def rate_distortion(lines: dict, title: str):
+    """PSNR over bits per pixel. ``lines``: name -> (bits per pixel, PSNR in dB), each a list."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.4), dpi=DPI)
+    for name, (rates, psnrs) in lines.items():
+        axis.plot(rates, psnrs, marker="o" if len(rates) > 1 else "*", markersize=4 if len(rates) > 1 else 11, label=name,
+                  color=COLOURS.get(name))  # fmt: skip
+    axis.set(xlabel="bits per pixel, without headers", ylabel="PSNR (dB)", title=title)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     return figure

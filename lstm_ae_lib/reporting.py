@@ -11,7 +11,8 @@ RESTORER_TITLES = {
     "dncnn": "DnCNN", "rednet": "RED-Net", "unet": "U-Net",
     "nafnet": "NAFNet", "flagship": "flagship", "recurrent_inference": "recurrent inference", "unsharp": "unsharp mask",
     "wiener": "Wiener filter", "richardson_lucy": "Richardson-Lucy", "total_variation": "total variation",
-    "non_local_means": "non-local means", "wavelet": "wavelets",
+    "non_local_means": "non-local means", "wavelet": "wavelets", "compressor": "compressor", "pca": "principal components",
+    "lstm_bottleneck": "sequence-to-sequence LSTM", "jpeg": "JPEG", "webp": "WebP",
 }  # fmt: skip
 # Restorers that are fitted to the training images, not tuned or trained.
 CLOSED_FORM = ("linear", "linear_mixture")
@@ -126,6 +127,32 @@ def study_table(records: list) -> str:
         ("seed", lambda record: _shown(record["seed"], "d")),
         ("run", lambda record: record["run"] or record["source"]),
     ])  # fmt: skip
+
+
+def rate_table(records: list) -> str:
+    """What was compressed, as a table: bits per pixel, without the file's header and with it, and what is left of the image."""
+    records = sorted(records, key=lambda record: (*_order(record), record["bits_per_pixel"]))
+    return format_table(records, [
+        ("compressed by", lambda record: _title(record)),
+        ("setting", lambda record: _shown(record.get("setting"), "g")),
+        ("images", lambda record: _shown(record["images"], ",")),
+        ("bits per pixel", lambda record: _shown(record["bits_per_pixel"], ".3f")),
+        ("in the file", lambda record: _shown(record.get("bits_per_pixel_in_file"), ".3f")),
+        ("MSE", lambda record: _shown(record["mse"], ".3e")),
+        ("PSNR dB [95 %]", lambda record: _with_interval(record, "psnr", ".2f")),
+        ("SSIM", lambda record: _shown(record["ssim"], ".4f")),
+        ("run", lambda record: record["run"] or record["source"]),
+    ])  # fmt: skip
+
+
+def rate_curves(records: list) -> dict:
+    """Compressed images' records as curves: title -> bits per pixel, rising, and the PSNR at each."""
+    found = {}
+    for record in sorted(records, key=lambda record: record["bits_per_pixel"]):
+        rates, psnrs = found.setdefault(RESTORER_TITLES.get(record["restorer"], record["restorer"]), ([], []))
+        rates.append(record["bits_per_pixel"])
+        psnrs.append(record["psnr"])
+    return found
 
 
 def cost_points(records: list) -> list:

@@ -200,6 +200,9 @@ def test_principal_components_are_orthogonal_and_the_best_few(sample):
     assert (np.diff(kept) <= 1e-6).all()
     _, values, _ = np.linalg.svd(flat, full_matrices=False)
     np.testing.assert_allclose(kept[:50], values[:50] ** 2, rtol=1e-4)
+    few = compression.fit_pca(images[:60])[1]
+    assert few.shape == (60, 192)
+    np.testing.assert_allclose(few[:50] @ few[:50].T, np.eye(50), atol=1e-4)
 
 
 # --- the compressor -------------------------------------------------------------------------------------------------------

@@ -140,3 +140,10 @@ def test_multiply_adds_refuses_a_layer_it_cannot_count():
     model = keras.Sequential([keras.layers.Input((8, 8, 8, 3)), keras.layers.Conv3D(3, 3)])
     with pytest.raises(ValueError, match="Conv3D"):
         models.multiply_adds(model)
+
+
+def test_apply_is_predict_in_parts():
+    model = models.flagship((8, 8, 3), width=8, depth=1, linear_start="")
+    model.set_weights([weight + 0.05 for weight in model.get_weights()])
+    images = np.random.default_rng(0).random((7, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(models.apply(model, images, batch_size=3), model.predict(images, verbose=0), atol=1e-5)

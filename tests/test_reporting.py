@@ -118,6 +118,18 @@ def test_tables_hold_the_numbers(run):
     assert "my_network" in line and "33.25" in line
 
 
+def test_compressed_images_are_listed_and_drawn_by_their_rate(run):
+    (record,) = run.records()
+    records = [
+        record | {"restorer": name, "bits_per_pixel": rate, "bits_per_pixel_in_file": rate + 2, "psnr": 20 + rate, "setting": 7}
+        for name, rate in (("jpeg", 1.5), ("pca", 0.75), ("jpeg", 0.5))
+    ]
+    assert reporting.rate_curves(records) == {"JPEG": ([0.5, 1.5], [20.5, 21.5]), "principal components": ([0.75], [20.75])}
+    lines = reporting.rate_table(records).splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["principal", "JPEG", "JPEG"]
+    assert "1.500           3.500" in lines[2]
+
+
 def test_a_restorer_without_a_title_is_shown_by_its_name(run, tracked):
     (record,) = run.records()
     run.save_records([record | {"restorer": "my_network", "data": "full"}])
