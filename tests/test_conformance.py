@@ -122,7 +122,7 @@ def test_one_training_step_moves_every_weight_and_lowers_the_loss(case):
     keras.utils.set_random_seed(0)
     model = case.make()
     randomise(model)  # from zero, some weights have no gradient in the first step
-    model.compile(optimizer=keras.optimizers.SGD(0.05), loss="mse")
+    model.compile(optimizer=keras.optimizers.SGD(0.02), loss="mse")
     degraded, clean = batch(case, 8, seed=1), batch(case, 8, seed=2)
     before = [weight.copy() for weight in model.get_weights()]
     losses = [float(model.train_on_batch(degraded, clean)) for _ in range(5)]
