@@ -81,8 +81,8 @@ def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12,
 
     Args:
         degraded, clean: as for :func:`fit_linear_filter`, at least 8 pairs a part.
-        levels: ``(n,)``, the strength with which each image was degraded: its sigma
-            (:func:`lstm_ae_lib.degradations.drawn_sigmas`), or its noise.
+        levels: ``(n,)``, the strength with which each image was degraded: its sigma or its noise
+             (:func:`lstm_ae_lib.degradations.drawn_strengths`).
         transform: ``"dct1"`` or ``"dct2"``.
         parts: filters, 2 to 1,024. Default 12.
         chunk: images transformed at a time; bounds the memory.
@@ -435,18 +435,18 @@ class LinearFilter(Restorer):
 
 
 class LinearMixture(Restorer):
-    """The fitted mixture of linear filters (:func:`fit_linear_mixture`), for protocols that draw a sigma for each image.
+    """The fitted mixture of linear filters (:func:`fit_linear_mixture`), for protocols that draw the strength for each image.
 
-    It is told the sigmas of the images it is fitted to, which a protocol draws by their position, and no others.
+    It is told the strengths of the images it is fitted to, which a protocol draws by their position, and no others.
     """
 
     @classmethod
     def fits(cls, protocol):
-        return bool(protocol.sigma_range)
+        return bool(protocol.drawn)
 
     def fit(self, degraded, clean, first_index: int = 0):
         """As for :class:`Restorer`; ``first_index``: position of the first image in its data set."""
-        levels = degradations.drawn_sigmas(self.protocol, len(clean), first_index)
+        levels = degradations.drawn_strengths(self.protocol, len(clean), first_index)
         self.model = fit_linear_mixture(degraded, clean, levels, self.protocol.transform)
         self.chosen = {}
         return self

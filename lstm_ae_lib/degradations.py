@@ -33,7 +33,8 @@ class Protocol:
         sigma_range: between which two each image's own sigma is drawn, uniformly; None: it is not drawn.
         passes: the sigmas of several blurs, one after the other; empty: one or none.
         kernel: side of the kernel in pixels, odd; 0: as large as the library makes it for that sigma.
-        noise: standard deviation of added Gaussian noise, in units of the [0, 1] range.
+        noise: standard deviation of added Gaussian noise, in units of the [0, 1] range; 0: none, or the next one.
+        noise_range: between which two each image's own noise is drawn, uniformly; None: it is not drawn.
         engine: ``"opencv"`` (each channel by itself, rounded) or ``"scipy"`` (the colour axis is blurred too, truncated
             after each axis).
         eight_bit: the degraded image is uint8 (clipped and rounded); otherwise float32 in units of [0, 1], not clipped.
@@ -48,6 +49,7 @@ class Protocol:
     passes: tuple = ()
     kernel: int = 0
     noise: float = 0.0
+    noise_range: tuple | None = None
     engine: str = "opencv"
     eight_bit: bool = True
     notes: str = ""
@@ -78,6 +80,18 @@ class Protocol:
         if self.passes:
             return f"{self.passes[0]:g} to {self.passes[-1]:g} px, {len(self.passes)} passes"
         return f"{self.sigma:g} px" if self.sigma else "-"
+
+    @property
+    def noise_text(self) -> str:
+        """The noise's standard deviation as text."""
+        if self.noise_range:
+            return "{:.3g} to {:.3g}".format(*self.noise_range)
+        return f"{self.noise:.3g}" if self.noise else "-"
+
+    @property
+    def drawn(self) -> tuple | None:
+        """Between which two the strength of each image's degradation is drawn: sigma or noise; None where it is not drawn."""
+        return self.sigma_range or self.noise_range
 
 
 _OPENCV = "cv2.GaussianBlur(x, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101) on uint8"
@@ -116,6 +130,9 @@ PROTOCOLS = {
                      f"round(clip(x + {level} * N(0, 1), 0, 255)) on uint8", noise=level / 255)
             for level in (15, 25, 50)
         ),
+        Protocol("awgn", "Gaussian noise of 0 to 55/255, another for each image and not told, clipped and rounded to 8 bits",
+                 "round(clip(x + s * N(0, 1), 0, 255)) on uint8, s ~ U(0, 55)", noise_range=(0.0, 55 / 255),
+                 notes="what one network for all levels is trained on; it is tested on awgn15, awgn25 and awgn50"),
     )
 }  # fmt: skip
 
@@ -184,7 +201,7 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
         return scipy.ndimage.gaussian_filter(images, (0.0, protocol.sigma, protocol.sigma, protocol.sigma))
     degraded = np.empty_like(images, np.uint8 if protocol.eight_bit else np.float32)
     for index, image in enumerate(images):
-        random = np.random.default_rng((PROTOCOL_SEED, first_index + index)) if protocol.sigma_range or protocol.noise else None
+        random = np.random.default_rng((PROTOCOL_SEED, first_index + index)) if protocol.drawn or protocol.noise else None
         degraded[index] = _degrade_one(image, protocol, random)
     return degraded
 
@@ -193,13 +210,14 @@ def _degrade_one(image, protocol, random):
     sigmas = protocol.passes or ((protocol.sigma,) if protocol.sigma else ())
     if protocol.sigma_range:
         sigmas = (random.uniform(*protocol.sigma_range),)
-    if protocol.eight_bit and not protocol.passes and not protocol.noise:
+    noise = random.uniform(*protocol.noise_range) if protocol.noise_range else protocol.noise
+    if protocol.eight_bit and sigmas and not protocol.passes and not noise:
         return _blurred(image, sigmas[0], protocol.kernel)
     values = image / np.float32(255)
     for sigma in sigmas:
         values = _blurred(values, sigma, protocol.kernel)
-    if protocol.noise:
-        values = values + np.float32(protocol.noise) * random.standard_normal(values.shape, np.float32)
+    if noise:
+        values = values + np.float32(noise) * random.standard_normal(values.shape, np.float32)
     return np.rint(np.clip(values, 0, 1) * 255) if protocol.eight_bit else values
 
 
@@ -209,13 +227,18 @@ def _blurred(image, sigma, kernel):
     return cv2.GaussianBlur(image, (kernel, kernel), sigma, borderType=cv2.BORDER_REFLECT_101, hint=cv2.ALGO_HINT_ACCURATE)
 
 
-def drawn_sigmas(protocol, count: int, first_index: int = 0) -> np.ndarray:
-    """The sigma, in pixels, with which :func:`degrade` blurs each image: ``(count,)`` float64."""
+def drawn_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
+    """What :func:`degrade` draws for each image, sigma in pixels or noise in units of [0, 1]: ``(count,)`` float64.
+
+    Raises:
+        ValueError: an unknown protocol, or one that degrades all images alike.
+    """
     protocol = get_protocol(protocol)
-    if not protocol.sigma_range:
-        return np.full(count, protocol.sigma)
+    if not protocol.drawn:
+        able = ", ".join(name for name, other in PROTOCOLS.items() if other.drawn)
+        raise ValueError(f"the protocol {protocol.name} degrades every image alike (others: {able})")
     positions = range(first_index, first_index + count)
-    return np.array([np.random.default_rng((PROTOCOL_SEED, place)).uniform(*protocol.sigma_range) for place in positions])
+    return np.array([np.random.default_rng((PROTOCOL_SEED, place)).uniform(*protocol.drawn) for place in positions])
 
 
 def as_float(degraded) -> np.ndarray:

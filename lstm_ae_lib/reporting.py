@@ -36,7 +36,7 @@ def protocols_table() -> str:
     """All protocols: what they do, with which constants, and where they come from."""
     return format_table(list(degradations.PROTOCOLS.values()), [
         ("protocol", lambda protocol: protocol.name), ("blur", lambda protocol: protocol.blur),
-        ("noise", lambda protocol: f"{protocol.noise:.3g}" if protocol.noise else "-"),
+        ("noise", lambda protocol: protocol.noise_text),
         ("pixels", lambda protocol: "8 bits" if protocol.eight_bit else "float"),
         ("what it does", lambda protocol: protocol.summary), ("defined by", lambda protocol: protocol.source),
         ("notes", lambda protocol: protocol.notes or "-"),

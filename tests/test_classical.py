@@ -91,7 +91,7 @@ def test_bad_pairs_are_refused(degraded, clean, message):
 
 
 def fit_mixture(images, protocol, parts=12, **options):
-    sigmas = degradations.drawn_sigmas(protocol, len(images))
+    sigmas = degradations.drawn_strengths(protocol, len(images))
     transform = degradations.get_protocol(protocol).transform
     return classical.fit_linear_mixture(degradations.degrade(images, protocol), images, sigmas, transform, parts, **options)
 
@@ -150,8 +150,8 @@ def test_bad_levels_are_refused(levels, parts, message):
 CASES = [
     (name, protocol)
     for name, restorer in classical.RESTORERS.items()
-    for protocol in ("gauss2", "reference", "noisy", "awgn25", "blind")
-    if protocol != "blind" or name == "linear_mixture"
+    for protocol in ("gauss2", "reference", "noisy", "awgn25", "blind", "awgn")
+    if protocol not in ("blind", "awgn") or name == "linear_mixture"
     if restorer.fits(degradations.get_protocol(protocol))
 ]
 
@@ -173,6 +173,7 @@ def test_tuned_on_some_images_it_gains_on_others(name, protocol, sample):
         "noisy": {"unsharp": 0.2, "wiener": 0.5, "richardson_lucy": 0.2},
         "awgn25": {"non_local_means": 4.0, "wavelet": 3.5, "total_variation": 4.5},
         "blind": {"linear_mixture": 3.0},
+        "awgn": {"linear_mixture": 3.0},
     }[protocol].get(name, 1.0)
     assert gain(restorer, sample, protocol) > least, restorer.chosen
 

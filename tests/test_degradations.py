@@ -41,16 +41,24 @@ def test_opencv_protocols_are_opencvs_filter(name, clean):
 
 
 def test_blind_is_opencvs_filter_with_a_sigma_for_each_image(clean):
-    sigmas = degradations.drawn_sigmas("blind", 4000)
+    sigmas = degradations.drawn_strengths("blind", 4000)
     assert 0 < sigmas.min() < 0.01 and 2.99 < sigmas.max() < 3 and abs(sigmas.mean() - 1.5) < 0.05
     expected = [cv2.GaussianBlur(image, (0, 0), sigma) for image, sigma in zip(clean, sigmas, strict=False)]
     np.testing.assert_array_equal(degradations.degrade(clean, "blind"), np.stack(expected))
-    np.testing.assert_array_equal(degradations.drawn_sigmas("blind", 5, first_index=7), sigmas[7:12])
-    np.testing.assert_array_equal(degradations.drawn_sigmas("gauss2", 3), [2, 2, 2])
+    np.testing.assert_array_equal(degradations.drawn_strengths("blind", 5, first_index=7), sigmas[7:12])
+    with pytest.raises(ValueError, match=r"gauss2 degrades every image alike \(others: blind, noisy, awgn\)"):
+        degradations.drawn_strengths("gauss2", 3)
+
+
+def test_awgn_is_noise_of_another_strength_for_each_image():
+    grey = np.full((400, 16, 16, 3), 128, np.uint8)
+    noise, strengths = degradations.degrade(grey, "awgn") / 255 - 128 / 255, degradations.drawn_strengths("awgn", 400)
+    assert 0 <= strengths.min() < 0.005 and 54 / 255 < strengths.max() <= 55 / 255
+    np.testing.assert_allclose(noise.std(axis=(1, 2, 3)), np.sqrt(strengths**2 + 1 / 12 / 255**2), rtol=0.15, atol=6e-4)
 
 
 def test_noisy_is_a_blur_and_noise_of_two_percent(clean):
-    degraded, sigmas = degradations.degrade(clean, "noisy"), degradations.drawn_sigmas("noisy", len(clean))
+    degraded, sigmas = degradations.degrade(clean, "noisy"), degradations.drawn_strengths("noisy", len(clean))
     assert degraded.dtype == np.float32 and sigmas.min() > 1 and sigmas.max() < 4
     blurred = [cv2.GaussianBlur(image / np.float32(255), (5, 5), sigma) for image, sigma in zip(clean, sigmas, strict=True)]
     noise = degraded - np.stack(blurred)
@@ -249,7 +257,7 @@ def test_wrong_images_are_refused(images, message):
 
 
 def test_unknown_protocol_lists_the_known_ones(clean):
-    with pytest.raises(ValueError, match="protocol must be one of reference, gauss1, .*, awgn50; got 'gauss4'"):
+    with pytest.raises(ValueError, match="protocol must be one of reference, gauss1, .*, awgn50, awgn; got 'gauss4'"):
         degradations.degrade(clean, "gauss4")
 
 

@@ -72,7 +72,7 @@ def test_without_its_last_layer_it_returns_where_it_starts_from(build, sample):
 def test_a_network_can_start_from_a_mixture(sample):
     clean = sample.train_images[:64]
     degraded = degradations.degrade(clean, "blind")
-    mixture = classical.fit_linear_mixture(degraded, clean, degradations.drawn_sigmas("blind", 64), "dct1", 3)
+    mixture = classical.fit_linear_mixture(degraded, clean, degradations.drawn_strengths("blind", 64), "dct1", 3)
     model = peers.unet(width=2, linear_start="dct1x3")
     models.set_linear_start(model, mixture)
     model.get_layer("last").set_weights([np.zeros_like(weight) for weight in model.get_layer("last").get_weights()])

@@ -113,7 +113,7 @@ def test_the_mixture_works_at_another_size_and_finds_the_sigma_there(sample):
     import skimage.data
 
     clean = sample.train_images
-    sigmas = degradations.drawn_sigmas("blind", len(clean))
+    sigmas = degradations.drawn_strengths("blind", len(clean))
     fitted = classical.fit_linear_mixture(degradations.degrade(clean, "blind"), clean, sigmas, "dct1")
     photo = skimage.data.astronaut()[None, 40:168, 160:258]
     larger = models.linear_mixture(photo.shape[1:])
