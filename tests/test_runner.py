@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import signal
 import subprocess
@@ -5,6 +7,8 @@ import sys
 import time
 
 import nbformat
+import numpy as np
+import PIL.Image
 import pytest
 
 from lstm_ae_lib import paths, runner, runs
@@ -209,6 +213,21 @@ def test_refreshing_keeps_outputs_counts_and_tags_and_nothing_of_the_machine(not
     assert content["cells"][1]["metadata"] == {} and content["cells"][1]["execution_count"] == 2
     assert content["cells"][1]["outputs"][0]["text"] == ["share 0.5 count 2 False\n"]
     assert list(content["metadata"]) == ["kernelspec"]
+
+
+def test_figures_keep_their_pixels_in_fewer_bytes():
+    def encoded(image):
+        content = io.BytesIO()
+        PIL.Image.fromarray(image).save(content, "PNG")
+        return base64.b64encode(content.getvalue()).decode()
+
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
+    image[..., 3] = 255
+    smaller = runner._smaller(encoded(image))
+    assert len(smaller) < len(encoded(image))
+    np.testing.assert_array_equal(PIL.Image.open(io.BytesIO(base64.b64decode(smaller))), image[..., :3])
+    image[0, 0, 3] = 7
+    np.testing.assert_array_equal(PIL.Image.open(io.BytesIO(base64.b64decode(runner._smaller(encoded(image))))), image)
 
 
 def test_refreshing_a_failing_notebook_leaves_it_as_it_was(notebooks):
