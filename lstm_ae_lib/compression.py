@@ -129,11 +129,17 @@ def _distributions():
     return shares / shares.sum(axis=1, keepdims=True)
 
 
+def _constriction():
+    try:
+        import constriction
+    except ImportError as error:
+        raise ImportError("the range coder is missing: `pip install constriction` (Colab does not have it)") from error
+    return constriction
+
+
 @functools.cache
 def _coder(table):
-    import constriction
-
-    return constriction.stream.model.Categorical(_distributions()[table].astype(np.float32), perfect=False)
+    return _constriction().stream.model.Categorical(_distributions()[table].astype(np.float32), perfect=False)
 
 
 def choose_tables(symbols) -> np.ndarray:
@@ -160,10 +166,8 @@ def encode_symbols(symbols, tables) -> bytes:
     Raises:
         ValueError: another shape or dtype, or numbers beyond -1023 to 1023.
     """
-    import constriction
-
     symbols, tables = _checked(symbols), np.asarray(tables)
-    encoder = constriction.stream.queue.RangeEncoder()
+    encoder = _constriction().stream.queue.RangeEncoder()
     for table in np.unique(tables):
         column = np.ascontiguousarray(symbols[:, tables == table] + LARGEST, np.int32)
         encoder.encode(column.ravel(), _coder(int(table)))
@@ -192,11 +196,9 @@ def decode_symbols(content: bytes, count: int, tables) -> np.ndarray:
         ValueError: bytes that say nothing. Others that nobody has encoded give numbers that mean nothing: that bytes are the
             ones that were written is for the caller to know.
     """
-    import constriction
-
     tables = np.asarray(tables)
     words = np.frombuffer(content + b"\0" * (-len(content) % 4), ">u4").astype(np.uint32)
-    decoder = constriction.stream.queue.RangeDecoder(words)
+    decoder = _constriction().stream.queue.RangeDecoder(words)
     symbols = np.empty((count, len(tables)), np.int32)
     for table in np.unique(tables):
         chosen = tables == table

@@ -1,5 +1,7 @@
 """Bytes that come back as the same numbers, files that are refused, and what a compressor has to beat."""
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -74,6 +76,12 @@ def test_other_numbers_are_refused(symbols):
     for function in (compression.choose_tables, lambda it: compression.encode_symbols(it, [0, 0, 0])):
         with pytest.raises(ValueError, match=r"whole numbers \(n, latent\) from -1023 to 1023, got"):
             function(symbols)
+
+
+def test_without_the_range_coder_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(ImportError, match="pip install constriction"):
+        compression.encode_symbols(np.zeros((1, 3), int), [0, 0, 0])
 
 
 # --- pictures to files ----------------------------------------------------------------------------------------------------
