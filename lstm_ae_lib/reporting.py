@@ -133,7 +133,7 @@ def rate_table(records: list) -> str:
     """What was compressed, as a table: bits per pixel, without the file's header and with it, and what is left of the image."""
     records = sorted(records, key=lambda record: (*_order(record), record["bits_per_pixel"]))
     return format_table(records, [
-        ("compressed by", lambda record: _title(record)),
+        ("compressed by", lambda record: RESTORER_TITLES.get(record["restorer"], record["restorer"])),
         ("setting", lambda record: _shown(record.get("setting"), "g")),
         ("images", lambda record: _shown(record["images"], ",")),
         ("bits per pixel", lambda record: _shown(record["bits_per_pixel"], ".3f")),
@@ -217,7 +217,12 @@ def _title(record):
     title = RESTORER_TITLES.get(record["restorer"], record["restorer"])
     if record["budget"] in ("none", "closed form", "tuned", None):
         return title
-    return ", ".join([title, record["budget"], *_unusual(record["run"])])
+    rate = [f"{record['bits_per_pixel']:.2f} bits per pixel"] if record.get("bits_per_pixel") else []
+    return ", ".join([title, *rate, record["budget"], *_unusual(record["run"])])
+
+
+def _is_compressor(record):
+    return record["restorer"] == "compressor" and bool(record.get("bits_per_pixel"))
 
 
 def _unusual(run_name):
@@ -333,8 +338,9 @@ def comparison_line(found: dict) -> str:
 
 def readme_table(records: list) -> str:
     """The published test-set numbers as README's table, with what it takes to read them below it. The tuned classical
-    restorers are left to the notebook that compares them."""
+    restorers, and what compressors are compared with, are left to the notebooks that compare them."""
     records = [record for record in records if record["data"] == "full" and record["budget"] != "tuned"]
+    records = [record for record in records if record["protocol"] != "compress" or _is_compressor(record)]
     shown = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
     shown = sorted(_on_most_images(shown), key=_order)
     lines = [

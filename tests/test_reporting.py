@@ -130,6 +130,18 @@ def test_compressed_images_are_listed_and_drawn_by_their_rate(run):
     assert "1.500           3.500" in lines[2]
 
 
+def test_readme_shows_compressors_and_not_what_they_are_compared_with(run, tracked):
+    run.save_records([
+        record | {"data": "full", "protocol": "compress", "restorer": name, "bits_per_pixel": 0.754, "budget": "5 minutes"}
+        for record in run.records()
+        for name in ("compressor", "jpeg")
+    ])  # fmt: skip
+    run.update(status="finished")
+    reporting.publish(["one"])
+    text = (tracked.parent / "README.md").read_text()
+    assert "| `compress` | compressor, 0.75 bits per pixel, 5 minutes |" in text and "JPEG" not in text
+
+
 def test_a_restorer_without_a_title_is_shown_by_its_name(run, tracked):
     (record,) = run.records()
     run.save_records([record | {"restorer": "my_network", "data": "full"}])
