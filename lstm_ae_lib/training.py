@@ -660,7 +660,7 @@ def _in_jupyter():
 
 
 def _in_words(logs):
-    words = {"loss": "training MSE {:.2e}", "val_loss": "validation MSE {:.2e}", "val_psnr": "validation PSNR {:.2f} dB"}
+    words = {"loss": "training loss {:.2e}", "val_loss": "validation loss {:.2e}", "val_psnr": "validation PSNR {:.2f} dB"}
     return ", ".join(text.format(logs[name]) for name, text in words.items() if name in logs) or "no logs"
 
 

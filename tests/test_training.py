@@ -392,7 +392,7 @@ def test_progress_is_a_line_an_epoch_where_nobody_watches(capsys):
     fit_with_progress()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[1].startswith("epoch 2/2: training MSE ") and "validation MSE " in lines[1]
+    assert lines[1].startswith("epoch 2/2: training loss ") and "validation loss " in lines[1]
     assert lines[1].endswith(" images/s, 0.0 min left")
 
 
