@@ -381,7 +381,7 @@ class TotalVariation(_Denoiser):
     """Total variation: the closest image with few edges (scikit-image's ``denoise_tv_chambolle``; Rudin, Osher and Fatemi
     1992, Chambolle 2004)."""
 
-    grid = {"weight": (0.001, 0.003, 0.006, 0.01, 0.02, 0.05, 0.1, 0.2)}
+    grid = {"weight": (0.001, 0.003, 0.006, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.15, 0.2)}
 
     def _denoised(self, image, weight):
         from skimage.restoration import denoise_tv_chambolle
@@ -410,16 +410,18 @@ class Wavelet(_Denoiser):
     """Soft thresholds on wavelet coefficients, chosen for each band (scikit-image's ``denoise_wavelet``, BayesShrink; Chang
     et al. 2000)."""
 
-    grid = {"strength": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)}
+    # For small images scikit-image takes one level only, if it is not asked for more, which leaves most of the noise.
+    grid = {"strength": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5), "levels": (1, 2, 3)}
 
     @classmethod
     def fits(cls, protocol):
         return protocol.noise > 0
 
-    def _denoised(self, image, strength):
+    def _denoised(self, image, strength, levels):
         from skimage.restoration import denoise_wavelet
 
-        return denoise_wavelet(image, sigma=strength * self.protocol.noise, wavelet="db2", channel_axis=-1, convert2ycbcr=True)
+        noise = strength * self.protocol.noise
+        return denoise_wavelet(image, sigma=noise, wavelet="db2", wavelet_levels=levels, channel_axis=-1, convert2ycbcr=True)
 
 
 class LinearFilter(Restorer):
