@@ -86,7 +86,7 @@ RECURRENCES = ("scan", "lstm", "convolution", "none")
 
 def flagship(
     image_shape=(32, 32, 3), width: int = 64, depth: int = 2, latent: int = 64, recurrence: str = "scan", along: str = "both",
-    positive: bool = False, skips: bool = True, linear_start: str = "dct1", name: str = "flagship",
+    positive: bool = False, skips: bool = True, repeats: int = 1, linear_start: str = "dct1", name: str = "flagship",
 ):  # fmt: skip
     """A recurrent autoencoder for restoration: convolutions see what is near, recurrences what is on the same row and column.
 
@@ -108,6 +108,8 @@ def flagship(
         positive: of the scan: coefficients from 0 to 1 only. Default False.
         skips: what the encoder's pairs put out goes to the decoder's; without, everything passes through the latent. Default
             True.
+        repeats: how often each pair is applied, with the same weights: more computation, no more parameters; 1 to 100.
+            Default 1.
         linear_start: as for the peers. Default ``"dct1"``.
         name: the model's name.
 
@@ -120,51 +122,58 @@ def flagship(
     checks.number(width, "width", 4, 4096, whole=True)
     checks.number(depth, "depth", 1, 64, whole=True)
     checks.number(latent, "latent", 1, 4096, whole=True)
+    checks.number(repeats, "repeats", 1, 100, whole=True)
     checks.choice(recurrence, "recurrence", RECURRENCES)
     peers.check_divides(image_shape, 2)
 
-    body = _recurrent_body(width, depth, latent, recurrence, along, positive, skips)
+    body = _recurrent_body(width, depth, latent, recurrence, along, positive, skips, repeats)
     return peers.residual_model(image_shape, linear_start, body, name)
 
 
-def _recurrent_body(width, depth, latent, recurrence="scan", along="both", positive=False, skips=True):
+def _recurrent_body(width, depth, latent, recurrence="scan", along="both", positive=False, skips=True, repeats=1):
     """The flagship's layers between what it sees and what it adds: a function for :func:`lstm_ae_lib.peers.residual_model`."""
 
     def convolution(filters, side, name, **options):
         return layers.Conv2D(filters, side, padding="same", name=name, **options)
 
-    def pair(hidden, name):
-        branch = convolution(width, 3, f"{name}_conv1", activation="relu", kernel_initializer="he_normal")(hidden)
-        branch = convolution(width, 3, f"{name}_conv2", kernel_initializer="zeros")(branch)
-        hidden = layers.Add(name=f"{name}_add1")([hidden, branch])
-        if recurrence == "none":
-            return hidden
+    def pair(name):
+        """A residual block and a recurrent one: layers that are made once and applied ``repeats`` times."""
+        one = convolution(width, 3, f"{name}_conv1", activation="relu", kernel_initializer="he_normal")
+        two = convolution(width, 3, f"{name}_conv2", kernel_initializer="zeros")
+        mix = convolution(width, 1, f"{name}_mix", kernel_initializer="zeros")
+        add1, add2 = layers.Add(name=f"{name}_add1"), layers.Add(name=f"{name}_add2")
         if recurrence == "scan":
-            units = width // 2 if along == "both" else width
-            branch = GatedScan(units, along, positive, name=f"{name}_scan")(hidden)
+            look = GatedScan(width // 2 if along == "both" else width, along, positive, name=f"{name}_scan")
         elif recurrence == "lstm":
-            sweeps = [LSTMSweep(width // 4, along, name=f"{name}_{along}")(hidden) for along in ("rows", "columns")]
-            branch = layers.Concatenate(name=f"{name}_sweeps")(sweeps)
-        else:
+            rows, columns = (LSTMSweep(width // 4, along, name=f"{name}_{along}") for along in ("rows", "columns"))
+            join = layers.Concatenate(name=f"{name}_sweeps")
+            look = lambda hidden: join([rows(hidden), columns(hidden)])  # noqa: E731
+        elif recurrence == "convolution":
             # 4 * width ** 2 of the scan and 2 * width ** 2 of its mixture are 10 * width times 3 / 5 of the width.
-            branch = convolution(round(0.6 * width), 3, f"{name}_instead", activation="relu", kernel_initializer="he_normal")(
-                hidden
-            )
-        branch = convolution(width, 1, f"{name}_mix", kernel_initializer="zeros")(branch)
-        return layers.Add(name=f"{name}_add2")([hidden, branch])
+            options = {"activation": "relu", "kernel_initializer": "he_normal"}
+            look = convolution(round(0.6 * width), 3, f"{name}_instead", **options)
+
+        def applied(hidden):
+            for _ in range(repeats):
+                hidden = add1([hidden, two(one(hidden))])
+                if recurrence != "none":
+                    hidden = add2([hidden, mix(look(hidden))])
+            return hidden
+
+        return applied
 
     def body(features, channels):
         hidden = layers.Conv2D(width, 6, strides=2, padding="same", name="first")(features)
         encoded = []
         for place in range(depth):
-            hidden = pair(hidden, f"encoder{place}")
+            hidden = pair(f"encoder{place}")(hidden)
             encoded.append(hidden)
         hidden = convolution(latent, 1, "latent")(hidden)
         hidden = convolution(width, 1, "from_latent")(hidden)
         for place in reversed(range(depth)):
             if skips:
                 hidden = layers.Add(name=f"skip{place}")([hidden, encoded[place]])
-            hidden = pair(hidden, f"decoder{place}")
+            hidden = pair(f"decoder{place}")(hidden)
         missing = convolution(4 * channels, 3, "last", kernel_initializer="zeros")(hidden)
         return DepthToSpace(2, name="shuffle")(missing)
 

@@ -147,3 +147,14 @@ def test_apply_is_predict_in_parts():
     model.set_weights([weight + 0.05 for weight in model.get_weights()])
     images = np.random.default_rng(0).random((7, 8, 8, 3)).astype(np.float32)
     np.testing.assert_allclose(models.apply(model, images, batch_size=3), model.predict(images, verbose=0), atol=1e-5)
+
+
+def test_repeated_pairs_share_their_weights():
+    once, thrice = (models.flagship((8, 8, 3), width=8, depth=1, linear_start="", repeats=repeats) for repeats in (1, 3))
+    assert once.count_params() == thrice.count_params()
+    inside = models.multiply_adds(once) - sum(
+        models._cost(once.get_layer(name)) for name in ("first", "latent", "from_latent", "last")
+    )
+    assert models.multiply_adds(thrice) - models.multiply_adds(once) == 2 * inside
+    with pytest.raises(ValueError, match="repeats must be a whole number from 1 to 100, got 0"):
+        models.flagship(repeats=0)
