@@ -332,7 +332,7 @@ def comparison_line(found: dict) -> str:
     """One comparison in words."""
     return (
         f"{found['run']} against {found['other']}: {found['psnr']:+.2f} dB [{found['psnr_low']:+.2f}, {found['psnr_high']:+.2f}], "
-        f"better on {found['wins']:.0%} of {found['images']:,} images"
+        f"better on {found['wins']:.1%} of {found['images']:,} images"
     )
 
 
