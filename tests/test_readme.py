@@ -50,7 +50,9 @@ def test_every_published_number_has_its_recorded_run():
             continue  # not trained step by step
         with open(folder / "history.csv", newline="") as stream:
             rows = list(csv.DictReader(stream))
-        if run["parameters"].get("minutes"):
+        if run["protocol"] == "compress":
+            assert rows
+        elif run["parameters"].get("minutes"):
             assert float(rows[-1]["images"]) == record["images_seen"]
             assert float(rows[-1]["minutes"]) == pytest.approx(record["minutes"], abs=1e-3)
         else:
