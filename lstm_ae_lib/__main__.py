@@ -86,7 +86,7 @@ def _parser():
 
     release = commands.add_parser("release", help="put a finished run's network into data/weights, with a card from its records")
     release.add_argument("run_name", metavar="RUN", help="a finished run")
-    release.add_argument("name", metavar="NAME", help="of the weights: what load_restorer and restore call them")
+    release.add_argument("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
     release.set_defaults(run=_release)
 
     bench = commands.add_parser("bench", help="measure speed on this machine; prints, asserts nothing")
@@ -201,12 +201,15 @@ def _compare(arguments):
 
 
 def _release(arguments):
-    from lstm_ae_lib import restoring
+    from lstm_ae_lib import compression, perception, restoring, runs
 
-    described = restoring.release_run(arguments.run_name, arguments.name)
-    folder = restoring.weights_dir()
+    run = runs.open_run(arguments.run_name)
+    kinds = {"classifier": (perception, perception.classifiers_dir()), "compressor": (compression, compression.codecs_dir())}
+    held = next((kind for kind in kinds if run.path(f"{kind}.json").is_file()), None)
+    home, folder = kinds.get(held, (restoring, restoring.weights_dir()))
+    described = home.release_run(arguments.run_name, arguments.name)
     print(f"{folder / arguments.name}.json: {described['builder']}, {described['parameters']:,} parameters")
-    for title, psnr in described["card"]["photographs"].items():
+    for title, psnr in described["card"].get("photographs", {}).items():
         print(f"{title}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
 
 

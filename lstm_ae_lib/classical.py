@@ -333,23 +333,49 @@ class Wiener(_KnownBlur):
 
 
 class RichardsonLucy(_KnownBlur):
-    """Richardson-Lucy deconvolution: multiplicative updates that keep every pixel positive (scikit-image's
-    ``richardson_lucy``; Richardson 1972, Lucy 1974). It needs positive values, so mixed colours are unmixed before."""
+    """Richardson-Lucy deconvolution: multiplicative updates that keep every pixel positive (Richardson 1972, Lucy 1974). It
+    needs positive values, so mixed colours are unmixed before.
 
-    grid = {"iterations": (3, 10, 30, 100)}
+    scikit-image's ``richardson_lucy`` takes what lies round an image for black. Here the mirrored image is periodic, as the
+    blur took it to be, and all images are transformed at once, which is some ten times as fast.
+    """
+
+    grid = {"iterations": (3, 10, 30, 100, 300)}
 
     def _colours(self, images, sigma):
         if self.protocol.engine != "scipy":
             return super()._colours(images, sigma)
         return _unmixed(images + np.float32(1.5 / 255), sigma), (1, 1, 1), np.eye(3, dtype=np.float32)
 
-    def _deblurred(self, channel, psf, iterations):
-        from skimage.restoration import richardson_lucy
+    def _restore(self, images, sigma, iterations):
+        height, width = images.shape[1:3]
+        images, _, back = self._colours(images, sigma)
+        kernel = self._kernel(sigma, min(height, width))
+        restored = np.empty_like(images)
+        for start in range(0, len(images), 250):  # bounded memory
+            part = np.clip(images[start : start + 250], 0, 1)
+            seen = np.stack([[self._periodic(channel) for channel in np.moveaxis(image, -1, 0)] for image in part])
+            found = _richardson_lucy(seen.astype(np.float32), kernel, iterations)
+            restored[start : start + 250] = np.moveaxis(found[..., :height, :width], 1, -1)
+        return restored @ back
 
-        # It pads with zeros: some more of the periodic image round it keeps those away from the part that is used.
-        margin = psf.shape[0]
-        padded = np.pad(np.clip(channel, 0, 1).astype(np.float64), margin, mode="wrap")
-        return richardson_lucy(padded, psf, num_iter=iterations, clip=False, filter_epsilon=1e-6)[margin:-margin, margin:-margin]
+
+def _richardson_lucy(seen, kernel, iterations):
+    """Periodic images ``(..., height, width)``, blurred along both axes with a kernel of odd length, deblurred."""
+    import scipy.fft
+
+    size, offsets, lines = seen.shape[-2:], np.arange(len(kernel)) - len(kernel) // 2, []
+    for length in size:
+        line = np.zeros(length)
+        np.add.at(line, offsets % length, kernel)
+        lines.append(line)
+    spectrum = scipy.fft.rfft2(np.outer(*lines)).astype(np.complex64)
+    estimate = np.full_like(seen, 0.5)
+    for _ in range(iterations):
+        again = scipy.fft.irfft2(scipy.fft.rfft2(estimate) * spectrum, s=size)
+        ratio = np.divide(seen, again, out=np.zeros_like(seen), where=again > 1e-6)
+        estimate *= scipy.fft.irfft2(scipy.fft.rfft2(ratio) * spectrum.conj(), s=size)
+    return estimate
 
 
 class _Denoiser(Restorer):

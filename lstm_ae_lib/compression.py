@@ -24,6 +24,10 @@ WIDTHS = 0.05 * 2.0 ** (np.arange(64) / 4)
 # What a file begins with: the kind, the weights' fingerprint, height, width, and a checksum of all of this and what follows.
 HEADER = struct.Struct(">4s8sIII")
 KIND = b"LAEC"
+LIMITS = (
+    "Trained on CIFAR-10's 32x32 images, on one seed, at this one rate. A larger picture is cut into blocks, whose borders show at "
+    "coarse steps; a photograph, smoother than those images, takes more bytes than a JPEG of it that looks the same."
+)
 
 
 class Codec:
@@ -261,6 +265,34 @@ def save_codec(codec: Codec, name: str, arguments: dict, folder=None) -> dict:
         codec.model, folder or codecs_dir(), restoring.check_name(name), "compressor", arguments,
         tables=codec.tables.tolist(), fingerprint=codec.fingerprint.hex(), card=codec.card,
     )  # fmt: skip
+
+
+def release_run(run_name: str, name: str, folder=None) -> dict:
+    """Releases the compressor of a finished run of notebook 10, with a card that is read from the run's records.
+
+    Args:
+        run_name: of the run.
+        name: of the codec, such as ``"default"``.
+        folder: default ``data/weights/compress``.
+
+    Returns:
+        dict: what stands in the JSON.
+
+    Raises:
+        FileNotFoundError: no such run, or it has no compressor.
+        ValueError: a run that is not finished, a name of other characters.
+    """
+    run, record = restoring.finished_run(run_name)
+    run.need("compressor.json")
+    codec = load_codec("compressor", run.folder)
+    fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
+    measured = next(one for one in run.records() if one["restorer"] == "compressor" and "bits_per_pixel" in one)
+    card = {
+        "task": "compresses pictures, in blocks of 32x32 pixels", "numbers": {field: measured[field] for field in fields},
+        **restoring.origin(record), "limits": LIMITS,
+    }  # fmt: skip
+    arguments = files.read_json(run.path("compressor.json"))["arguments"]
+    return save_codec(Codec(codec.model, codec.tables, card), name, arguments, folder)
 
 
 def load_codec(name: str, folder=None) -> Codec:

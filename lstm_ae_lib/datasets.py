@@ -246,28 +246,83 @@ def training_batches(
 
     clean = checks.images_uint8(clean, "clean")
     count = len(clean)
-    checks.number(batch_size, "batch_size", 1, count, whole=True)
-    checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
-    checks.number(first_step, "first_step", 0, 2**62, whole=True)
-    more_epochs, first_step = divmod(first_step, steps_per_epoch(count, batch_size))
-    first_epoch += more_epochs
+    first_epoch, first_step = _start(count, batch_size, seed, first_epoch, first_step)
     pixels = _pairs(clean, degraded, protocol, mirrored=flip)
-
-    def epoch_batches(epoch):
-        # Two streams of random numbers that never meet: epochs count up from 0, their mirror images down from -1.
-        numbers = lambda stream: tf.random.stateless_uniform([count], tf.stack([tf.constant(seed, tf.int64), stream]))  # noqa: E731
-        order = tf.argsort(numbers(epoch), stable=True)
-        flips = numbers(-1 - epoch) < 0.5
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
-        return batches.map(lambda indices: (indices, tf.gather(flips, indices)))
 
     def load(indices, flips):
         if flip:
             indices += count * tf.cast(flips, indices.dtype)
         return _looked_up(pixels, indices)
 
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    return epochs.flat_map(epoch_batches).skip(first_step).map(load).prefetch(2).with_options(_quiet())
+    return _shuffled(count, batch_size, seed, first_epoch, first_step).map(load).prefetch(2).with_options(_quiet())
+
+
+def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int = 4, first_epoch: int = 0, first_step: int = 0):
+    """An endless ``tf.data`` pipeline of shuffled ``(images, labels)`` batches to train a classifier with.
+
+    Half of the images are mirrored, and each is moved by up to ``shift`` pixels each way, its border mirrored. Order,
+    mirroring and moves are functions of the seed and the epoch, as in :func:`training_batches`.
+
+    Args:
+        images: ``(n, height, width, 3)`` uint8.
+        labels: ``(n,)``, whole numbers.
+        batch_size, seed, first_epoch, first_step: as for :func:`training_batches`.
+        shift: pixels, 0 to 16. Default 4.
+
+    Returns:
+        tf.data.Dataset: of images, float32 ``(batch, height, width, 3)`` in [0, 1], and labels, int32 ``(batch,)``.
+
+    Raises:
+        ValueError: images of a wrong shape or dtype, another number of labels, an argument out of range.
+    """
+    import tensorflow as tf
+
+    images, labels = checks.images_uint8(images), np.asarray(labels)
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}")
+    checks.number(shift, "shift", 0, 16, whole=True)
+    count, height, width, _ = images.shape
+    first_epoch, first_step = _start(count, batch_size, seed, first_epoch, first_step)
+    wider = np.pad(images, [(0, 0), (shift, shift), (shift, shift), (0, 0)], mode="reflect")
+    with tf.device("CPU:0"):
+        pixels, names = tf.constant(wider.reshape(-1, 3)), tf.constant(labels.astype(np.int32))
+
+    def load(indices, flips, moves):
+        moves = tf.cast(tf.floor(moves * (2 * shift + 1)), tf.int32)
+        rows = moves[:, :1] + tf.range(height)
+        columns = moves[:, 1:] + tf.where(flips[:, None], tf.range(width)[::-1], tf.range(width))
+        numbers = (indices[:, None, None] * (height + 2 * shift) + rows[:, :, None]) * (width + 2 * shift) + columns[:, None]
+        return tf.cast(tf.gather(pixels, numbers), tf.float32) / 255, tf.gather(names, indices)
+
+    batches = _shuffled(count, batch_size, seed, first_epoch, first_step, moves=True)
+    return batches.map(load).prefetch(2).with_options(_quiet())
+
+
+def _start(count, batch_size, seed, first_epoch, first_step):
+    """The checked place where batches begin: epochs, and steps within the next one."""
+    checks.number(batch_size, "batch_size", 1, count, whole=True)
+    checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
+    checks.number(first_step, "first_step", 0, 2**62, whole=True)
+    more_epochs, first_step = divmod(first_step, steps_per_epoch(count, batch_size))
+    return first_epoch + more_epochs, first_step
+
+
+def _shuffled(count, batch_size, seed, first_epoch, first_step, moves=False):
+    """Batches without end of the images' numbers, of which are mirrored, and with ``moves`` of two numbers from 0 to 1 each."""
+    import tensorflow as tf
+
+    def epoch_batches(epoch):
+        # Streams of random numbers that never meet: epochs count up from 0, their mirror images down from -1, and their moves
+        # have a seed of their own.
+        stream = lambda shape, first, second: tf.random.stateless_uniform(shape, tf.stack([tf.constant(first, tf.int64), second]))  # noqa: E731
+        order = tf.argsort(stream([count], seed, epoch), stable=True)
+        drawn = [stream([count], seed, -1 - epoch) < 0.5]
+        if moves:
+            drawn.append(stream([count, 2], -1 - seed, epoch))
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+        return batches.map(lambda indices: (indices, *(tf.gather(numbers, indices) for numbers in drawn)))
+
+    return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_batches).skip(first_step)
 
 
 def evaluation_batches(clean, protocol, batch_size: int, *, degraded=None):
@@ -279,6 +334,11 @@ def evaluation_batches(clean, protocol, batch_size: int, *, degraded=None):
     pixels = _pairs(clean, degraded, protocol)
     batches = tf.data.Dataset.range(len(clean)).batch(batch_size)
     return batches.map(lambda indices: _looked_up(pixels, indices)).prefetch(2).with_options(_quiet())
+
+
+def with_clean(batches):
+    """Batches of ``(degraded, clean)`` as ``((degraded, clean), clean)``: for a network that sees the clean image in training."""
+    return batches.map(lambda degraded, clean: ((degraded, clean), clean))
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

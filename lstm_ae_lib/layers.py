@@ -806,3 +806,87 @@ class Quantize(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class LatentSample(keras.layers.Layer):
+    """A sample of a latent from its posterior, and what the latent costs: the variational bottleneck (Kingma and Welling,
+    "Auto-Encoding Variational Bayes", 2014).
+
+    In training the output is ``mean + exp(log_variance / 2) * noise``, so that gradients pass, and the divergence of the
+    posterior from the prior is added to the loss; otherwise it is the mean. Two means against posterior collapse: the price
+    of a nat rises from zero over the first steps, and each number of the latent has some nats for nothing (Kingma et al.,
+    "Improved Variational Inference with Inverse Autoregressive Flow", 2016), counted on the mean over the batch.
+
+    Args:
+        prior: the prior comes with the input, as it does where it depends on a degraded image; without it, it is the standard
+            normal. Default False.
+        price: of one nat in the loss, at least 0. Default 1.
+        free_nats: of each number, at least 0. Default 0.
+        warm_up: steps over which the price rises, 0 for none. Default 0.
+        seed: of the noise. Default 0.
+
+    Weights: ``steps``, how many steps of training it has seen. The metric ``kl`` is the divergence in nats an image.
+
+    Input: ``(batch, ..., 2 * latent)``: mean and log variance of the posterior; with ``prior`` ``4 * latent``: behind them
+    those of the prior. Log variances are taken from -14 to 8. Output: ``(batch, ..., latent)``.
+
+    Raises:
+        ValueError: an argument out of range, an input whose last axis does not divide.
+    """
+
+    def __init__(self, prior=False, price=1.0, free_nats=0.0, warm_up=0, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        self.prior = bool(prior)
+        self.price = checks.number(price, "price", 0, 1e6)
+        self.free_nats = checks.number(free_nats, "free_nats", 0, 1e6)
+        self.warm_up = checks.number(warm_up, "warm_up", 0, 2**31, whole=True)
+        self.seed = checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
+        self._noise = keras.random.SeedGenerator(seed)
+        self._kl = keras.metrics.Mean("kl")
+
+    def build(self, input_shape):
+        self.compute_output_shape(input_shape)
+        self.steps = self.add_weight(name="steps", shape=(), initializer="zeros", trainable=False, dtype="float32")
+        self.built = True
+
+    def call(self, statistics, training=False):
+        parts = ops.split(statistics, 4 if self.prior else 2, axis=-1)
+        mean, log_variance = parts[0], ops.clip(parts[1], -14, 8)
+        divergence = normal_divergence(*parts)
+        axes = tuple(range(1, len(statistics.shape)))
+        self._kl.update_state(ops.sum(divergence, axis=axes))
+        if not training:
+            return mean
+        counted = ops.sum(ops.maximum(ops.mean(divergence, axis=0), self.free_nats))
+        share = ops.minimum((self.steps + 1) / self.warm_up, 1.0) if self.warm_up else 1.0
+        self.steps.assign_add(1.0)
+        self.add_loss(self.price * share * ops.cast(counted, "float32"))
+        return mean + ops.exp(log_variance / 2) * keras.random.normal(ops.shape(mean), dtype=mean.dtype, seed=self._noise)
+
+    def get_config(self):
+        return {
+            **super().get_config(), "prior": self.prior, "price": self.price, "free_nats": self.free_nats,
+            "warm_up": self.warm_up, "seed": self.seed,
+        }  # fmt: skip
+
+    def compute_output_shape(self, input_shape):
+        parts = 4 if self.prior else 2
+        if not input_shape[-1] or input_shape[-1] % parts:
+            raise ValueError(f"LatentSample needs a last axis that {parts} divides, got {tuple(input_shape)}")
+        return (*input_shape[:-1], input_shape[-1] // parts)
+
+
+def normal_divergence(mean, log_variance, prior_mean=None, prior_log_variance=None):
+    """Kullback-Leibler divergence of normal distributions from others, in nats, element by element.
+
+    Args:
+        mean, log_variance: tensors or arrays of one shape and dtype.
+        prior_mean, prior_log_variance: of the others; None for the standard normal. Log variances are taken from -14 to 8.
+    """
+    mean, log_variance = ops.convert_to_tensor(mean), ops.clip(ops.convert_to_tensor(log_variance), -14, 8)
+    if prior_mean is None:
+        return 0.5 * (ops.exp(log_variance) + ops.square(mean) - 1 - log_variance)
+    prior_log_variance = ops.clip(ops.convert_to_tensor(prior_log_variance), -14, 8)
+    far = ops.square(mean - prior_mean) * ops.exp(-prior_log_variance)
+    return 0.5 * (prior_log_variance - log_variance + ops.exp(log_variance - prior_log_variance) + far - 1)

@@ -16,6 +16,7 @@ from lstm_ae_lib.layers import (
     FastLSTM,
     GatedScan,
     ImageToRows,
+    LatentSample,
     LSTMSweep,
     Quantize,
     RowsToImage,
@@ -133,34 +134,8 @@ def flagship(
 def _recurrent_body(width, depth, latent, recurrence="scan", along="both", positive=False, skips=True, repeats=1):
     """The flagship's layers between what it sees and what it adds: a function for :func:`lstm_ae_lib.peers.residual_model`."""
 
-    def convolution(filters, side, name, **options):
-        return layers.Conv2D(filters, side, padding="same", name=name, **options)
-
     def pair(name):
-        """A residual block and a recurrent one: layers that are made once and applied ``repeats`` times."""
-        one = convolution(width, 3, f"{name}_conv1", activation="relu", kernel_initializer="he_normal")
-        two = convolution(width, 3, f"{name}_conv2", kernel_initializer="zeros")
-        mix = convolution(width, 1, f"{name}_mix", kernel_initializer="zeros")
-        add1, add2 = layers.Add(name=f"{name}_add1"), layers.Add(name=f"{name}_add2")
-        if recurrence == "scan":
-            look = GatedScan(width // 2 if along == "both" else width, along, positive, name=f"{name}_scan")
-        elif recurrence == "lstm":
-            rows, columns = (LSTMSweep(width // 4, along, name=f"{name}_{along}") for along in ("rows", "columns"))
-            join = layers.Concatenate(name=f"{name}_sweeps")
-            look = lambda hidden: join([rows(hidden), columns(hidden)])  # noqa: E731
-        elif recurrence == "convolution":
-            # 4 * width ** 2 of the scan and 2 * width ** 2 of its mixture are 10 * width times 3 / 5 of the width.
-            options = {"activation": "relu", "kernel_initializer": "he_normal"}
-            look = convolution(round(0.6 * width), 3, f"{name}_instead", **options)
-
-        def applied(hidden):
-            for _ in range(repeats):
-                hidden = add1([hidden, two(one(hidden))])
-                if recurrence != "none":
-                    hidden = add2([hidden, mix(look(hidden))])
-            return hidden
-
-        return applied
+        return _pair(width, name, recurrence, along, positive, repeats)
 
     def body(features, channels):
         hidden = layers.Conv2D(width, 6, strides=2, padding="same", name="first")(features)
@@ -168,16 +143,47 @@ def _recurrent_body(width, depth, latent, recurrence="scan", along="both", posit
         for place in range(depth):
             hidden = pair(f"encoder{place}")(hidden)
             encoded.append(hidden)
-        hidden = convolution(latent, 1, "latent")(hidden)
-        hidden = convolution(width, 1, "from_latent")(hidden)
+        hidden = _convolution(latent, 1, "latent")(hidden)
+        hidden = _convolution(width, 1, "from_latent")(hidden)
         for place in reversed(range(depth)):
             if skips:
                 hidden = layers.Add(name=f"skip{place}")([hidden, encoded[place]])
             hidden = pair(f"decoder{place}")(hidden)
-        missing = convolution(4 * channels, 3, "last", kernel_initializer="zeros")(hidden)
+        missing = _convolution(4 * channels, 3, "last", kernel_initializer="zeros")(hidden)
         return DepthToSpace(2, name="shuffle")(missing)
 
     return body
+
+
+def _convolution(filters, side, name, **options):
+    return layers.Conv2D(filters, side, padding="same", name=name, **options)
+
+
+def _pair(width, name, recurrence="scan", along="both", positive=False, repeats=1):
+    """A residual block and a recurrent one: layers that are made once and applied ``repeats`` times."""
+    one = _convolution(width, 3, f"{name}_conv1", activation="relu", kernel_initializer="he_normal")
+    two = _convolution(width, 3, f"{name}_conv2", kernel_initializer="zeros")
+    mix = _convolution(width, 1, f"{name}_mix", kernel_initializer="zeros")
+    add1, add2 = layers.Add(name=f"{name}_add1"), layers.Add(name=f"{name}_add2")
+    if recurrence == "scan":
+        look = GatedScan(width // 2 if along == "both" else width, along, positive, name=f"{name}_scan")
+    elif recurrence == "lstm":
+        rows, columns = (LSTMSweep(width // 4, along, name=f"{name}_{along}") for along in ("rows", "columns"))
+        join = layers.Concatenate(name=f"{name}_sweeps")
+        look = lambda hidden: join([rows(hidden), columns(hidden)])  # noqa: E731
+    elif recurrence == "convolution":
+        # 4 * width ** 2 of the scan and 2 * width ** 2 of its mixture are 10 * width times 3 / 5 of the width.
+        options = {"activation": "relu", "kernel_initializer": "he_normal"}
+        look = _convolution(round(0.6 * width), 3, f"{name}_instead", **options)
+
+    def applied(hidden):
+        for _ in range(repeats):
+            hidden = add1([hidden, two(one(hidden))])
+            if recurrence != "none":
+                hidden = add2([hidden, mix(look(hidden))])
+        return hidden
+
+    return applied
 
 
 def recurrent_inference(
@@ -292,6 +298,199 @@ def compressor(
     return keras.Model(clean, reconstruction, name=name)
 
 
+def variational_autoencoder(
+    image_shape=(32, 32, 3), latent: int = 128, width: int = 48, free_nats: float = 0.0, warm_up: int = 0,
+    name: str = "variational_autoencoder",
+):  # fmt: skip
+    """A recurrent variational autoencoder: a vector of ``latent`` numbers that images can be drawn from.
+
+    clean -> encoder -> mean and log variance -> a sample -> decoder -> clean again. Encoder and decoder are pairs of a
+    residual block and scans, as the flagship's, at a half and at a quarter of the resolution, and nothing passes them but
+    the latent. With :func:`lstm_ae_lib.metrics.gaussian_nats` as the loss, what training minimises is the negative
+    evidence lower bound in nats for each of an image's values.
+
+    Args:
+        image_shape: ``(height, width, channels)``, known, both sides multiples of 4.
+        latent: numbers, 1 to 65,536. Default 128.
+        width: channels at half the resolution, twice as many at a quarter; a multiple of 2 up to 2,048. Default 48.
+        free_nats, warm_up: of :class:`~lstm_ae_lib.layers.LatentSample`.
+        name: the model's name.
+
+    Returns:
+        keras.Model: ``(batch, height, width, channels)`` -> the same shape, not clipped. Its parts ``encoder`` (image ->
+        mean and log variance) and ``decoder`` (latent -> image) are models of their own.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(latent, "latent", 1, 65536, whole=True)
+    checks.number(width, "width", 4, 2048, whole=True)
+    if None in tuple(image_shape):
+        raise ValueError(f"image_shape must be known, got {image_shape!r}")
+    peers.check_divides(image_shape, 4)
+    height, across, channels = image_shape
+    narrow = 16  # channels that are flattened
+
+    clean = layers.Input(image_shape, name="image")
+    hidden = layers.Conv2D(width, 6, strides=2, padding="same", name="first")(clean)
+    hidden = _pair(width, "half")(hidden)
+    hidden = layers.Conv2D(2 * width, 4, strides=2, padding="same", name="down")(hidden)
+    hidden = _pair(2 * width, "quarter")(hidden)
+    hidden = layers.Flatten(name="flat")(_convolution(narrow, 1, "narrow")(hidden))
+    statistics = layers.Dense(2 * latent, dtype="float32", name="statistics")(hidden)
+    encoder = keras.Model(clean, statistics, name="encoder")
+
+    numbers = layers.Input((latent,), name="numbers")
+    hidden = layers.Dense(height // 4 * (across // 4) * narrow, name="wide")(numbers)
+    hidden = layers.Reshape((height // 4, across // 4, narrow), name="map")(hidden)
+    hidden = _pair(2 * width, "decoder_quarter")(_convolution(2 * width, 1, "widen")(hidden))
+    hidden = DepthToSpace(2, name="up")(_convolution(4 * width, 1, "more")(hidden))
+    hidden = _pair(width, "decoder_half")(hidden)
+    image = DepthToSpace(2, dtype="float32", name="shuffle")(_convolution(4 * channels, 3, "last")(hidden))
+    grey = layers.Rescaling(1.0, 0.5, dtype="float32", name="grey")(image)
+    decoder = keras.Model(numbers, grey, name="decoder")
+
+    price = 1 / math.prod(image_shape)
+    image = layers.Input(image_shape, name="clean")
+    sample = LatentSample(False, price, free_nats, warm_up, dtype="float32", name="sample")(encoder(image))
+    return keras.Model(image, decoder(sample), name=name)
+
+
+def conditional_vae(
+    image_shape=(32, 32, 3), width: int = 64, latent: int = 4, free_nats: float = 0.0, warm_up: int = 0,
+    linear_start: str = "dct1", name: str = "conditional_vae",
+):  # fmt: skip
+    """A recurrent variational autoencoder that restores: as many restored images for one degraded image as one likes.
+
+    What a degraded image leaves open is a map of ``latent`` numbers at half the resolution. Its prior is read from the
+    degraded image; its posterior, in training, from the clean one too. From a sample of it and the degraded image comes what
+    is added to the linear estimate (Sohn et al., "Learning Structured Output Representation using Deep Conditional
+    Generative Models", 2015). All parts are made of the flagship's pairs.
+
+    Args:
+        image_shape: ``(height, width, channels)``, both sides even.
+        width: channels of the hidden layers, a multiple of 2 up to 4,096. Default 64.
+        latent: channels of the map, 1 to 4,096. Default 4.
+        free_nats, warm_up: of :class:`~lstm_ae_lib.layers.LatentSample`.
+        linear_start: as for the peers. Default ``"dct1"``.
+        name: the model's name.
+
+    Returns:
+        keras.Model: degraded and clean images, each ``(batch, height, width, channels)`` -> the same shape, not clipped. Its
+        parts are models of their own: ``reader`` (degraded -> start, features, prior), ``posterior`` (clean, start, features
+        -> posterior), ``writer`` (start, features, latent -> restored).
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 4, 4096, whole=True)
+    checks.number(latent, "latent", 1, 4096, whole=True)
+    if None in tuple(image_shape):
+        raise ValueError(f"image_shape must be known, got {image_shape!r}")
+    peers.check_divides(image_shape, 2)
+    height, across, channels = image_shape
+
+    def shrunk(images, name):
+        return layers.Conv2D(width, 6, strides=2, padding="same", name=name)(images)
+
+    seen = layers.Input(image_shape, name="seen")
+    start, known = peers.linear_features(seen, linear_start)
+    features = _pair(width, "reader")(shrunk(known, "first"))
+    prior = _convolution(2 * latent, 1, "prior", kernel_initializer="zeros", dtype="float32")(features)
+    reader = keras.Model(seen, [start, features, prior], name="reader")
+
+    wanted, given = layers.Input(image_shape, name="wanted"), layers.Input(image_shape, name="start_of_it")
+    context = layers.Input((height // 2, across // 2, width), name="context")
+    missing = layers.Subtract(dtype="float32", name="missing")([wanted, given])
+    hidden = layers.Add(name="both")([shrunk(missing, "first_missing"), context])
+    hidden = _pair(width, "comparer")(hidden)
+    statistics = _convolution(2 * latent, 1, "statistics", kernel_initializer="zeros", dtype="float32")(hidden)
+    posterior = keras.Model([wanted, given, context], statistics, name="posterior")
+
+    numbers = layers.Input((height // 2, across // 2, latent), name="numbers")
+    hidden = layers.Add(name="joined")([context, _convolution(width, 1, "from_latent")(numbers)])
+    hidden = _pair(width, "writer1")(_pair(width, "writer0")(hidden))
+    found = DepthToSpace(2, name="shuffle")(_convolution(4 * channels, 3, "last", kernel_initializer="zeros")(hidden))
+    restored = layers.Add(dtype="float32", name="restored")([given, found])
+    writer = keras.Model([given, context, numbers], restored, name="writer")
+
+    degraded, clean = layers.Input(image_shape, name="degraded"), layers.Input(image_shape, name="clean")
+    start, features, prior = reader(degraded)
+    statistics = layers.Concatenate(dtype="float32", name="statistics")([posterior([clean, start, features]), prior])
+    price = 1 / math.prod(image_shape)
+    sample = LatentSample(True, price, free_nats, warm_up, dtype="float32", name="sample")(statistics)
+    return keras.Model([degraded, clean], writer([start, features, sample]), name=name)
+
+
+def discriminator(image_shape=(32, 32, 3), width: int = 32, name: str = "discriminator"):
+    """Tells clean images from restored ones, by patches; for adversarial training.
+
+    It sees the image beside its degraded version. Three convolutions with stride 2, without normalisation, make it an eighth
+    of the side; one number for each position says how clean its surroundings look (Isola et al., "Image-to-Image
+    Translation with Conditional Adversarial Networks", 2017).
+
+    Args:
+        image_shape: ``(height, width, channels)``; sides multiples of 8.
+        width: channels of the first convolution, 1 to 1,024. Default 32.
+        name: the model's name.
+
+    Returns:
+        keras.Model: ``(batch, height, width, 2 * channels)``, image and degraded image -> ``(batch, height / 8, width / 8, 1)``.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 1, 1024, whole=True)
+    peers.check_divides(image_shape, 8)
+    hidden = seen = layers.Input((*image_shape[:2], 2 * image_shape[2]), name="seen")
+    for place in range(3):
+        hidden = layers.Conv2D(width * 2**place, 4, strides=2, padding="same", name=f"conv{place}")(hidden)
+        hidden = layers.LeakyReLU(0.2, name=f"relu{place}")(hidden)
+    hidden = _convolution(width * 4, 3, "conv3", activation="relu")(hidden)
+    return keras.Model(seen, _convolution(1, 1, "judged", dtype="float32")(hidden), name=name)
+
+
+def classifier(image_shape=(32, 32, 3), width: int = 32, classes: int = 10, name: str = "classifier"):
+    """A small residual network that names an image's class; its features measure how natural restored images look.
+
+    Convolutions with batch normalisation at full, half, quarter and eighth of the resolution, ``width``, twice and four times
+    as many channels, residual blocks at half and quarter (in the manner of He et al., "Deep Residual Learning", 2016). The
+    mean over all positions, ``4 * width`` numbers, are its features; one dense layer makes classes of them.
+
+    Args:
+        image_shape: ``(height, width, channels)``; sides multiples of 8.
+        width: channels of the first convolution, 1 to 1,024. Default 32.
+        classes: 2 to 65,536. Default 10.
+        name: the model's name.
+
+    Returns:
+        keras.Model: images in [0, 1] -> ``(batch, classes)``, a softmax's logarithms up to a constant. The layer
+        ``features`` gives its features.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 1, 1024, whole=True)
+    checks.number(classes, "classes", 2, 65536, whole=True)
+    peers.check_divides(image_shape, 8)
+
+    def block(hidden, filters, name):
+        hidden = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=name)(hidden)
+        hidden = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(hidden)
+        return layers.ReLU(name=f"{name}_relu")(hidden)
+
+    image = layers.Input(image_shape, name="image")
+    hidden = layers.Rescaling(4.0, -2.0, name="spread")(image)
+    hidden = block(hidden, width, "full")
+    for place, filters in enumerate((2 * width, 4 * width)):
+        hidden = layers.MaxPooling2D(name=f"pool{place}")(block(hidden, filters, f"widen{place}"))
+        branch = block(block(hidden, filters, f"one{place}"), filters, f"two{place}")
+        hidden = layers.Add(name=f"add{place}")([hidden, branch])
+    hidden = layers.MaxPooling2D(name="pool2")(block(hidden, 4 * width, "eighth"))
+    features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(hidden)
+    return keras.Model(image, layers.Dense(classes, dtype="float32", name="classes")(features), name=name)
+
+
 def linear_filter(image_shape=(32, 32, 3), transform: str = "dct1"):
     """One :class:`~lstm_ae_lib.layers.SpectralWiener` as a model; :func:`lstm_ae_lib.classical.fit_linear_filter` fits it.
 
@@ -321,7 +520,8 @@ def linear_mixture(image_shape=(32, 32, 3), transform: str = "dct1", parts: int 
 
 def linear_start_of(model):
     """The layer with which a model makes its linear estimate; None where it makes none."""
-    return next((layer for layer in model.layers if isinstance(layer, SpectralWiener | SpectralMixture)), None)
+    layers_within = [layer for part in model.layers for layer in getattr(part, "layers", [part])]
+    return next((layer for layer in layers_within if isinstance(layer, SpectralWiener | SpectralMixture)), None)
 
 
 def set_linear_start(model, fitted) -> None:
@@ -352,6 +552,10 @@ BUILDERS = {
         flagship,
         recurrent_inference,
         compressor,
+        variational_autoencoder,
+        conditional_vae,
+        discriminator,
+        classifier,
         linear_filter,
         linear_mixture,
         peers.dncnn,
@@ -459,7 +663,7 @@ def _cost(layer):
     if isinstance(layer, SpectralLatent | SpectralImage):
         height, width, channels = layer.image_shape
         return height * width * channels * (height + width + channels)
-    element_wise = layers.BatchNormalization | layers.LayerNormalization | ChannelScale | Quantize
+    element_wise = layers.BatchNormalization | layers.LayerNormalization | ChannelScale | Quantize | LatentSample
     if not layer.weights or isinstance(layer, element_wise):
         return 0
     given, made = layer._inbound_nodes[0].input_tensors[0].shape, layer._inbound_nodes[0].output_tensors[0].shape

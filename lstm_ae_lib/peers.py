@@ -217,14 +217,24 @@ def residual_model(image_shape, linear_start, body, name):
         name: the model's name.
     """
     degraded = layers.Input(image_shape, name="degraded")
-    start = features = degraded
-    if linear_start:
-        # In bfloat16 the linear estimate, and what it took away, would lose more than a network can put back.
-        start = linear_layer(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
-        taken = layers.Subtract(dtype="float32", name="taken")([degraded, start])
-        features = layers.Concatenate(dtype="float32", name="start")([start, taken])
+    start, features = linear_features(degraded, linear_start)
     restored = layers.Add(dtype="float32", name="restored")([start, body(features, image_shape[-1])])
     return keras.Model(degraded, restored, name=name)
+
+
+def linear_features(degraded, linear_start: str) -> tuple:
+    """Where a restorer starts from, and what it sees: the linear estimate, and beside it what that took away.
+
+    Args:
+        degraded: ``(batch, height, width, channels)``.
+        linear_start: as for :func:`dncnn`; ``""``: both are the degraded image.
+    """
+    if not linear_start:
+        return degraded, degraded
+    # In bfloat16 the linear estimate, and what it took away, would lose more than a network can put back.
+    start = linear_layer(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
+    taken = layers.Subtract(dtype="float32", name="taken")([degraded, start])
+    return start, layers.Concatenate(dtype="float32", name="start")([start, taken])
 
 
 def check_divides(image_shape, factor) -> None:

@@ -178,6 +178,19 @@ def quality_against_cost(points: list, title: str):
     return figure
 
 
+def distortion_perception(points: list, title: str):
+    """How natural images look over how far they are from the clean ones. ``points``: ``(name, PSNR in dB, Fréchet distance)``."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.4), dpi=DPI)
+    for number, (name, psnr, distance) in enumerate(points):
+        axis.plot(psnr, distance, "os^DvP*X"[number % 8], color=_colour(name), label=name)
+    axis.set(
+        xlabel="PSNR (dB): further right is closer", ylabel="Fréchet distance: lower is more natural", yscale="log", title=title
+    )
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axis.grid(alpha=0.3)
+    return figure
+
+
 def learning_curves(histories: dict, title: str, baselines: dict):
     """Validation PSNR over images seen, and over minutes, side by side.
 

@@ -13,6 +13,8 @@ RESTORER_TITLES = {
     "wiener": "Wiener filter", "richardson_lucy": "Richardson-Lucy", "total_variation": "total variation",
     "non_local_means": "non-local means", "wavelet": "wavelets", "compressor": "compressor", "pca": "principal components",
     "lstm_bottleneck": "sequence-to-sequence LSTM", "jpeg": "JPEG", "webp": "WebP",
+    "vae_mean": "mean of VAE samples", "vae_sample": "one VAE sample", "gan": "flagship against a discriminator",
+    "clean": "clean",
 }  # fmt: skip
 # Restorers that are fitted to the training images, not tuned or trained.
 CLOSED_FORM = ("linear", "linear_mixture")
@@ -108,8 +110,43 @@ def reference_records(**wanted) -> list:
 
 def study_records(protocol: str) -> list:
     """The published test records of a protocol on the full data set, other people's numbers included."""
-    records = reference_records(protocol=protocol, data="full")
+    records = [record for record in reference_records(protocol=protocol, data="full") if not _is_perception(record)]
     return [record for record in records if record["split"] == "test" or record["source"] != "measured"]
+
+
+def perception_records(protocol: str) -> list:
+    """The published records of a protocol on the full data set that say how natural the restored images look."""
+    records = reference_records(protocol=protocol, data="full", split="test")
+    return sorted((record for record in records if _is_perception(record)), key=lambda record: -(record["psnr"] or 0))
+
+
+def _is_perception(record):
+    return "frechet" in record
+
+
+def perception_table(records: list) -> str:
+    """What was restored, as a table: distortion, and how natural it looks to the study's classifier."""
+    return format_table(records, [
+        ("restorer", _perceived),
+        ("images", lambda record: _shown(record["images"], ",")),
+        ("MSE", lambda record: _shown(record["mse"], ".3e")),
+        ("PSNR dB", lambda record: _shown(record["psnr"], ".2f")),
+        ("Fréchet [95 %]", lambda record: _with_interval(record, "frechet", ".3f")),
+        ("kernel x 1000", lambda record: f"{1000 * record['kernel_distance']:.2f}"),
+        ("accuracy [95 %]", lambda record: _with_interval(record, "accuracy", ".3f")),
+        ("gradients", lambda record: _shown(record["gradient_energy"], ".2f")),
+        ("run", lambda record: record["run"] or record["source"]),
+    ])  # fmt: skip
+
+
+def perception_points(records: list) -> list:
+    """Perception's records as ``(title, PSNR, Fréchet distance)``, for those that have both."""
+    return [(_perceived(record), record["psnr"], record["frechet"]) for record in records if record["psnr"]]
+
+
+def _perceived(record):
+    title = RESTORER_TITLES.get(record["restorer"], record["restorer"])
+    return title if record.get("setting") is None else f"{title}, {record['setting']:g}"
 
 
 def study_table(records: list) -> str:
@@ -340,6 +377,7 @@ def readme_table(records: list) -> str:
     """The published test-set numbers as README's table, with what it takes to read them below it. The tuned classical
     restorers, and what compressors are compared with, are left to the notebooks that compare them."""
     records = [record for record in records if record["data"] == "full" and record["budget"] != "tuned"]
+    records = [record for record in records if not _is_perception(record)]
     records = [record for record in records if record["protocol"] != "compress" or _is_compressor(record)]
     shown = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
     shown = sorted(_on_most_images(shown), key=_order)
@@ -451,7 +489,8 @@ def _order(record):
 def _what(record):
     # To five digits: what float32 leaves of the same pixels differs after that.
     numbers = tuple(f"{record[name]:.4e}" for name in ("mse", "psnr") if record[name] is not None)
-    return (*(record[name] for name in ("protocol", "restorer", "split", "data_hash", "images")), *numbers)
+    what = tuple(record[name] for name in ("protocol", "restorer", "split", "data_hash", "images"))
+    return (*what, _is_perception(record), *numbers)
 
 
 def _shown(value, style):

@@ -116,10 +116,7 @@ def release_run(run_name: str, name: str, limits: str = LIMITS, folder=None) -> 
         FileNotFoundError: no such run, or it has no network or no records.
         ValueError: a run that is not finished, a name of other characters.
     """
-    run = runs.open_run(run_name)
-    record = run.record
-    if runs.status(record) != "finished":
-        raise ValueError(f"only a finished run is released; {run_name} is {runs.status(record)}")
+    run, record = finished_run(run_name)
     network, description = models.read(run.folder, "autoencoder")
     builder, arguments = description["builder"], description["arguments"]
     fields = ("images", "mse", "mse_low", "mse_high", "psnr", "psnr_low", "psnr_high", "ssim", "ssim_low", "ssim_high")
@@ -130,11 +127,28 @@ def release_run(run_name: str, name: str, limits: str = LIMITS, folder=None) -> 
         "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
         "numbers": {entry["restorer"]: {field: entry[field] for field in fields} for entry in tested},
         "photographs": measure_photographs(restorer, protocol), "sample": measure_sample(restorer, protocol),
-        "training": record["training"], "parameters": record["parameters"], "data": record["data"],
-        "multiply_adds": models.multiply_adds(network), "versions": record["versions"], "hardware": record["hardware"],
-        "run": run_name, "limits": limits,
+        "multiply_adds": models.multiply_adds(network), **origin(record), "limits": limits,
     }  # fmt: skip
     return release(name, network, builder, arguments, card, folder)
+
+
+def finished_run(run_name: str) -> tuple:
+    """A run that may be released, and its record.
+
+    Raises:
+        FileNotFoundError: no such run.
+        ValueError: a run that is not finished.
+    """
+    run = runs.open_run(run_name)
+    record = run.record
+    if runs.status(record) != "finished":
+        raise ValueError(f"only a finished run is released; {run_name} is {runs.status(record)}")
+    return run, record
+
+
+def origin(record: dict) -> dict:
+    """Of a run's record what a card says about where weights come from."""
+    return {"run": record["name"]} | {name: record[name] for name in ("training", "parameters", "data", "versions", "hardware")}
 
 
 def measure_sample(restorer, protocol) -> dict:

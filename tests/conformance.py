@@ -11,8 +11,9 @@ from lstm_ae_lib import degradations, layers, metrics, models, peers
 class Case:
     name: str
     make: Callable
-    input_shape: tuple  # without the batch
+    input_shape: tuple  # without the batch; of several inputs, a shape for each
     differentiable: bool = True
+    output_shape: tuple | None = None  # of a model whose output is not as large as its (first) input
 
     def __str__(self):
         return self.name
@@ -39,6 +40,8 @@ LAYERS = [
     Case("SpectralLatent", lambda **k: layers.SpectralLatent(40, **k), (8, 6, 3)),
     Case("SpectralImage", lambda **k: layers.SpectralImage((8, 6, 3), **k), (40,)),
     Case("Quantize", lambda **k: layers.Quantize(0.02, 1e-4, **k), (40,), False),
+    Case("LatentSample", lambda **k: layers.LatentSample(price=0.01, free_nats=0.1, **k), (8,)),
+    Case("LatentSample-prior", lambda **k: layers.LatentSample(True, price=0.01, warm_up=3, **k), (8, 6, 8)),
     Case("GaussianBlur", lambda **k: degradations.GaussianBlur(1.5, **k), (8, 6, 3)),
     Case("GaussianBlur-scipy", lambda **k: degradations.GaussianBlur(1.0, "reflect", True, **k), (8, 6, 3)),
     Case("GaussianBlur-8-bit", lambda **k: degradations.GaussianBlur(1.0, rounding="opencv", **k), (8, 6, 3), False),
@@ -61,6 +64,10 @@ MODELS = [
     Case("flagship-twice", lambda: models.flagship((8, 6, 3), width=8, depth=1, repeats=2), (8, 6, 3)),
     Case("recurrent_inference", lambda: models.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
     Case("compressor", lambda: models.compressor((8, 6, 3), latent=40, step=0.02, width=4), (8, 6, 3)),
+    Case("variational_autoencoder", lambda: models.variational_autoencoder((8, 4, 3), latent=5, width=4), (8, 4, 3)),
+    Case("conditional_vae", lambda: models.conditional_vae((8, 6, 3), width=4, latent=2), ((8, 6, 3), (8, 6, 3))),
+    Case("discriminator", lambda: models.discriminator((8, 16, 3), width=2), (8, 16, 6), output_shape=(1, 2, 1)),
+    Case("classifier", lambda: models.classifier((8, 16, 3), width=2, classes=4), (8, 16, 3), output_shape=(4,)),
     Case("linear_filter", lambda: models.linear_filter((8, 6, 3), "dct1"), (8, 6, 3)),
     Case("linear_mixture", lambda: models.linear_mixture((8, 6, 3), "dct1", 3), (8, 6, 3)),
 ]

@@ -162,3 +162,33 @@ def test_gains_leave_out_what_is_exactly_right():
     assert np.isnan(found[:2]).all() and np.isfinite(found[2:]).all() and found[2] > found[3] > 0
     with pytest.raises(ValueError, match="restored and degraded must have the same shape"):
         metrics.gains(metrics.per_image(clean[:2], restored[:2]), metrics.per_image(clean, degraded))
+
+
+def test_bits_of_pixels_add_up_to_one():
+    """The probabilities of all 256 values of a pixel sum to 1, wherever the mean lies."""
+    values = np.arange(256, dtype=np.uint8)
+    clean = np.broadcast_to(values[:, None, None, None], (256, 1, 1, 3))
+    for centre, sigma in ((0.5, 0.1), (0.02, 0.05), (-0.3, 0.2), (1.0, 0.5), (0.25, 0.0005)):
+        bits = metrics.bits_of_pixels(clean, np.full((256, 1, 1, 3), centre), sigma)
+        assert np.sum(2.0**-bits) == pytest.approx(1, rel=1e-9), (centre, sigma)
+        assert np.isfinite(bits).all() and (bits >= 0).all()
+
+
+def test_bits_of_pixels_of_a_uniform_guess_and_of_a_sure_one():
+    clean = np.full((1, 8, 8, 3), 100, np.uint8)
+    assert metrics.bits_of_pixels(clean, np.full(clean.shape, 0.5), 5.0)[0] > 8
+    assert metrics.bits_of_pixels(clean, clean / 255, 0.0005)[0] < 0.01
+    with pytest.raises(ValueError, match="sigma must be a number above 0 up to 10, got 0"):
+        metrics.bits_of_pixels(clean, clean / 255, 0)
+    with pytest.raises(ValueError, match="clean and mean must have the same shape"):
+        metrics.bits_of_pixels(clean, clean[:, :4] / 255, 1.0)
+
+
+@pytest.mark.backends
+def test_gaussian_nats_are_the_densitys_logarithm():
+    generator = np.random.default_rng(0)
+    clean, restored = (generator.random((2, 4, 4, 3)).astype(np.float32) for _ in range(2))
+    variance = np.mean((clean - restored) ** 2)
+    expected = np.mean(0.5 * (clean - restored) ** 2 / variance + 0.5 * np.log(2 * np.pi * variance))
+    assert float(metrics.gaussian_nats(clean, restored)) == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(float(metrics.gaussian_nats(clean, clean)))

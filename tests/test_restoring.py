@@ -408,3 +408,25 @@ def test_a_side_that_does_not_divide_costs_nothing():
         restored = restoring.restore(degradations.degrade(clean[None], "gauss2")[0], restorer)
         psnr[size] = metrics.per_image(clean[None, :100, :100], restored[None, :100, :100])["psnr"][0]
     assert max(psnr.values()) - min(psnr.values()) < 0.3, psnr
+
+
+def test_compressors_and_classifiers_are_released_to_their_own_folders(finished_run, monkeypatch, tmp_path, capsys, sample):
+    from lstm_ae_lib import compression, perception
+
+    summary = metrics.evaluate(numbers(9, 32, 32, 3), numbers(9, 32, 32, 3, seed=1))
+    rates = {"bits_per_pixel": 0.5, "bits_per_pixel_in_file": 0.7}
+    finished_run.save_records([finished_run.new_record(restorer="compressor", split="test", summary=summary) | rates])
+    arguments = {"latent": 30, "step": 0.25, "width": 0}
+    codec = compression.fit_codec(models.compressor(**arguments), sample.train_images[:50])
+    compression.save_codec(codec, "compressor", arguments, finished_run.folder)
+    finished_run.update(status="finished")
+    assert __main__.main(["release", "mine", "small"]) == 0
+    assert "compress/small.json: compressor" in capsys.readouterr().out
+    again = compression.load_codec("small")
+    assert again.fingerprint == codec.fingerprint and again.card["run"] == "mine" and again.card["numbers"]["bits_per_pixel"] == 0.5
+    finished_run.save_model("classifier", models.classifier(width=2), "classifier", {"width": 2})
+    finished_run.update(classifier={"accuracy": 0.25, "accuracy_low": 0.2, "accuracy_high": 0.3, "images": 9})
+    assert __main__.main(["release", "mine", "small"]) == 0
+    assert "classify/small.json: classifier" in capsys.readouterr().out
+    assert perception.load_classifier("small").card["accuracy"] == 0.25
+    assert restoring.released(tmp_path / "weights" / "classify") == ["small"]

@@ -1,0 +1,242 @@
+"""How natural restored images look, measured with a small classifier of clean CIFAR-10 images that this study has trained.
+
+Three numbers, none of which compares an image with its own clean version pixel by pixel: the share of images whose class is
+still seen, and two distances between the distributions of features of restored and of clean images. They are distances in
+*this* classifier's features: not the "Fréchet Inception distance" (FID) or the "kernel Inception distance" (KID) that other
+work reports from another network, and not comparable with those.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from lstm_ae_lib import checks, metrics, models, restoring
+from lstm_ae_lib._backend import keras
+
+
+class Classifier:
+    """A trained :func:`lstm_ae_lib.models.classifier` and what it sees. :func:`load_classifier` makes a released one.
+
+    Args:
+        model: the network.
+        card: what is known about it.
+    """
+
+    def __init__(self, model, card: dict | None = None):
+        self.model, self.card = model, dict(card or {})
+        features = model.get_layer("features").output
+        self._both = keras.Model(model.inputs[0], keras.layers.Concatenate()([features, model.output]))
+        self._width = features.shape[-1]
+
+    def look(self, images, batch_size: int = 500) -> tuple:
+        """What the classifier sees.
+
+        Args:
+            images: ``(n, height, width, 3)`` of the size it was trained on, uint8 or float in [0, 1].
+            batch_size: images at a time; bounds the memory.
+
+        Returns:
+            tuple: the features ``(n, d)``, float64, and the classes ``(n,)``.
+
+        Raises:
+            ValueError: images of another shape, dtype or range.
+        """
+        images = np.asarray(images)
+        if images.dtype == np.uint8:
+            images = checks.images_uint8(images) / np.float32(255)
+        images = checks.images_float(images, "images").astype(np.float32, copy=False)
+        wanted = tuple(self.model.inputs[0].shape[1:])
+        if images.shape[1:] != wanted:
+            raise ValueError(f"the classifier sees images of {wanted}, got {images.shape[1:]}")
+        seen = models.apply(self._both, images, batch_size)
+        return seen[:, : self._width].astype(np.float64), np.argmax(seen[:, self._width :], axis=1)
+
+
+def classifiers_dir() -> Path:
+    """The tracked folder of released classifiers."""
+    return restoring.weights_dir() / "classify"
+
+
+def save_classifier(model, name: str, arguments: dict, card: dict, folder=None) -> dict:
+    """Writes a trained classifier and its card; :func:`load_classifier` reads them.
+
+    Args:
+        model: what :func:`lstm_ae_lib.models.classifier` with ``arguments`` built, trained.
+        name: letters, digits, hyphens, dots and underscores.
+        arguments: see ``model``.
+        card: what somebody who uses it should know; plain values.
+        folder: default ``data/weights/classify``.
+
+    Returns:
+        dict: what stands in the JSON.
+    """
+    return models.write(model, folder or classifiers_dir(), restoring.check_name(name), "classifier", arguments, card=card)
+
+
+def release_run(run_name: str, name: str, folder=None) -> dict:
+    """Releases the classifier of a finished run of notebook 12, with a card that is read from the run's record.
+
+    Args:
+        run_name: of the run.
+        name: of the classifier; ``"default"`` is what the study measures with.
+        folder: default ``data/weights/classify``.
+
+    Returns:
+        dict: what stands in the JSON.
+
+    Raises:
+        FileNotFoundError: no such run, or it has no classifier.
+        ValueError: a run that is not finished, a name of other characters.
+    """
+    run, record = restoring.finished_run(run_name)
+    network, description = models.read(run.folder, "classifier")
+    card = {
+        "task": "names the class of a clean CIFAR-10 image; its features measure how natural images look",
+        **record["classifier"], "multiply_adds": models.multiply_adds(network), **restoring.origin(record),
+        "limits": "It has seen clean CIFAR-10 images only, one seed. Distances in its features compare with no other network's.",
+    }  # fmt: skip
+    return save_classifier(network, name, description["arguments"], card, folder)
+
+
+def load_classifier(name: str = "default", folder=None) -> Classifier:
+    """A released classifier by its name.
+
+    Raises:
+        FileNotFoundError: no released classifier at all, or one of the two files missing.
+        ValueError: an unknown name; weights that are not those that were released.
+    """
+    folder = Path(folder or classifiers_dir())
+    known = restoring.released(folder)
+    if not known:
+        raise FileNotFoundError(f"there are no released classifiers in {folder}")
+    checks.choice(restoring.check_name(name), "classifier", known)
+    model, description = models.read(folder, name)
+    return Classifier(model, description["card"])
+
+
+def frechet_distance(features, others) -> float:
+    """Fréchet distance of two normal distributions with the means and covariances of two sets of features.
+
+    ``|m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))`` (Dowson and Landau 1982; used so by Heusel et al. 2017). From few
+    images it comes out too large, the more so the more features there are: compare equal numbers of images only.
+
+    Args:
+        features, others: ``(n, d)`` and ``(m, d)``, at least two of each.
+
+    Raises:
+        ValueError: other shapes, values that are not finite.
+    """
+    features, others = _checked(features, others)
+    means = [one.mean(axis=0) for one in (features, others)]
+    covariances = [np.atleast_2d(np.cov(one, rowvar=False)) for one in (features, others)]
+    values, vectors = np.linalg.eigh(covariances[0])
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    crossed = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariances[1] @ root), 0)).sum()
+    apart = np.square(means[0] - means[1]).sum() + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * crossed
+    return float(max(apart, 0.0))
+
+
+def frechet_interval(features, others, confidence: float = 0.95, resamples: int = 100, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap interval of the Fréchet distance of two versions of the same images, row by row.
+
+    A resampled set repeats images, and its distance comes out too large as that of a smaller set does: the resampled
+    distances are moved so that their mean is the distance itself.
+
+    Args:
+        features, others: ``(n, d)`` each, of the same images in the same order.
+        confidence, resamples, seed: as for :func:`lstm_ae_lib.metrics.bootstrap_interval`.
+
+    Raises:
+        ValueError: as :func:`frechet_distance`; different numbers of images.
+    """
+    features, others = _checked(features, others)
+    checks.same_shape(features, others, "features", "others")
+    checks.number(confidence, "confidence", 0.5, 0.9999)
+    checks.number(resamples, "resamples", 10, 100_000, whole=True)
+    generator, distance = np.random.default_rng(seed), frechet_distance(features, others)
+    found = np.empty(resamples)
+    for place in range(resamples):
+        chosen = generator.integers(0, len(features), len(features))
+        found[place] = frechet_distance(features[chosen], others[chosen])
+    low, high = np.quantile(found - found.mean(), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return max(distance + float(low), 0.0), distance + float(high)
+
+
+def kernel_distances(features, others, block: int = 1000) -> np.ndarray:
+    """Squared maximum mean discrepancy of two versions of the same images, of each block of images: no bias, any block size.
+
+    The kernel is ``(x y / d + 1)^3`` (Bińkowski et al., "Demystifying MMD GANs", 2018). The estimate is Gretton's for pairs
+    (2012, lemma 6), in which no image meets itself or its other version; it can be negative, and is 0 for copies.
+
+    Args:
+        features, others: ``(n, d)`` each, of the same images in the same order.
+        block: images in a block, at least 2; what does not fill a block is left out, unless nothing does.
+
+    Returns:
+        numpy.ndarray: one estimate for each block; their mean is the distance.
+
+    Raises:
+        ValueError: other shapes, values that are not finite.
+    """
+    features, others = _checked(features, others)
+    checks.same_shape(features, others, "features", "others")
+    size = min(checks.number(block, "block", 2, 2**31, whole=True), len(features))
+
+    def kernel(left, right):
+        products = (left @ right.T / left.shape[1] + 1) ** 3
+        return (products.sum() - np.trace(products)) / (size * (size - 1))
+
+    starts = range(0, len(features) - size + 1, size)
+    parts = [(features[start : start + size], others[start : start + size]) for start in starts]
+    return np.array([kernel(one, one) + kernel(two, two) - 2 * kernel(one, two) for one, two in parts])
+
+
+def gradient_energy(images) -> np.ndarray:
+    """Mean squared difference of neighbouring pixels of each image: ``(n, height, width, 3)``, uint8 or in [0, 1] -> ``(n,)``."""
+    images = np.asarray(images)
+    images = checks.images_uint8(images) / 255.0 if images.dtype == np.uint8 else checks.images_float(images, "images")
+    return sum(np.square(np.diff(images, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)) / 2
+
+
+def evaluate(classifier: Classifier, clean, restored, labels, clean_features=None) -> dict:
+    """How natural a set of restored images looks to a classifier, each number with its 95 % bootstrap interval.
+
+    Args:
+        classifier: of clean images.
+        clean, restored: ``(n, height, width, 3)``, uint8 or float in [0, 1], the same images in the same order.
+        labels: ``(n,)``, their classes.
+        clean_features: what the classifier sees in the clean images, where it is known already; saves the time.
+
+    Returns:
+        dict: ``accuracy`` (0 to 1), ``frechet``, ``kernel_distance``, ``..._low`` and ``..._high`` of each; and
+        ``gradient_energy``, the ratio to that of the clean images.
+
+    Raises:
+        ValueError: different numbers of images; images that the classifier refuses.
+    """
+    checks.same_shape(np.asarray(clean), np.asarray(restored), "clean", "restored")
+    labels = np.asarray(labels)
+    if labels.shape != (len(clean),):
+        raise ValueError(f"labels must be one for each of the {len(clean)} images, got the shape {labels.shape}")
+    clean_features = classifier.look(clean)[0] if clean_features is None else clean_features
+    features, classes = classifier.look(restored)
+    right, blocks = (classes == labels).astype(float), kernel_distances(features, clean_features)
+    numbers = {
+        "accuracy": (right.mean(), metrics.bootstrap_interval(right)),
+        "frechet": (frechet_distance(features, clean_features), frechet_interval(features, clean_features)),
+        "kernel_distance": (blocks.mean(), metrics.bootstrap_interval(blocks)),
+    }
+    found = {"gradient_energy": float(gradient_energy(restored).mean() / gradient_energy(clean).mean())}
+    for name, (value, (low, high)) in numbers.items():
+        found |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def _checked(features, others):
+    pair = [np.asarray(one, np.float64) for one in (features, others)]
+    for one in pair:
+        if one.ndim != 2 or len(one) < 2 or not np.isfinite(one).all():
+            raise ValueError(f"features must be finite numbers (images, features), at least two images; got shape {one.shape}")
+    if pair[0].shape[1] != pair[1].shape[1]:
+        raise ValueError(f"both must have the same features, got {pair[0].shape[1]} and {pair[1].shape[1]}")
+    return pair
