@@ -404,7 +404,11 @@ def conditional_vae(
     missing = layers.Subtract(dtype="float32", name="missing")([wanted, given])
     hidden = layers.Add(name="both")([shrunk(missing, "first_missing"), context])
     hidden = _pair(width, "comparer")(hidden)
-    statistics = _convolution(2 * latent, 1, "statistics", kernel_initializer="zeros", dtype="float32")(hidden)
+    # Nearly without noise at first: a latent that begins as noise is one that the writer learns to leave alone.
+    certain = {"kernel_initializer": "zeros", "bias_initializer": keras.initializers.Constant(-3.0)}
+    mean = _convolution(latent, 1, "mean", dtype="float32")(hidden)
+    log_variance = _convolution(latent, 1, "log_variance", dtype="float32", **certain)(hidden)
+    statistics = layers.Concatenate(dtype="float32", name="statistics")([mean, log_variance])
     posterior = keras.Model([wanted, given, context], statistics, name="posterior")
 
     numbers = layers.Input((height // 2, across // 2, latent), name="numbers")
@@ -416,7 +420,7 @@ def conditional_vae(
 
     degraded, clean = layers.Input(image_shape, name="degraded"), layers.Input(image_shape, name="clean")
     start, features, prior = reader(degraded)
-    statistics = layers.Concatenate(dtype="float32", name="statistics")([posterior([clean, start, features]), prior])
+    statistics = layers.Concatenate(dtype="float32", name="both")([posterior([clean, start, features]), prior])
     price = 1 / math.prod(image_shape)
     sample = LatentSample(True, price, free_nats, warm_up, dtype="float32", name="sample")(statistics)
     return keras.Model([degraded, clean], writer([start, features, sample]), name=name)
