@@ -87,7 +87,8 @@ RECURRENCES = ("scan", "lstm", "convolution", "none")
 
 def flagship(
     image_shape=(32, 32, 3), width: int = 64, depth: int = 2, latent: int = 64, recurrence: str = "scan", along: str = "both",
-    positive: bool = False, skips: bool = True, repeats: int = 1, linear_start: str = "dct1", name: str = "flagship",
+    positive: bool = False, skips: bool = True, repeats: int = 1, put_back: bool = False, linear_start: str = "dct1",
+    name: str = "flagship",
 ):  # fmt: skip
     """A recurrent autoencoder for restoration: convolutions see what is near, recurrences what is on the same row and column.
 
@@ -111,6 +112,8 @@ def flagship(
             True.
         repeats: how often each pair is applied, with the same weights: more computation, no more parameters; 1 to 100.
             Default 1.
+        put_back: for each pixel a share of what the linear estimate took away is put back: where the image needed no
+            restoring, all of it. Needs a ``linear_start``. Default False.
         linear_start: as for the peers. Default ``"dct1"``.
         name: the model's name.
 
@@ -128,7 +131,7 @@ def flagship(
     peers.check_divides(image_shape, 2)
 
     body = _recurrent_body(width, depth, latent, recurrence, along, positive, skips, repeats)
-    return peers.residual_model(image_shape, linear_start, body, name)
+    return peers.residual_model(image_shape, linear_start, body, name, put_back)
 
 
 def _recurrent_body(width, depth, latent, recurrence="scan", along="both", positive=False, skips=True, repeats=1):

@@ -206,7 +206,7 @@ def nafnet(
     return residual_model(image_shape, linear_start, body, name)
 
 
-def residual_model(image_shape, linear_start, body, name):
+def residual_model(image_shape, linear_start, body, name, put_back=False):
     """What every restorer here is: where it starts from, plus what its layers say is missing there.
 
     Args:
@@ -215,11 +215,19 @@ def residual_model(image_shape, linear_start, body, name):
         body: a function of the features (the degraded image, or the linear estimate and what it took away) and of the number
             of channels to return.
         name: the model's name.
+        put_back: the layers say too, for each pixel, what share of what the linear estimate took away is put back.
     """
     degraded = layers.Input(image_shape, name="degraded")
     start, features = linear_features(degraded, linear_start)
-    restored = layers.Add(dtype="float32", name="restored")([start, body(features, image_shape[-1])])
-    return keras.Model(degraded, restored, name=name)
+    if not put_back:
+        terms = [start, body(features, image_shape[-1])]
+    elif not linear_start:
+        raise ValueError("put_back needs a linear_start: without one nothing is taken away")
+    else:
+        missing, share = keras.ops.split(body(features, image_shape[-1] + 1), [image_shape[-1]], axis=-1)
+        _, taken = keras.ops.split(features, 2, axis=-1)
+        terms = [start, missing, layers.Multiply(dtype="float32", name="put_back")([share, taken])]
+    return keras.Model(degraded, layers.Add(dtype="float32", name="restored")(terms), name=name)
 
 
 def linear_features(degraded, linear_start: str) -> tuple:

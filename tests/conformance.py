@@ -62,6 +62,7 @@ MODELS = [
     Case("flagship", lambda: models.flagship((8, 6, 3), width=8, depth=1, latent=4), (8, 6, 3)),
     Case("flagship-lstm", lambda: models.flagship((8, 6, 3), width=8, depth=1, recurrence="lstm", linear_start=""), (8, 6, 3)),
     Case("flagship-twice", lambda: models.flagship((8, 6, 3), width=8, depth=1, repeats=2), (8, 6, 3)),
+    Case("flagship-put-back", lambda: models.flagship((8, 6, 3), width=8, depth=1, put_back=True), (8, 6, 3)),
     Case("recurrent_inference", lambda: models.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
     Case("compressor", lambda: models.compressor((8, 6, 3), latent=40, step=0.02, width=4), (8, 6, 3)),
     Case("variational_autoencoder", lambda: models.variational_autoencoder((8, 4, 3), latent=5, width=4), (8, 4, 3)),

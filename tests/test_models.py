@@ -158,3 +158,22 @@ def test_repeated_pairs_share_their_weights():
     assert models.multiply_adds(thrice) - models.multiply_adds(once) == 2 * inside
     with pytest.raises(ValueError, match="repeats must be a whole number from 1 to 100, got 0"):
         models.flagship(repeats=0)
+
+
+def test_what_the_linear_estimate_took_away_is_put_back_by_shares():
+    model = models.flagship((8, 8, 3), width=8, depth=1, put_back=True)
+    filtered = models.flagship((8, 8, 3), width=8, depth=1)
+    rng = np.random.default_rng(0)
+    images = rng.random((2, 8, 8, 3)).astype(np.float32)
+    weights = [rng.random(weight.shape) for weight in model.get_layer("linear").get_weights()]
+    for built in (model, filtered):
+        built.get_layer("linear").set_weights(weights)
+    linear = models.apply(filtered, images)
+    np.testing.assert_allclose(models.apply(model, images), linear, atol=1e-6)
+    last = model.get_layer("last")
+    assert last.bias.shape == (16,)  # 2 x 2 pixels of three colours and one share
+    for share in (1, 0.25):
+        last.set_weights([np.zeros_like(last.get_weights()[0]), np.tile(np.float32([0, 0, 0, share]), 4)])
+        np.testing.assert_allclose(models.apply(model, images), linear + share * (images - linear), atol=1e-5)
+    with pytest.raises(ValueError, match="put_back needs a linear_start"):
+        models.flagship(linear_start="", put_back=True)
