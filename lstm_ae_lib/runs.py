@@ -203,7 +203,7 @@ def start_run(name: str, parameters: dict, images, protocol: str, resume: bool =
         return run
     if record.get("status") != "running":
         record = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
-    for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_*.json", "checkpoints/*"):
+    for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_*.json", "checkpoints*/*"):
         for leftover in run.folder.glob(pattern):
             leftover.unlink()
     fields = {
@@ -216,12 +216,12 @@ def start_run(name: str, parameters: dict, images, protocol: str, resume: bool =
 
 
 def _refuse_while_training(run):
-    """The checkpoints' lock belongs to a training that goes on: nobody else may touch its files."""
+    """The lock of a run's checkpoints belongs to a training that goes on: nobody else may touch its files."""
     import filelock
 
-    if run.path("checkpoints").is_dir():
+    for folder in filter(Path.is_dir, run.folder.glob("checkpoints*")):
         try:
-            with filelock.FileLock(run.path("checkpoints") / ".lock", blocking=False, is_singleton=True):
+            with filelock.FileLock(folder / ".lock", blocking=False, is_singleton=True):
                 pass
         except filelock.Timeout:
             raise RuntimeError(

@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path, samp
 
 
 def leave_files(run):
-    for name in ("history.csv", "checkpoints/000001-00000000-x.npz"):
+    for name in ("history.csv", "checkpoints/000001-00000000-x.npz", "checkpoints_first/000001-00000000-x.npz"):
         run.path(name).parent.mkdir(exist_ok=True)
         run.path(name).write_text("before")
 
@@ -173,7 +173,7 @@ def test_a_resumed_run_keeps_its_files_and_a_new_one_does_not(run, sample):
     assert len(again.record["resumed"]) == 1 and again.record["resumed"][0]["versions"]["keras"] == keras.__version__
     assert again.record["training"] == run.record["training"]
     runs.start_run("one", run.record["parameters"], sample, "gauss2")
-    assert not list(run.path("checkpoints").glob("*.npz")) and not run.path("history.csv").exists()
+    assert not list(run.folder.glob("checkpoints*/*.npz")) and not run.path("history.csv").exists()
     assert "resumed" not in run.record and "training" not in run.record
 
 
