@@ -388,6 +388,51 @@ class ChannelScale(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class ChangeGate(keras.layers.Layer):
+    """How far an image has been changed around each pixel, as a factor between 0 and 1: the hyperbolic tangent of ``slope``
+    times the root mean square over the channels and a square of ``size`` by ``size`` pixels, the part of it inside the image.
+
+    A network that adds to a linear estimate multiplies with it what it adds: where the estimate took nothing away from the
+    image there was nothing to restore, and nothing is added.
+
+    Args:
+        size: odd, 1 to 1,023. Default 9.
+        slope: above 0 up to 1e6. Default 30: a change of 0.02 gives 0.54, one of 0.1 gives 0.995.
+
+    Input: ``(batch, height, width, channels)``, the difference of two images in units of [0, 1].
+    Output: ``(batch, height, width, 1)``.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Example:
+        >>> ChangeGate()(np.zeros((2, 8, 8, 3), "float32")).shape
+        TensorShape([2, 8, 8, 1])
+    """
+
+    # Added to the mean square, whose root has no derivative at zero: a fiftieth of what rounding to 8 bits leaves.
+    FLOOR = 1e-7
+
+    def __init__(self, size=9, slope=30.0, **kwargs):
+        super().__init__(**kwargs)
+        self.size = int(checks.number(size, "size", 1, 1023, whole=True))
+        if self.size % 2 == 0:
+            raise ValueError(f"size must be odd, got {size}")
+        self.slope = float(checks.number(slope, "slope", 0, 1e6, above_low=True))
+
+    def call(self, change):
+        square = ops.mean(ops.square(change), axis=-1, keepdims=True)
+        around = ops.average_pool(square, self.size, strides=1, padding="same")
+        return ops.tanh(self.slope * ops.sqrt(around + self.FLOOR))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:3], 1)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size, "slope": self.slope}
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class DepthToSpace(keras.layers.Layer):
     """Moves channels to positions: the sub-pixel upsampling of Shi et al. (2016).
 

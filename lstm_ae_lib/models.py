@@ -87,7 +87,7 @@ RECURRENCES = ("scan", "lstm", "convolution", "none")
 
 def flagship(
     image_shape=(32, 32, 3), width: int = 64, depth: int = 2, latent: int = 64, recurrence: str = "scan", along: str = "both",
-    positive: bool = False, skips: bool = True, repeats: int = 1, put_back: bool = False, linear_start: str = "dct1",
+    positive: bool = False, skips: bool = True, repeats: int = 1, linear_start: str = "dct1", gate: bool = False,
     name: str = "flagship",
 ):  # fmt: skip
     """A recurrent autoencoder for restoration: convolutions see what is near, recurrences what is on the same row and column.
@@ -112,9 +112,7 @@ def flagship(
             True.
         repeats: how often each pair is applied, with the same weights: more computation, no more parameters; 1 to 100.
             Default 1.
-        put_back: for each pixel a share of what the linear estimate took away is put back: where the image needed no
-            restoring, all of it. Needs a ``linear_start``. Default False.
-        linear_start: as for the peers. Default ``"dct1"``.
+        linear_start, gate: as for the peers. Default ``"dct1"``, and False.
         name: the model's name.
 
     Returns:
@@ -131,7 +129,7 @@ def flagship(
     peers.check_divides(image_shape, 2)
 
     body = _recurrent_body(width, depth, latent, recurrence, along, positive, skips, repeats)
-    return peers.residual_model(image_shape, linear_start, body, name, put_back)
+    return peers.residual_model(image_shape, linear_start, body, name, gate)
 
 
 def _recurrent_body(width, depth, latent, recurrence="scan", along="both", positive=False, skips=True, repeats=1):

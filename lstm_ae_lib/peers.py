@@ -10,12 +10,14 @@ starts from.
 
 from lstm_ae_lib import checks
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import ChannelScale, DepthToSpace, SimpleGate, linear_layer
+from lstm_ae_lib.layers import ChangeGate, ChannelScale, DepthToSpace, SimpleGate, linear_layer
 
 layers = keras.layers
 
 
-def dncnn(image_shape=(32, 32, 3), width: int = 64, depth: int = 10, linear_start: str = "", name: str = "dncnn"):
+def dncnn(
+    image_shape=(32, 32, 3), width: int = 64, depth: int = 10, linear_start: str = "", gate: bool = False, name: str = "dncnn"
+):
     """DnCNN: a plain stack of convolutions with batch normalisation that predicts the residual (Zhang et al., "Beyond a
     Gaussian Denoiser", 2017).
 
@@ -29,6 +31,8 @@ def dncnn(image_shape=(32, 32, 3), width: int = 64, depth: int = 10, linear_star
         linear_start: ``"dct1"`` or ``"dct2"``: start from the linear estimate in that transform; ``"dct1x12"``: from what a
             mixture of 12 linear filters makes of an image that was blurred nobody knows how much; empty: from the degraded
             image.
+        gate: what the layers add is multiplied by how far the linear estimate changed the image around each pixel
+            (:class:`~lstm_ae_lib.layers.ChangeGate`). Needs a ``linear_start``. Default False.
         name: the model's name.
 
     Returns:
@@ -50,10 +54,12 @@ def dncnn(image_shape=(32, 32, 3), width: int = 64, depth: int = 10, linear_star
             hidden = layers.ReLU(name=f"relu{place}")(hidden)
         return layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", name="last")(hidden)
 
-    return residual_model(image_shape, linear_start, body, name)
+    return residual_model(image_shape, linear_start, body, name, gate)
 
 
-def rednet(image_shape=(32, 32, 3), width: int = 64, depth: int = 5, linear_start: str = "", name: str = "rednet"):
+def rednet(
+    image_shape=(32, 32, 3), width: int = 64, depth: int = 5, linear_start: str = "", gate: bool = False, name: str = "rednet"
+):
     """RED-Net: convolutions, as many transposed convolutions, and a skip from every second one to its mirror image (Mao et
     al., "Image Restoration Using Very Deep Convolutional Encoder-Decoder Networks with Symmetric Skip Connections", 2016).
 
@@ -62,7 +68,7 @@ def rednet(image_shape=(32, 32, 3), width: int = 64, depth: int = 5, linear_star
 
     Args:
         depth: convolutions, and as many transposed ones, 2 to 50.
-        image_shape, width, linear_start, name: as for :func:`dncnn`.
+        image_shape, width, linear_start, gate, name: as for :func:`dncnn`.
 
     Returns:
         keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
@@ -88,10 +94,10 @@ def rednet(image_shape=(32, 32, 3), width: int = 64, depth: int = 5, linear_star
             hidden = layers.ReLU(name=f"relu{place}")(hidden)
         return layers.Conv2DTranspose(channels, 3, padding="same", kernel_initializer="zeros", name="deconv1")(hidden)
 
-    return residual_model(image_shape, linear_start, body, name)
+    return residual_model(image_shape, linear_start, body, name, gate)
 
 
-def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start: str = "", name: str = "unet"):
+def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start: str = "", gate: bool = False, name: str = "unet"):
     """U-Net: two convolutions a level, half the resolution and twice the channels from each to the next, and back with the
     features of the way down beside those of the way up (Ronneberger et al., 2015).
 
@@ -101,7 +107,7 @@ def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start
     Args:
         width: channels of the first level, 1 to 1,024.
         levels: how often the resolution is halved, 1 to 8; height and width must be multiples of ``2 ** levels``.
-        image_shape, linear_start, name: as for :func:`dncnn`.
+        image_shape, linear_start, gate, name: as for :func:`dncnn`.
 
     Returns:
         keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
@@ -133,12 +139,12 @@ def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start
             hidden = twice(hidden, width * 2**level, f"back{level}")
         return layers.Conv2D(channels, 1, kernel_initializer="zeros", name="last")(hidden)
 
-    return residual_model(image_shape, linear_start, body, name)
+    return residual_model(image_shape, linear_start, body, name, gate)
 
 
 def nafnet(
     image_shape=(32, 32, 3), width: int = 25, encoder=(2, 2), middle: int = 2, decoder=(2, 2), linear_start: str = "",
-    name: str = "nafnet",
+    gate: bool = False, name: str = "nafnet",
 ):  # fmt: skip
     """NAFNet: a U-shaped network of blocks without activation functions: gates and channel attention instead (Chen et al.,
     "Simple Baselines for Image Restoration", 2022).
@@ -153,7 +159,7 @@ def nafnet(
         encoder, decoder: blocks of each level on the way down, and on the way up from the lowest; as many of each, at most 8
             levels of at most 64 blocks.
         middle: blocks at the lowest resolution, at most 64.
-        image_shape, linear_start, name: as for :func:`dncnn`; height and width multiples of ``2 ** len(encoder)``.
+        image_shape, linear_start, gate, name: as for :func:`dncnn`; height and width multiples of ``2 ** len(encoder)``.
 
     Returns:
         keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
@@ -203,10 +209,10 @@ def nafnet(
                 hidden = block(hidden, f"up{level}_{place}")
         return layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", name="last")(hidden)
 
-    return residual_model(image_shape, linear_start, body, name)
+    return residual_model(image_shape, linear_start, body, name, gate)
 
 
-def residual_model(image_shape, linear_start, body, name, put_back=False):
+def residual_model(image_shape, linear_start, body, name, gate=False):
     """What every restorer here is: where it starts from, plus what its layers say is missing there.
 
     Args:
@@ -215,19 +221,18 @@ def residual_model(image_shape, linear_start, body, name, put_back=False):
         body: a function of the features (the degraded image, or the linear estimate and what it took away) and of the number
             of channels to return.
         name: the model's name.
-        put_back: the layers say too, for each pixel, what share of what the linear estimate took away is put back.
+        gate: as for :func:`dncnn`.
     """
+    if gate and not linear_start:
+        raise ValueError("gate needs a linear_start: without one nothing is taken away")
     degraded = layers.Input(image_shape, name="degraded")
     start, features = linear_features(degraded, linear_start)
-    if not put_back:
-        terms = [start, body(features, image_shape[-1])]
-    elif not linear_start:
-        raise ValueError("put_back needs a linear_start: without one nothing is taken away")
-    else:
-        missing, share = keras.ops.split(body(features, image_shape[-1] + 1), [image_shape[-1]], axis=-1)
+    missing = body(features, image_shape[-1])
+    if gate:
         _, taken = keras.ops.split(features, 2, axis=-1)
-        terms = [start, missing, layers.Multiply(dtype="float32", name="put_back")([share, taken])]
-    return keras.Model(degraded, layers.Add(dtype="float32", name="restored")(terms), name=name)
+        missing = layers.Multiply(dtype="float32", name="gated")([missing, ChangeGate(dtype="float32", name="gate")(taken)])
+    restored = layers.Add(dtype="float32", name="restored")([start, missing])
+    return keras.Model(degraded, restored, name=name)
 
 
 def linear_features(degraded, linear_start: str) -> tuple:

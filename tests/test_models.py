@@ -160,20 +160,18 @@ def test_repeated_pairs_share_their_weights():
         models.flagship(repeats=0)
 
 
-def test_what_the_linear_estimate_took_away_is_put_back_by_shares():
-    model = models.flagship((8, 8, 3), width=8, depth=1, put_back=True)
-    filtered = models.flagship((8, 8, 3), width=8, depth=1)
-    rng = np.random.default_rng(0)
-    images = rng.random((2, 8, 8, 3)).astype(np.float32)
-    weights = [rng.random(weight.shape) for weight in model.get_layer("linear").get_weights()]
-    for built in (model, filtered):
-        built.get_layer("linear").set_weights(weights)
-    linear = models.apply(filtered, images)
-    np.testing.assert_allclose(models.apply(model, images), linear, atol=1e-6)
-    last = model.get_layer("last")
-    assert last.bias.shape == (16,)  # 2 x 2 pixels of three colours and one share
-    for share in (1, 0.25):
-        last.set_weights([np.zeros_like(last.get_weights()[0]), np.tile(np.float32([0, 0, 0, share]), 4)])
-        np.testing.assert_allclose(models.apply(model, images), linear + share * (images - linear), atol=1e-5)
-    with pytest.raises(ValueError, match="put_back needs a linear_start"):
-        models.flagship(linear_start="", put_back=True)
+@pytest.mark.parametrize("builder", ["flagship", "dncnn", "rednet", "unet", "nafnet"])
+def test_a_gate_holds_back_what_is_added_where_the_linear_estimate_changed_nothing(builder):
+    free, gated = (models.build(builder, {"linear_start": "dct1", "gate": gate}) for gate in (False, True))
+    for model in (free, gated):  # one that adds 0.05 everywhere
+        last = [layer for layer in model.layers if layer.weights][-1]
+        last.set_weights([np.zeros_like(last.get_weights()[0]), np.full_like(last.get_weights()[1], 0.05)])
+    images = np.tile(np.float32([[[0.3]], [[0.7]]]), (2, 16, 32, 3))
+    np.testing.assert_allclose(models.apply(free, images), images + 0.05, atol=1e-5)
+    np.testing.assert_allclose(models.apply(gated, images), images, atol=1e-3)
+    for model in (free, gated):  # an estimate that is black: everything has been taken away
+        linear = model.get_layer("linear")
+        linear.set_weights([np.zeros_like(weight) for weight in linear.get_weights()])
+        np.testing.assert_allclose(models.apply(model, images), 0.05, atol=1e-5)
+    with pytest.raises(ValueError, match="gate needs a linear_start"):
+        models.build(builder, {"linear_start": "", "gate": True})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lstm_ae_lib import classical, degradations, models, peers
+from lstm_ae_lib import classical, degradations, layers, models, peers
 from lstm_ae_lib._backend import keras
 
 pytestmark = pytest.mark.backends
@@ -120,3 +120,23 @@ def test_red_net_skips_join_mirror_images():
 def test_bad_arguments_are_refused(build, arguments, message):
     with pytest.raises(ValueError, match=message):
         build(**arguments)
+
+
+def test_the_gate_is_open_by_how_far_an_image_was_changed_around_a_pixel():
+    change = np.zeros((1, 12, 12, 3), np.float32)
+    change[0, 6:] = 0.02
+    found = keras.ops.convert_to_numpy(layers.ChangeGate(5, 30.0)(change))[0, :, :, 0]
+    # Rows of the square with a change, of those that are inside the image: at the border nothing from outside counts.
+    rows = np.array([[min(r + 3, 12) - max(r - 2, 6), min(r + 3, 12) - max(r - 2, 0)] for r in range(12)]).clip(0)
+    expected = np.tanh(30 * np.sqrt(0.02**2 * rows[:, 0] / rows[:, 1] + 1e-7))
+    np.testing.assert_allclose(found, np.repeat(expected[:, None], 12, axis=1), rtol=1e-4)
+    assert found[0, 0] < 0.01 < 0.5 < found[11, 0] < 0.6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((4,), "size must be odd, got 4"), ((0,), "size must be a whole number from 1"), ((9, 0), "slope must be a number above 0")],
+)
+def test_a_gate_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layers.ChangeGate(*arguments)
