@@ -1,6 +1,7 @@
 """From recorded runs to what people read: tables, the published numbers, README."""
 
 import csv
+import json
 import shutil
 
 from lstm_ae_lib import datasets, degradations, files, metrics, paths, runs
@@ -18,7 +19,9 @@ RESTORER_TITLES = {
 }  # fmt: skip
 # Restorers that are fitted to the training images, not tuned or trained.
 CLOSED_FORM = ("linear", "linear_mixture")
+PEERS = ("dncnn", "rednet", "unet", "nafnet")
 
+OVERVIEW_MARKS = "<!-- overview: written by `python -m lstm_ae_lib publish` -->", "<!-- end of overview -->"
 README_MARKS = "<!-- results: written by `python -m lstm_ae_lib publish` -->", "<!-- end of results -->"
 SPEED_MARKS = (
     "<!-- speed: written by `python -m lstm_ae_lib bench train --save` and `bench scaling --save` -->",
@@ -270,6 +273,7 @@ def _unusual(run_name):
         (parameters.get("optimizer", "adam"), {"muon": "Muon"}),
         (parameters.get("precision", "float32"), {"bfloat16": "bfloat16"}),
         (parameters.get("linear_parts", 1) > 1, {True: "mixture start"}),
+        (bool(json.loads(parameters.get("options") or "{}").get("gate")), {True: "gate"}),
     )
     return [names[value] for value, names in kinds if value in names]
 
@@ -373,14 +377,55 @@ def comparison_line(found: dict) -> str:
     )
 
 
-def readme_table(records: list) -> str:
-    """The published test-set numbers as README's table, with what it takes to read them below it. The tuned classical
+def readme_overview(records: list) -> str:
+    """README's short table: a row for each protocol that the flagship was trained for, a column for each kind of restorer, and
+    in the cells the least error that one of that kind reached, with its minutes of training."""
+    shown = _readme_records(records)
+    measured = [record for record in shown if record["source"] == "measured"]
+    kinds = {
+        "degraded": [record for record in measured if record["restorer"] == "degraded"],
+        "best closed form": [record for record in measured if record["restorer"] in CLOSED_FORM],
+        "LSTM autoencoder": [record for record in measured if record["restorer"] in ("reference_lstm", "reference_bilstm")],
+        "convolutional network": [record for record in measured if record["restorer"] in PEERS],
+        "flagship": [record for record in measured if record["restorer"] == "flagship"],
+        "published by others": [record for record in shown if record["source"] != "measured"],
+    }
+    lines = [f"| protocol | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
+    for protocol in sorted({record["protocol"] for record in kinds["flagship"]}, key=list(degradations.PROTOCOLS).index):
+        row = [[record for record in kind if record["protocol"] == protocol] for kind in kinds.values()]
+        best = [min(cell, key=lambda record: record["mse"]) if cell else None for cell in row]
+        least = min(record["mse"] for record in best if record)
+        cells = [_overview_cell(record, record is not None and record["mse"] == least) for record in best]
+        lines.append(f"| `{protocol}`: {degradations.get_protocol(protocol).summary} | {' | '.join(cells)} |")
+    lines += ["", (
+        "Mean squared error x 1000 on the test images, pixels from 0 to 1: the least that any of its kind reached, in brackets its "
+        "minutes of training on 2 cores, in bold the least of the row. Minutes differ, so this is no race; the fair comparisons, "
+        "same minutes and same training, are in the table of all runs below and in notebook 4."
+    )]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _overview_cell(record, least):
+    if record is None:
+        return "-"
+    number = f"{1000 * record['mse']:#.3g}"
+    number = f"**{number}**" if least else number
+    return f"{number} ({record['minutes']:.0f})" if record["minutes"] and record["restorer"] not in CLOSED_FORM else number
+
+
+def _readme_records(records):
+    """What README shows: all of the test images' measured numbers, and others' published ones, in order. The tuned classical
     restorers, and what compressors are compared with, are left to the notebooks that compare them."""
     records = [record for record in records if record["data"] == "full" and record["budget"] != "tuned"]
     records = [record for record in records if not _is_perception(record)]
     records = [record for record in records if record["protocol"] != "compress" or _is_compressor(record)]
     shown = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
-    shown = sorted(_on_most_images(shown), key=_order)
+    return sorted(_on_most_images(shown), key=_order)
+
+
+def readme_table(records: list) -> str:
+    """The published test-set numbers as README's long table, with what it takes to read them below it."""
+    shown = _readme_records(records)
     lines = [
         "| protocol | restorer | MSE | PSNR dB [95 %] | SSIM | parameters | minutes |",
         "|---|---|---|---|---|---|---|",
@@ -464,7 +509,7 @@ def update_readme() -> None:
 
 def readme_tables() -> dict:
     """README's tables, each under the pair of marks that it stands between; speed only where it has been measured."""
-    tables = {README_MARKS: readme_table(reference_records())}
+    tables = {OVERVIEW_MARKS: readme_overview(reference_records()), README_MARKS: readme_table(reference_records())}
     benchmarks = [paths.data_dir() / "benchmarks" / f"{name}.json" for name in ("train", "scaling")]
     if all(path.is_file() for path in benchmarks):
         tables[SPEED_MARKS] = speed_table(*(files.read_json(path)["records"] for path in benchmarks))

@@ -33,11 +33,23 @@ def test_the_table_is_what_the_metrics_file_says():
 
 def test_the_tables_are_what_the_files_say():
     tables = reporting.readme_tables()
-    assert list(tables) == [reporting.README_MARKS, reporting.SPEED_MARKS]
+    assert list(tables) == [reporting.OVERVIEW_MARKS, reporting.README_MARKS, reporting.SPEED_MARKS]
     for (start, end), table in tables.items():
         assert README.split(start)[1].split(end)[0].strip() == table
     speed = tables[reporting.SPEED_MARKS]
     assert "| training step | 64 |" in speed and "interleaved rounds" in speed and "cores" in speed
+
+
+def test_the_overview_has_the_least_error_of_each_kind():
+    records = reporting.reference_records(protocol="gauss2", data="full", split="test", images=10_000)
+    least = {name: min(r["mse"] for r in records if r["restorer"] == name) for name in ("degraded", "linear", "unet", "flagship")}
+    (row,) = (line for line in reporting.readme_overview(records).splitlines() if line.startswith("| `gauss2`"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == f"{1000 * least['degraded']:#.3g}" and cells[2] == f"{1000 * least['linear']:#.3g}"
+    assert cells[5].startswith(f"**{1000 * least['flagship']:#.3g}** (") and cells[6] == "-"
+    peers = reporting.readme_overview([record for record in records if record["restorer"] in ("unet", "flagship")])
+    assert f"| - | {1000 * least['unet']:#.3g} (20) |" in peers
+    assert "`gauss2`" not in reporting.readme_overview([record for record in records if record["restorer"] == "unet"])
 
 
 def test_every_published_number_has_its_recorded_run():
@@ -107,7 +119,7 @@ def test_the_first_screen_has_what_it_must():
         "make study",
         "make test",
         "colab.research.google.com",
-        reporting.README_MARKS[0],
+        reporting.OVERVIEW_MARKS[0],
     ):
         assert part in first
     assert (ROOT / "figures" / "03_best_median_worst.png").is_file()

@@ -21,7 +21,8 @@ def tracked(monkeypatch, tmp_path):
     folder.mkdir(parents=True)
     monkeypatch.setattr(paths, "data_dir", lambda: folder)
     monkeypatch.setattr(paths, "figures_dir", lambda: folder.parent)
-    (folder.parent / "README.md").write_text(f"above\n{reporting.README_MARKS[0]}\nold\n{reporting.README_MARKS[1]}\nbelow\n")
+    marked = [f"{start}\nold\n{end}\n" for start, end in (reporting.OVERVIEW_MARKS, reporting.README_MARKS)]
+    (folder.parent / "README.md").write_text("".join(["above\n", *marked, "below\n"]))
     foreign = dict.fromkeys(runs.RECORD_FIELDS) | {
         "source": "published: a paper", "protocol": "gauss2", "restorer": "reference_lstm", "split": "validation",
         "mse": 0.0014, "data": "full",
@@ -86,7 +87,10 @@ def test_a_title_says_how_a_network_was_trained_where_that_is_unusual(run, track
     run.update(parameters=run.record["parameters"] | {"optimizer": "adam", "precision": "float32", "linear_parts": 12})
     reporting.publish(["one"])
     assert "| U-Net, 4 minutes, mixture start |" in (tracked.parent / "README.md").read_text()
-    run.update(parameters=run.record["parameters"] | {"linear_parts": 1})
+    run.update(parameters=run.record["parameters"] | {"linear_parts": 1, "options": '{"gate": true}'})
+    reporting.publish(["one"])
+    assert "| U-Net, 4 minutes, gate |" in (tracked.parent / "README.md").read_text()
+    run.update(parameters=run.record["parameters"] | {"options": "{}"})
     reporting.publish(["one"])
     assert "| U-Net, 4 minutes |" in (tracked.parent / "README.md").read_text()
 
@@ -96,7 +100,7 @@ def test_publishing_writes_the_table_into_readme(run, tracked):
     run.update(status="finished")
     reporting.publish(["one"])
     text = (tracked.parent / "README.md").read_text()
-    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert text.startswith("above\n") and text.endswith("below\n") and "\nold\n" not in text
     record = run.records()[0]
     assert f"| `gauss2` | degraded | {record['mse']:.2e} | {record['psnr']:.2f} [" in text
     assert "LSTM autoencoder, published: a paper, validation images | 1.40e-03 | - | - |" in text
