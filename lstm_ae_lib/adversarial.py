@@ -111,7 +111,7 @@ class StopWhenLost(keras.callbacks.Callback):
 
     It has failed when the discriminator has won (``told_apart`` above 0.98 at the end of so many epochs in a row), or when
     what is restored is further from the clean images than the degraded images were. A loss that is not finite is
-    :class:`lstm_ae_lib.training.Checkpoints`' matter.
+    :class:`lstm_ae_lib.resuming.Checkpoints`' matter.
 
     Args:
         worst: the largest ``val_mse`` that is allowed, above 0: the degraded images'.

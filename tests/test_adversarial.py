@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lstm_ae_lib import adversarial, datasets, degradations, keras, metrics, models, training
+from lstm_ae_lib import adversarial, datasets, degradations, keras, metrics, models, resuming
 
 ops = keras.ops
 
@@ -118,7 +118,7 @@ def test_fit_resumes_with_the_same_weights(pair, tmp_path):
 
     def train(folder, epochs):
         model = compiled(make(), 0.01)
-        checkpoints = training.Checkpoints(tmp_path / folder)
+        checkpoints = resuming.Checkpoints(tmp_path / folder)
         batches = datasets.training_batches(clean, "gauss2", 16, 0, degraded=degraded, first_epoch=checkpoints.epoch)
         model.fit(batches, steps_per_epoch=2, epochs=epochs, initial_epoch=checkpoints.epoch, shuffle=False, verbose=0,
                   validation_data=pair, callbacks=[checkpoints])  # fmt: skip

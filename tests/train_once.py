@@ -19,7 +19,7 @@ from lstm_ae_lib import set_threads
 
 set_threads()
 
-from lstm_ae_lib import datasets, files, keras, layers, metrics, seeding, training  # noqa: E402
+from lstm_ae_lib import datasets, files, keras, layers, metrics, resuming, seeding  # noqa: E402
 
 IMAGES, BATCH, SIDE = 90, 8, 8  # 12 steps an epoch, the last one with two images
 MOMENTS = ("step", "write", "rename", "renamed", "validation", "epoch")
@@ -99,7 +99,7 @@ def main():
     seeding.set_seed(3)
     early = keras.callbacks.EarlyStopping(patience=1000, restore_best_weights=True)
     plateau = keras.callbacks.ReduceLROnPlateau(patience=0, factor=0.7, min_delta=1.0)
-    checkpoints = training.Checkpoints(
+    checkpoints = resuming.Checkpoints(
         arguments.folder / "checkpoints", steps=2, history=arguments.folder / "history.csv", callbacks=[early, plateau]
     )
     clean, held_out = images(IMAGES, 0), images(16, 1)
