@@ -31,7 +31,7 @@ def test_the_studys_own_sweep_fits_the_notebooks():
     assert {values["protocol"] for values in content["runs"].values()} == {"gauss2", "blind", "reference", "noisy"}
     budgets = {(values["protocol"], values["minutes"]) for values in content["runs"].values()}
     assert budgets == {("gauss2", 20.0), ("blind", 10.0), ("reference", 10.0), ("noisy", 10.0)}
-    for name in ("compress", "flagship", "noise", "noise_levels"):
+    for name in ("compress", "flagship", "noise", "noise_levels", "classifier", "variational", "adversarial"):
         assert all(values["data"] == "full" for values in sweeps.read_sweep(name)["runs"].values())
     for name, values in sweeps.read_sweep("design")["runs"].items():
         arguments = {"width": values["width"]} if values.get("width") else {}
