@@ -216,8 +216,9 @@ def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
 
 
 def training_batches(
-    clean, protocol, batch_size: int, seed: int, *, degraded=None, flip: bool = True, first_epoch: int = 0, first_step: int = 0
-):
+    clean, protocol, batch_size: int, seed: int, *, degraded=None, flip: bool = True, redraw: bool = False, first_index: int = 0,
+    first_epoch: int = 0, first_step: int = 0
+):  # fmt: skip
     """An endless ``tf.data`` pipeline of shuffled ``(degraded, clean)`` batches, one epoch after the other.
 
     The order of epoch *e* and which of its images are mirrored are functions of ``(seed, e)`` and nothing else: the same
@@ -234,6 +235,10 @@ def training_batches(
             Default None: they are made here. Every protocol gives an image the same degradation each time, and mirroring
             commutes with it or follows it; so it is done once (35 us an image at sigma 2), and a batch is two look-ups.
         flip: mirror half of the images left to right, both versions alike; doubles the memory. Default True.
+        redraw: degrade the images in each epoch anew (:func:`lstm_ae_lib.degradations.degrade_again`), so that a network meets no
+            sigma and no noise twice; in the first epoch as the protocol does. Without effect where the protocol draws nothing;
+            ``degraded`` is not used where it does. Default False.
+        first_index: position of ``clean[0]`` in its data set, by which ``redraw`` draws. Default 0.
         first_epoch, first_step: where to start, for a resumed training: after so many epochs, and so many steps more.
 
     Returns:
@@ -247,14 +252,33 @@ def training_batches(
     clean = checks.images_uint8(clean, "clean")
     count = len(clean)
     first_epoch, first_step = _start(count, batch_size, seed, first_epoch, first_step)
+    checks.number(first_index, "first_index", 0, 2**31, whole=True)
+    if redraw and degradations.draws(protocol):
+        return _redrawn(clean, protocol, flip, first_index, _shuffled(count, batch_size, seed, first_epoch, first_step))
     pixels = _pairs(clean, degraded, protocol, mirrored=flip)
 
-    def load(indices, flips):
+    def load(indices, flips, epoch):
         if flip:
             indices += count * tf.cast(flips, indices.dtype)
         return _looked_up(pixels, indices)
 
     return _shuffled(count, batch_size, seed, first_epoch, first_step).map(load).prefetch(2).with_options(_quiet())
+
+
+def _redrawn(clean, protocol, flip, first_index, places):
+    import tensorflow as tf
+
+    def pair(indices, flips, epoch):
+        degraded = degradations.as_float(degradations.degrade_again(clean[indices], protocol, first_index + indices, int(epoch)))
+        both = [degraded, clean[indices] / np.float32(255)]
+        turned = flips[:, None, None, None] & flip
+        return [np.where(turned, images[:, :, ::-1], images) for images in both]
+
+    def load(indices, flips, epoch):
+        both = tf.numpy_function(pair, [indices, flips, epoch], [tf.float32, tf.float32])
+        return tuple(tf.ensure_shape(images, (None, *clean.shape[1:])) for images in both)
+
+    return places.map(load).prefetch(2).with_options(_quiet())
 
 
 def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int = 4, first_epoch: int = 0, first_step: int = 0):
@@ -287,7 +311,7 @@ def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int =
     with tf.device("CPU:0"):
         pixels, names = tf.constant(wider.reshape(-1, 3)), tf.constant(labels.astype(np.int32))
 
-    def load(indices, flips, moves):
+    def load(indices, flips, moves, epoch):
         moves = tf.cast(tf.floor(moves * (2 * shift + 1)), tf.int32)
         rows = moves[:, :1] + tf.range(height)
         columns = moves[:, 1:] + tf.where(flips[:, None], tf.range(width)[::-1], tf.range(width))
@@ -308,7 +332,8 @@ def _start(count, batch_size, seed, first_epoch, first_step):
 
 
 def _shuffled(count, batch_size, seed, first_epoch, first_step, moves=False):
-    """Batches without end of the images' numbers, of which are mirrored, and with ``moves`` of two numbers from 0 to 1 each."""
+    """Batches without end of the images' numbers, of which are mirrored, with ``moves`` of two numbers from 0 to 1 each, and the
+    epoch."""
     import tensorflow as tf
 
     def epoch_batches(epoch):
@@ -320,7 +345,7 @@ def _shuffled(count, batch_size, seed, first_epoch, first_step, moves=False):
         if moves:
             drawn.append(stream([count, 2], -1 - seed, epoch))
         batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
-        return batches.map(lambda indices: (indices, *(tf.gather(numbers, indices) for numbers in drawn)))
+        return batches.map(lambda indices: (indices, *(tf.gather(numbers, indices) for numbers in drawn), epoch))
 
     return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_batches).skip(first_step)
 

@@ -194,14 +194,42 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
     images = checks.images_uint8(images)
     protocol = get_protocol(protocol)
     checks.number(first_index, "first_index", 0, 2**63 - 1, whole=True)
+    return _degrade_at(images, protocol, range(first_index, first_index + len(images)))
+
+
+def degrade_again(images, protocol, positions, time: int) -> np.ndarray:
+    """Degrades as :func:`degrade`, but what the protocol draws for an image is drawn anew each time.
+
+    Args:
+        images: ``(n, height, width, 3)`` uint8.
+        protocol: as for :func:`degrade`.
+        positions: ``(n,)`` whole numbers, each image's position in its data set, 0 to 2**32 - 1.
+        time: how often the images have been degraded before, 0 to 2**30. At 0 all is as :func:`degrade` makes it.
+
+    Returns:
+        numpy.ndarray: as from :func:`degrade`.
+
+    Raises:
+        ValueError: as :func:`degrade`; a time or a position out of range.
+    """
+    protocol = get_protocol(protocol)
+    images = checks.images_uint8(images)
+    checks.number(time, "time", 0, 2**30, whole=True)
+    positions = np.asarray(positions)
+    if positions.shape != (len(images),) or positions.dtype.kind not in "iu" or not (positions.astype(np.uint64) < 2**32).all():
+        raise ValueError(f"positions must be {len(images)} whole numbers below 2**32, got {positions.dtype} {positions.shape}")
+    return _degrade_at(images, protocol, (2**32 * int(time) + int(position) for position in positions))
+
+
+def _degrade_at(images, protocol, places):
     if protocol.engine == "scipy":
         import scipy.ndimage
 
         # sigma 0 on the batch axis; on the other three exactly what gaussian_filter does to each image by itself.
         return scipy.ndimage.gaussian_filter(images, (0.0, protocol.sigma, protocol.sigma, protocol.sigma))
     degraded = np.empty_like(images, np.uint8 if protocol.eight_bit else np.float32)
-    for index, image in enumerate(images):
-        random = np.random.default_rng((PROTOCOL_SEED, first_index + index)) if protocol.drawn or protocol.noise else None
+    for index, (image, place) in enumerate(zip(images, places, strict=True)):
+        random = np.random.default_rng((PROTOCOL_SEED, place)) if draws(protocol) else None
         degraded[index] = _degrade_one(image, protocol, random)
     return degraded
 
@@ -225,6 +253,12 @@ def _blurred(image, sigma, kernel):
     import cv2
 
     return cv2.GaussianBlur(image, (kernel, kernel), sigma, borderType=cv2.BORDER_REFLECT_101, hint=cv2.ALGO_HINT_ACCURATE)
+
+
+def draws(protocol) -> bool:
+    """Whether a protocol draws something at random for each image: a sigma, a strength of noise, or the noise itself."""
+    protocol = get_protocol(protocol)
+    return bool(protocol.drawn or protocol.noise)
 
 
 def drawn_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:

@@ -218,11 +218,14 @@ def _on_most_images(records):
 
 
 def published_histories(protocol: str) -> dict:
-    """Of a protocol's published trainings by the minute: title -> images seen, minutes and validation PSNR, each a list."""
+    """Of a protocol's published trainings by the minute: title -> images seen, minutes and validation PSNR, each a list; without
+    those that went on from another run's network."""
     found = {}
     for record in study_records(protocol):
         file = paths.published_dir() / str(record["run"]) / "history.csv"
         if record["source"] != "measured" or not record["images_seen"] or record["restorer"] in CLOSED_FORM or not file.is_file():
+            continue
+        if _published_parameters(record["run"]).get("start_run"):
             continue
         history = _history(file)
         if history:
@@ -271,8 +274,7 @@ def _is_compressor(record):
 
 def _unusual(run_name):
     """What a published run trained, and how, where that is not the size as it comes, and Adam in float32 from one linear filter."""
-    file = paths.published_dir() / str(run_name) / "run.json"
-    parameters = files.read_json(file)["parameters"] if file.is_file() else {}
+    parameters = _published_parameters(run_name)
     kinds = (
         (parameters.get("optimizer", "adam"), {"muon": "Muon"}),
         (parameters.get("precision", "float32"), {"bfloat16": "bfloat16"}),
@@ -281,6 +283,11 @@ def _unusual(run_name):
     )
     width = [f"width {parameters['width']}"] if parameters.get("width") else []
     return width + [names[value] for value, names in kinds if value in names]
+
+
+def _published_parameters(run_name):
+    file = paths.published_dir() / str(run_name) / "run.json"
+    return files.read_json(file)["parameters"] if file.is_file() else {}
 
 
 def publish(names) -> list:

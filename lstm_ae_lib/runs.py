@@ -103,6 +103,33 @@ class Run:
         self.need(f"{name}.weights.h5")
         return models.read(self.folder, name)[0]
 
+    def hand_over(self, network, restorer: str) -> dict:
+        """Gives a network the weights of the one that this run has trained, so that it can be trained on.
+
+        Args:
+            network: built as that one was.
+            restorer: what that one is called in this run's record, for example ``"flagship"``.
+
+        Returns:
+            dict: what those weights have cost: ``"minutes"``, ``"images_seen"`` and ``"budget"``.
+
+        Raises:
+            FileNotFoundError: the run has no network.
+            ValueError: it has trained something else.
+        """
+        trained = self.record.get("training", {})
+        if restorer not in trained:
+            raise ValueError(f"the run {self.name!r} has trained {', '.join(sorted(trained)) or 'nothing'}, not {restorer}")
+        earlier = self.load_model("autoencoder")
+        shapes, wanted = ([tuple(weight.shape) for weight in model.weights] for model in (earlier, network))
+        if shapes != wanted:
+            raise ValueError(
+                f"the network of the run {self.name!r} was built otherwise: {earlier.count_params():,} parameters in {len(shapes)} "
+                f"arrays, against {network.count_params():,} in {len(wanted)}; give the same width and options"
+            )
+        network.set_weights(earlier.get_weights())
+        return trained[restorer]
+
     def history(self) -> dict:
         """``history.csv`` as a list of numbers for each column."""
         with open(self.need("history.csv"), newline="", encoding="utf-8") as stream:

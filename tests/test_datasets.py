@@ -431,3 +431,34 @@ def test_with_clean_gives_the_clean_image_twice():
     (degraded, seen), wanted = next(iter(datasets.with_clean(batches)))
     np.testing.assert_array_equal(seen, wanted)
     np.testing.assert_array_equal(degraded, next(iter(batches))[0])
+
+
+def test_redrawn_degradations_are_new_in_each_epoch_and_the_same_again_on_resuming():
+    clean = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
+    arguments = {"flip": False, "redraw": True, "first_index": 7}
+    batches = [pair for pair, _ in zip(datasets.training_batches(clean, "blind", 4, 0, **arguments), range(9), strict=False)]
+    assert [pair[0].shape[0] for pair in batches] == [4, 4, 2] * 3
+    wanted = degradations.degrade(clean, "blind", 7) / np.float32(255)
+    epochs = []
+    for epoch in range(3):
+        degraded, sharp = (np.concatenate(images) for images in zip(*batches[3 * epoch : 3 * epoch + 3], strict=False))
+        order = [int(np.argmin(np.abs(clean / 255 - image).sum(axis=(1, 2, 3)))) for image in sharp]
+        assert sorted(order) == list(range(10))
+        epochs.append(degraded[np.argsort(order)])
+    np.testing.assert_array_equal(epochs[0], wanted)
+    assert all(np.abs(epochs[1] - epochs[other]).mean() > 0.01 for other in (0, 2))
+    resumed = datasets.training_batches(clean, "blind", 4, 0, first_step=5, **arguments)
+    for found, expected in zip(resumed.take(4), batches[5:], strict=False):
+        np.testing.assert_array_equal(found[0], expected[0])
+    mirrored = next(iter(datasets.training_batches(clean, "awgn25", 10, 0, redraw=True, degraded=clean)))
+    straight = next(iter(datasets.training_batches(clean, "awgn25", 10, 0, redraw=True, flip=False)))
+    turned = [not np.array_equal(one, other) for one, other in zip(mirrored[1], straight[1], strict=False)]
+    assert 0 < sum(turned) < 10
+    for one, other, turn in zip(mirrored[0], straight[0], turned, strict=False):
+        np.testing.assert_array_equal(one, np.asarray(other)[:, ::-1] if turn else other)
+
+
+def test_redrawing_changes_nothing_where_nothing_is_drawn():
+    clean = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    pairs = [next(iter(datasets.training_batches(clean, "gauss2", 4, 0, redraw=redraw))) for redraw in (False, True)]
+    np.testing.assert_array_equal(pairs[0][0], pairs[1][0])

@@ -290,3 +290,27 @@ def test_layer_refuses_bad_arguments():
         degradations.GaussianBlur(1.0, border="reflect", rounding="opencv")
     with pytest.raises(ValueError, match="of a known size"):
         degradations.GaussianBlur(1.0).build((None, None, 32, 3))
+
+
+def test_degrading_again_draws_anew_by_position_and_time():
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    positions = np.array([5, 6, 9])
+    first = degradations.degrade_again(images, "awgn", positions, 0)
+    np.testing.assert_array_equal(first[:2], degradations.degrade(images[:2], "awgn", 5))
+    np.testing.assert_array_equal(first[2:], degradations.degrade(images[2:], "awgn", 9))
+    later = degradations.degrade_again(images, "awgn", positions, 1)
+    assert (first != later).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(later, degradations.degrade_again(images, "awgn", positions, 1))
+    np.testing.assert_array_equal(
+        degradations.degrade_again(images, "gauss1", positions, 4), degradations.degrade(images, "gauss1")
+    )
+
+
+@pytest.mark.parametrize("positions", [[0, 1], [0.0, 1.0, 2.0], [0, 1, 2**32], [-1, 0, 1]])
+def test_positions_that_are_none_are_refused(positions):
+    with pytest.raises(ValueError, match="positions must be 3 whole numbers below"):
+        degradations.degrade_again(np.zeros((3, 8, 8, 3), np.uint8), "awgn", np.array(positions), 0)
+
+
+def test_what_draws():
+    assert degradations.draws("blind") and degradations.draws("awgn25") and not degradations.draws("gauss2")

@@ -34,7 +34,7 @@ def tracked(monkeypatch, tmp_path):
 def test_publishing_replaces_a_runs_records_and_keeps_others(run, tracked):
     run.update(status="finished", process=runs.this_process())
     reporting.publish(["one"])
-    assert [record["run"] for record in reporting.reference_records()] == [None, "one"]
+    assert [record["run"] for record in reporting.reference_records()] == ["one", None]
     assert reporting.reference_records(source="measured") == run.records()
     assert sorted(path.name for path in (tracked / "published" / "one").iterdir()) == ["history.csv", "metrics.json", "run.json"]
     assert "process" not in json.loads((tracked / "published" / "one" / "run.json").read_text())

@@ -44,6 +44,22 @@ def test_a_model_comes_back_the_same(run):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(again(images)), keras.ops.convert_to_numpy(model(images)))
 
 
+def test_a_network_is_handed_over_with_what_it_has_cost(run):
+    model, arguments = tiny()
+    run.save_model("autoencoder", model, "reference_lstm_autoencoder", arguments)
+    keras.utils.set_random_seed(5)
+    other = tiny()[0]
+    given = run.hand_over(other, "reference_lstm")
+    assert given == {"minutes": 1.5, "images_seen": 64, "budget": "2 epochs of 32"}
+    for mine, its in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, its)
+    with pytest.raises(ValueError, match="the run 'one' has trained reference_lstm, not flagship"):
+        run.hand_over(other, "flagship")
+    larger = models.reference_lstm_autoencoder(units=(5, 3))
+    with pytest.raises(ValueError, match="'one' was built otherwise: .* give the same width and options"):
+        run.hand_over(larger, "reference_lstm")
+
+
 def test_damaged_weights_are_refused(run):
     model, arguments = tiny()
     run.save_model("autoencoder", model, "reference_lstm_autoencoder", arguments)

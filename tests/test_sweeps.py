@@ -128,4 +128,7 @@ def test_a_wrong_file_stops_it_before_anything_runs(sweep, made, text, message):
 
 def test_a_sweep_that_is_not_there(capsys):
     assert __main__.main(["sweep", "comprae"]) == 2
-    assert "there is no sweep file 'comprae'; those of the study: classical, classifier, compare" in capsys.readouterr().err
+    assert (
+        "there is no sweep file 'comprae'; those of the study: adversarial, classical, classifier, compare"
+        in capsys.readouterr().err
+    )
