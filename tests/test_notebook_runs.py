@@ -88,6 +88,17 @@ def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, 
     assert found["unet"] < 1.02 * found["linear_mixture"] < 0.6 * found["linear"]
     assert " unet " in reporting.runs_table([run])
 
+    # Trained on, with a sigma that is drawn anew in each epoch, and a rate that falls from the first step.
+    file.write_text(
+        "parameters: {protocol: blind, model: unet, width: 4, linear_parts: 6, epochs: 2}\n"
+        "runs: {unknown: {}, onward: {start_run: unknown, redraw: true, cooldown_share: 1, seed: 1}}\n"
+    )
+    assert set(sweeps.run_sweep(str(file), quiet=True).values()) == {"was finished", "finished"}
+    on = runs.open_run("onward")
+    seen = {name: one.record["training"]["unet"]["images_seen"] for name, one in (("first", run), ("both", on))}
+    assert seen["both"] == 2 * seen["first"] and on.record["training"]["unet"]["budget"].count("epochs") == 2
+    assert on.history()["val_mse"][-1] < 1.01 * run.history()["val_mse"][-1]
+
 
 def test_changing_a_printed_fact_makes_the_regression_test_fail(tmp_path):
     """nbval over two copies of notebook 01: as it is, and with one digit of one printed count changed."""
