@@ -18,8 +18,9 @@ def test_help_is_quick_and_lists_every_command():
 
 def test_protocols(capsys):
     assert __main__.main(["protocols"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == list(degradations.PROTOCOLS)
+    table, _, sources = capsys.readouterr().out.partition("\n\n")
+    assert [line.split()[0] for line in table.splitlines()[2:]] == list(degradations.PROTOCOLS)
+    assert all(name in sources for name in degradations.PROTOCOLS), "where each is defined stands below"
 
 
 def test_data_says_what_it_has(made, monkeypatch, capsys):
