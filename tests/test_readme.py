@@ -62,6 +62,11 @@ def test_every_published_number_has_its_recorded_run():
         assert run["status"] == "finished" and run["data"]["hash"] == record["data_hash"] and run["versions"]["tensorflow"]
         if not record["multiply_adds"] or record["restorer"] in reporting.CLOSED_FORM:
             continue  # not trained step by step
+        if run["parameters"].get("trained_runs", "none") != "none":  # networks of other runs, tested on other degradations
+            folders = [folder.parent / name.strip() for name in run["parameters"]["trained_runs"].split(",")]
+            trained = {folder: files.read_json(folder / "run.json") for folder in folders}
+            ((folder, run),) = (one for one in trained.items() if record["restorer"] in one[1]["training"])
+            assert run["status"] == "finished" and run["data"]["hash"] == record["data_hash"]
         with open(folder / "history.csv", newline="") as stream:
             rows = list(csv.DictReader(stream))
         if run["protocol"] == "compress":
