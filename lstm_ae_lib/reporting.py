@@ -14,6 +14,7 @@ RESTORER_TITLES = {
     "wiener": "Wiener filter", "richardson_lucy": "Richardson-Lucy", "total_variation": "total variation",
     "non_local_means": "non-local means", "wavelet": "wavelets", "compressor": "compressor", "pca": "principal components",
     "lstm_bottleneck": "sequence-to-sequence LSTM", "jpeg": "JPEG", "webp": "WebP",
+    "bottleneck_restorer": "compressor, from the blurred",
     "vae_mean": "mean of VAE samples", "vae_sample": "one VAE sample", "gan": "flagship against a discriminator",
     "clean": "clean",
 }  # fmt: skip
@@ -174,8 +175,11 @@ def study_table(records: list) -> str:
 
 
 def rate_table(records: list) -> str:
-    """What was compressed, as a table: bits per pixel, without the file's header and with it, and what is left of the image."""
-    records = sorted(records, key=lambda record: (*_order(record), record["bits_per_pixel"]))
+    """What was compressed, as a table: bits per pixel, without the file's header and with it, and what is left of the image.
+
+    What several runs measured alike (JPEG's qualities) is shown once."""
+    once = {(record["restorer"], record["bits_per_pixel"], record["psnr"]): record for record in records}
+    records = sorted(once.values(), key=lambda record: (*_order(record), record["bits_per_pixel"]))
     return format_table(records, [
         ("compressed by", lambda record: RESTORER_TITLES.get(record["restorer"], record["restorer"])),
         ("setting", lambda record: _shown(record.get("setting"), "g")),
@@ -197,6 +201,24 @@ def rate_curves(records: list) -> dict:
         rates.append(record["bits_per_pixel"])
         psnrs.append(record["psnr"])
     return found
+
+
+def bottleneck_curves(records: list) -> tuple:
+    """What passes bottlenecks without rounding: their sizes, rising, and ``{title: PSNR at each size}``.
+
+    Raises:
+        ValueError: a restorer was not measured at every size.
+    """
+    sizes = sorted({record["latent"] for record in records})
+    found = {}
+    for record in records:
+        found.setdefault(RESTORER_TITLES[record["restorer"]], {})[record["latent"]] = record["psnr"]
+        if "linear_filter_psnr" in record:  # what a restorer without a bottleneck makes of the same pictures
+            found.setdefault("linear filter of the blurred", {})[record["latent"]] = record["linear_filter_psnr"]
+    for title, psnrs in found.items():
+        if sorted(psnrs) != sizes:
+            raise ValueError(f"{title} was measured at {sorted(psnrs)} numbers, not at {sizes}")
+    return sizes, {title: [psnrs[size] for size in sizes] for title, psnrs in found.items()}
 
 
 def cost_points(records: list) -> list:

@@ -129,9 +129,25 @@ def test_compressed_images_are_listed_and_drawn_by_their_rate(run):
         for name, rate in (("jpeg", 1.5), ("pca", 0.75), ("jpeg", 0.5))
     ]
     assert reporting.rate_curves(records) == {"JPEG": ([0.5, 1.5], [20.5, 21.5]), "principal components": ([0.75], [20.75])}
-    lines = reporting.rate_table(records).splitlines()[2:]
+    again = records[0] | {"run": "another"}  # what two runs measured alike is shown once
+    lines = reporting.rate_table([*records, again]).splitlines()[2:]
     assert [line.split()[0] for line in lines] == ["principal", "JPEG", "JPEG"]
     assert "1.500           3.500" in lines[2]
+
+
+def test_bottlenecks_are_drawn_by_their_size(run):
+    (record,) = run.records()
+    records = [
+        record | {"restorer": name, "latent": size, "psnr": psnr}
+        for name, size, psnr in (("pca", 64, 21.0), ("compressor", 16, 18.5), ("pca", 16, 18.0), ("compressor", 64, 22.0))
+    ]
+    assert reporting.bottleneck_curves(records) == ([16, 64], {"principal components": [18.0, 21.0], "compressor": [18.5, 22.0]})
+    with pytest.raises(ValueError, match=r"principal components was measured at \[16\] numbers, not at \[16, 64\]"):
+        reporting.bottleneck_curves(records[1:])
+    blurred = [
+        record | {"restorer": "bottleneck_restorer", "latent": size, "psnr": 17.0, "linear_filter_psnr": 27.0} for size in (16, 64)
+    ]
+    assert reporting.bottleneck_curves(records + blurred)[1]["linear filter of the blurred"] == [27.0, 27.0]
 
 
 def test_readme_shows_compressors_and_not_what_they_are_compared_with(run, tracked):
