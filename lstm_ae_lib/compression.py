@@ -239,7 +239,7 @@ def fit_codec(model, clean, card: dict | None = None) -> Codec:
     Raises:
         ValueError: images of another shape or dtype.
     """
-    latent = model.get_layer("latent").latent
+    latent = model.get_layer("latent").output.shape[-1]
     untabled = Codec(model, np.zeros(latent))
     return Codec(model, choose_tables(untabled.encode(clean)), card)
 
@@ -420,3 +420,24 @@ def fit_pca(clean, chunk: int = 5000) -> tuple:
         covariance += part.T @ part
     _, vectors = np.linalg.eigh(covariance / len(flat))
     return mean.astype(np.float32), np.ascontiguousarray(vectors[:, ::-1].T, np.float32)
+
+
+def start_from_components(model, mean, components) -> None:
+    """Puts principal components into a :func:`lstm_ae_lib.models.compressor` whose ``transform`` is ``"components"``.
+
+    Args:
+        model: the compressor, not trained yet.
+        mean, components: what :func:`fit_pca` has returned.
+
+    Raises:
+        ValueError: a compressor of another transform, or fewer components than its latent has numbers.
+    """
+    weights = model.get_layer("from_latent").get_weights()
+    if not weights:
+        raise ValueError('the compressor\'s transform is "cosine": only one with transform="components" can start from components')
+    latent, pixels = weights[0].shape
+    if components.shape[0] < latent or components.shape[1] != pixels:
+        raise ValueError(f"the latent needs {latent} components of {pixels} values each, got an array of shape {components.shape}")
+    kept = components[:latent]
+    model.get_layer("latent").set_weights([kept.T, -kept @ mean])
+    model.get_layer("from_latent").set_weights([kept, mean])

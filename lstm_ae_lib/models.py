@@ -253,11 +253,11 @@ def recurrent_inference(
 
 def compressor(
     image_shape=(32, 32, 3), latent: int = 768, step: float = 0.25, width: int = 48, depth: int = 1, rate: float = -1.0,
-    name: str = "compressor",
+    transform: str = "cosine", name: str = "compressor",
 ):  # fmt: skip
     """A recurrent autoencoder with a bottleneck of whole numbers, for compression.
 
-    clean -> encoder -> cosine transform, of which ``latent`` coefficients are kept -> rounded to steps -> what the
+    clean -> encoder -> linear transform, of which ``latent`` coefficients are kept -> rounded to steps -> what the
     coefficients say -> decoder -> clean again. Encoder and decoder are made as the flagship is (convolutions and scans at
     half the resolution) and begin as the identity, so that training starts from transform coding and learns what is worth
     keeping, and what belongs into the gaps. In training the rounding is replaced by noise, and the loss gets what the
@@ -272,6 +272,9 @@ def compressor(
         depth: pairs of a residual block and a recurrent one on each side of each, 1 to 64. Default 1.
         rate: what one bit more an image costs in the loss; -1 for the price at which a finer step buys as much error
             (``step ** 2 * ln(2) / 6`` of the summed squared error). Default -1.
+        transform: ``"cosine"``, which has no weights, or ``"components"``: principal components, which
+            :func:`lstm_ae_lib.compression.start_from_components` puts in and no training changes. They hold more of an image
+            where few numbers pass, and have ``2 x latent`` numbers for each of the image's. Default ``"cosine"``.
         name: the model's name.
 
     Returns:
@@ -284,6 +287,8 @@ def compressor(
     peers.check_divides(image_shape, 2)
     checks.number(width, "width", 0, 4096, whole=True)
     checks.number(depth, "depth", 1, 64, whole=True)
+    checks.number(latent, "latent", 1, math.prod(image_shape), whole=True)
+    checks.choice(transform, "transform", ("cosine", "components"))
     if rate == -1:
         rate = step**2 * math.log(2) / 6 / math.prod(image_shape)
 
@@ -292,9 +297,18 @@ def compressor(
 
     clean = layers.Input(image_shape, name="clean")
     seen = half("encoder")(clean) if width else clean
-    numbers = SpectralLatent(latent, dtype="float32", name="latent")(seen)
+    if transform == "cosine":
+        numbers = SpectralLatent(latent, dtype="float32", name="latent")(seen)
+        from_latent = SpectralImage(image_shape, dtype="float32", name="from_latent")
+    else:
+        numbers = layers.Flatten(dtype="float32", name="all")(seen)
+        numbers = layers.Dense(latent, dtype="float32", trainable=False, name="latent")(numbers)
+        whole = layers.Dense(math.prod(image_shape), dtype="float32", name="components")
+        from_latent = keras.Sequential(
+            [layers.Input((latent,)), whole, layers.Reshape(image_shape)], name="from_latent", trainable=False
+        )
     numbers = Quantize(step, rate, dtype="float32", name="quantize")(numbers)
-    reconstruction = SpectralImage(image_shape, dtype="float32", name="from_latent")(numbers)
+    reconstruction = from_latent(numbers)
     reconstruction = half("decoder")(reconstruction) if width else reconstruction
     return keras.Model(clean, reconstruction, name=name)
 

@@ -66,6 +66,11 @@ MODELS = [
     Case("flagship-gate", lambda: models.flagship((8, 6, 3), width=8, depth=1, gate=True), (8, 6, 3)),
     Case("recurrent_inference", lambda: models.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
     Case("compressor", lambda: models.compressor((8, 6, 3), latent=40, step=0.02, width=4), (8, 6, 3)),
+    Case(
+        "compressor of components",
+        lambda: models.compressor((8, 6, 3), latent=40, step=0.02, width=4, transform="components"),
+        (8, 6, 3),
+    ),
     Case("variational_autoencoder", lambda: models.variational_autoencoder((8, 4, 3), latent=5, width=4), (8, 4, 3)),
     Case("conditional_vae", lambda: models.conditional_vae((8, 6, 3), width=4, latent=2), ((8, 6, 3), (8, 6, 3))),
     Case("discriminator", lambda: models.discriminator((8, 16, 3), width=2), (8, 16, 6), output_shape=(1, 2, 1)),

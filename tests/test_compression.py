@@ -222,6 +222,24 @@ def test_it_begins_as_transform_coding(sample):
     np.testing.assert_allclose(learned.predict(images, verbose=0), plain.predict(images, verbose=0), atol=1e-5)
 
 
+def test_it_begins_as_principal_components(sample):
+    mean, components = compression.fit_pca(sample.train_images[:400])
+    images = sample.test_images[:8] / np.float32(255)
+    flat = images.reshape(8, -1) - mean
+    model = models.compressor(latent=60, step=0.02, width=4, transform="components")
+    compression.start_from_components(model, mean, components)
+    expected = (flat @ components[:60].T @ components[:60] + mean).reshape(images.shape)
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=0.05)
+    assert not model.get_layer("latent").trainable_weights and not model.get_layer("from_latent").trainable_weights
+    codec = compression.fit_codec(model, sample.train_images[:50])
+    restored = codec.decompress(codec.compress(sample.test_images[0]))
+    assert np.square(restored / 255 - expected[0]).mean() < 1e-4
+    with pytest.raises(ValueError, match=r'transform is "cosine"'):
+        compression.start_from_components(models.compressor(latent=60, width=0), mean, components)
+    with pytest.raises(ValueError, match=r"needs 60 components of 3072 values each, got an array of shape \(59, 3072\)"):
+        compression.start_from_components(model, mean, components[:59])
+
+
 def test_all_numbers_and_a_fine_step_give_the_image_back(sample):
     images = sample.test_images[:4] / np.float32(255)
     model = models.compressor(latent=3072, step=1e-3, width=0)
@@ -260,6 +278,7 @@ def test_the_loss_holds_the_price_of_the_bits(sample):
         ({"step": 0}, "step must be a number above 0 up to 64, got 0"),
         ({"width": -2}, "width must be a whole number from 0 to 4096"),
         ({"image_shape": (31, 32, 3)}, "multiples of 2"),
+        ({"transform": "sine"}, "transform must be"),
         ({"rate": -3.0}, "rate must be a number from 0"),
     ],
 )
