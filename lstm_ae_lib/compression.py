@@ -404,7 +404,7 @@ def fit_pca(clean, chunk: int = 5000) -> tuple:
 
     Returns:
         tuple: the mean image, flattened, in [0, 1]; and the components ``(pixels, pixels)``, one a row, the largest variance
-        first, float32; of fewer images than pixels, as many as images.
+        first, float32; of fewer images than pixels, as many as the images differ in, at most one less than images.
 
     Raises:
         ValueError: images of another shape or dtype.
@@ -412,8 +412,11 @@ def fit_pca(clean, chunk: int = 5000) -> tuple:
     flat = checks.images_uint8(clean, "clean").reshape(len(clean), -1)
     mean = flat.mean(axis=0) / 255
     if len(flat) < flat.shape[1]:
-        components = np.linalg.svd((flat / 255 - mean).astype(np.float32), full_matrices=False)[2]
-        return mean.astype(np.float32), components
+        centred = flat / 255 - mean
+        power, vectors = np.linalg.eigh(centred @ centred.T)  # no larger than it must be
+        there = np.flatnonzero(power > 1e-10 * power[-1])[::-1]
+        components = vectors[:, there].T @ centred / np.sqrt(power[there])[:, None]
+        return mean.astype(np.float32), components.astype(np.float32)
     covariance = np.zeros((flat.shape[1],) * 2)
     for start in range(0, len(flat), chunk):
         part = (flat[start : start + chunk] / 255 - mean).astype(np.float32)
