@@ -150,14 +150,17 @@ def curves(positions, values: dict, title: str, xlabel: str, ylabel: str, log: b
 
 
 def rate_distortion(lines: dict, title: str):
-    """PSNR over bits per pixel. ``lines``: name -> (bits per pixel, PSNR in dB), each a list."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.4), dpi=DPI)
-    for name, (rates, psnrs) in lines.items():
-        axis.plot(rates, psnrs, marker="o" if len(rates) > 1 else "*", markersize=4 if len(rates) > 1 else 11, label=name,
-                  color=COLOURS.get(name))  # fmt: skip
-    axis.set(xlabel="bits per pixel, without headers", ylabel="PSNR (dB)", title=title)
-    axis.legend(fontsize=8)
-    axis.grid(alpha=0.3)
+    """PSNR and SSIM over bits per pixel, side by side. ``lines``: name -> (bits per pixel, PSNR in dB, SSIM), each a list."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI)
+    for name, (rates, *heights) in lines.items():
+        for axis, values in zip(axes, heights, strict=True):
+            axis.plot(rates, values, marker="o" if len(rates) > 1 else "*", markersize=4 if len(rates) > 1 else 11, label=name,
+                      color=COLOURS.get(name))  # fmt: skip
+    for axis, label in zip(axes, ("PSNR (dB)", "SSIM"), strict=True):
+        axis.set(xlabel="bits per pixel, without headers", ylabel=label)
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

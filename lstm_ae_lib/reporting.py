@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 
+import numpy as np
+
 from lstm_ae_lib import datasets, degradations, files, metrics, paths, runs
 
 RESTORER_TITLES = {
@@ -194,12 +196,35 @@ def rate_table(records: list) -> str:
 
 
 def rate_curves(records: list) -> dict:
-    """Compressed images' records as curves: title -> bits per pixel, rising, and the PSNR at each."""
+    """Compressed images' records as curves: title -> bits per pixel, rising, and PSNR and SSIM at each."""
     found = {}
     for record in sorted(records, key=lambda record: record["bits_per_pixel"]):
-        rates, psnrs = found.setdefault(RESTORER_TITLES.get(record["restorer"], record["restorer"]), ([], []))
-        rates.append(record["bits_per_pixel"])
-        psnrs.append(record["psnr"])
+        line = found.setdefault(RESTORER_TITLES.get(record["restorer"], record["restorer"]), ([], [], []))
+        for values, field in zip(line, ("bits_per_pixel", "psnr", "ssim"), strict=True):
+            values.append(record[field])
+    return found
+
+
+def rate_gains(records: list, restorer: str = "compressor") -> list:
+    """What one way to compress has, and what the others have at the same rate, between two of their points on a straight line.
+
+    Args:
+        records: with ``bits_per_pixel``.
+        restorer: the one whose points are taken.
+
+    Returns:
+        list: a dict for each of its points, the fewest bits first: ``bits_per_pixel``, ``psnr``, and ``others``, title ->
+        PSNR in dB, without those that were not measured on both sides of that rate.
+    """
+    found, once = [], {(record["bits_per_pixel"], record["psnr"]) for record in records if record["restorer"] == restorer}
+    lines = rate_curves([record for record in records if record["restorer"] != restorer])
+    for rate, psnr in sorted(once):
+        others = {
+            title: float(np.interp(rate, rates, psnrs))
+            for title, (rates, psnrs, _) in lines.items()
+            if rates[0] <= rate <= rates[-1]
+        }
+        found.append({"bits_per_pixel": rate, "psnr": psnr, "others": others})
     return found
 
 

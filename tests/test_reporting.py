@@ -128,11 +128,22 @@ def test_compressed_images_are_listed_and_drawn_by_their_rate(run):
         record | {"restorer": name, "bits_per_pixel": rate, "bits_per_pixel_in_file": rate + 2, "psnr": 20 + rate, "setting": 7}
         for name, rate in (("jpeg", 1.5), ("pca", 0.75), ("jpeg", 0.5))
     ]
-    assert reporting.rate_curves(records) == {"JPEG": ([0.5, 1.5], [20.5, 21.5]), "principal components": ([0.75], [20.75])}
+    ssim = record["ssim"]
+    curves = {"JPEG": ([0.5, 1.5], [20.5, 21.5], [ssim, ssim]), "principal components": ([0.75], [20.75], [ssim])}
+    assert reporting.rate_curves(records) == curves
     again = records[0] | {"run": "another"}  # what two runs measured alike is shown once
     lines = reporting.rate_table([*records, again]).splitlines()[2:]
     assert [line.split()[0] for line in lines] == ["principal", "JPEG", "JPEG"]
     assert "1.500           3.500" in lines[2]
+
+
+def test_one_way_to_compress_beside_the_others_at_its_rate(run):
+    (record,) = run.records()
+    points = (("jpeg", 2.0, 24.0), ("compressor", 1.0, 25.0), ("jpeg", 0.5, 21.0), ("compressor", 0.25, 20.0), ("webp", 1.5, 23.0))
+    records = [record | {"restorer": name, "bits_per_pixel": rate, "psnr": psnr} for name, rate, psnr in points]
+    low, high = reporting.rate_gains([*records, records[1]])
+    assert low == {"bits_per_pixel": 0.25, "psnr": 20.0, "others": {}}  # nothing else was measured at so few bits
+    assert high == {"bits_per_pixel": 1.0, "psnr": 25.0, "others": {"JPEG": 22.0}}
 
 
 def test_bottlenecks_are_drawn_by_their_size(run):
