@@ -25,8 +25,8 @@ WIDTHS = 0.05 * 2.0 ** (np.arange(64) / 4)
 HEADER = struct.Struct(">4s8sIII")
 KIND = b"LAEC"
 LIMITS = (
-    "Trained on CIFAR-10's 32x32 images, on one seed, at this one rate. A larger picture is cut into blocks, whose borders show at "
-    "coarse steps; a photograph, smoother than those images, takes more bytes than a JPEG of it that looks the same."
+    "Trained on CIFAR-10's 32x32 images, on one seed, at this one rate. A larger picture is cut into blocks of that size, each "
+    "written without regard to its neighbours: their borders show, the more the coarser the step."
 )
 
 
