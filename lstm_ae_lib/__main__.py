@@ -201,10 +201,13 @@ def _compare(arguments):
 
 
 def _release(arguments):
-    from lstm_ae_lib import compression, perception, restoring, runs
+    from lstm_ae_lib import compression, perception, restoring, runs, variational
 
     run = runs.open_run(arguments.run_name)
-    kinds = {"classifier": (perception, perception.classifiers_dir()), "compressor": (compression, compression.codecs_dir())}
+    kinds = {
+        "classifier": (perception, perception.classifiers_dir()), "compressor": (compression, compression.codecs_dir()),
+        "drawing": (variational, variational.variational_dir()),
+    }  # fmt: skip
     held = next((kind for kind in kinds if run.path(f"{kind}.json").is_file()), None)
     home, folder = kinds.get(held, (restoring, restoring.weights_dir()))
     described = home.release_run(arguments.run_name, arguments.name)

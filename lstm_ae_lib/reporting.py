@@ -154,9 +154,46 @@ def perception_points(records: list) -> list:
     return [(_perceived(record), record["psnr"], record["frechet"]) for record in records if record["psnr"]]
 
 
+def perception_prices(records: list) -> list:
+    """What each restorer other than the flagship has gained and lost against it, in words, with the intervals that records have."""
+    own = next((record for record in records if record["restorer"] == "flagship"), None)
+    return [
+        f"{_perceived(record)}: {record['psnr'] - own['psnr']:+.2f} dB, {record['frechet'] / own['frechet']:.2f} of the Fréchet distance, "
+        f"accuracy {record['accuracy'] - own['accuracy']:+.3f}"
+        for record in records
+        if own and record["psnr"] and record is not own
+    ]
+
+
 def _perceived(record):
     title = RESTORER_TITLES.get(record["restorer"], record["restorer"])
-    return title if record.get("setting") is None else f"{title}, {record['setting']:g}"
+    features = ", features" if record["restorer"] == "gan" and _published_parameters(record["run"]).get("feature_weight") else ""
+    return (title if record.get("setting") is None else f"{title}, {record['setting']:g}") + features
+
+
+def variational_runs() -> list:
+    """The published runs of variational autoencoders, as their ``run.json`` says."""
+    found = [files.read_json(file) for file in sorted(paths.published_dir().glob("*/run.json"))]
+    return [record for record in found if "variational" in record]
+
+
+def variational_table(found: list) -> str:
+    """Runs of variational autoencoders as a table: bounds, how much of each latent is used, and whether the spread tells the error."""
+
+    def part(name, style):
+        return lambda record: style.format(**record["variational"][name])
+
+    used = "{used} of {latent}"
+    return format_table(found, [
+        ("run", lambda record: record["name"]),
+        ("free nats", lambda record: f"{record['parameters']['free_nats']:g}"),
+        ("drawing: bits a value", part("drawing", "{bits:.3f} [{bits_low:.3f}, {bits_high:.3f}]")),
+        ("of it latent", part("drawing", "{latent_bits:.3f}")), ("used", part("drawing", used)),
+        ("restoring: bits a value", part("restoring", "{bits:.3f} [{bits_low:.3f}, {bits_high:.3f}]")),
+        ("of it latent", part("restoring", "{latent_bits:.3f}")), ("used", part("restoring", used)),
+        ("rank correlation, pixels", part("restoring", "{rank_correlation:.3f}")),
+        ("images", part("restoring", "{rank_correlation_images:.3f}")),
+    ])  # fmt: skip
 
 
 def study_table(records: list) -> str:

@@ -26,6 +26,8 @@ LIMITS = (
     "have, or JPEG artefacts come out worse, not better; detail that the blur has wiped out is guessed or left out."
 )
 
+DRAWN = " Trained against a discriminator: it draws detail that looks right, and need not be; it has more error than the one it began as."
+
 
 class Restorer:
     """A released network, ready to use: degraded images in, restored images out, of any size. :func:`load_restorer` makes it.
@@ -100,13 +102,13 @@ def release(name: str, model, builder: str, arguments: dict, card: dict, folder=
     return models.write(model, folder or weights_dir(), check_name(name), builder, arguments, card=card)
 
 
-def release_run(run_name: str, name: str, limits: str = LIMITS, folder=None) -> dict:
+def release_run(run_name: str, name: str, limits: str = "", folder=None) -> dict:
     """Releases the network of a finished run, with a card that is read from the run's records.
 
     Args:
         run_name: of a run whose notebooks have trained and evaluated one network.
         name: of the weights, such as ``"gauss2"``.
-        limits: what the network cannot do, for the card.
+        limits: what the network cannot do, for the card; default what is true of all, and of those that draw detail.
         folder: default ``data/weights``.
 
     Returns:
@@ -119,17 +121,24 @@ def release_run(run_name: str, name: str, limits: str = LIMITS, folder=None) -> 
     run, record = finished_run(run_name)
     network, description = models.read(run.folder, "autoencoder")
     builder, arguments = description["builder"], description["arguments"]
-    fields = ("images", "mse", "mse_low", "mse_high", "psnr", "psnr_low", "psnr_high", "ssim", "ssim_low", "ssim_high")
     restorer = Restorer(name, network, builder, arguments, {})
-    tested = [entry for entry in run.records() if entry["split"] == "test"]
-    protocol = degradations.get_protocol(record["parameters"]["protocol"], record["parameters"]["sigma"])
+    asked = {"protocol": record["protocol"], "sigma": 0.0} | record["parameters"]  # notebook 21 has one protocol and no word for it
+    protocol = degradations.get_protocol(asked["protocol"], asked["sigma"])
     card = {
         "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
-        "numbers": {entry["restorer"]: {field: entry[field] for field in fields} for entry in tested},
-        "photographs": measure_photographs(restorer, protocol), "sample": measure_sample(restorer, protocol),
-        "multiply_adds": models.multiply_adds(network), **origin(record), "limits": limits,
+        "numbers": tested_numbers(run), "photographs": measure_photographs(restorer, protocol), "sample": measure_sample(restorer, protocol),
+        "multiply_adds": models.multiply_adds(network), **origin(record),
+        "limits": limits or (LIMITS + DRAWN if "gan" in record["training"] else LIMITS),
     }  # fmt: skip
     return release(name, network, builder, arguments, card, folder)
+
+
+def tested_numbers(run) -> dict:
+    """Of a run's records what a card says about the test images: restorer -> its numbers."""
+    names = ("mse", "psnr", "ssim", "frechet", "kernel_distance", "accuracy")
+    fields = ["images", "gradient_energy", *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]
+    tested = [entry for entry in run.records() if entry["split"] == "test"]
+    return {entry["restorer"]: {field: entry[field] for field in fields if field in entry} for entry in tested}
 
 
 def finished_run(run_name: str) -> tuple:

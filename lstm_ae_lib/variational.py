@@ -2,12 +2,18 @@
 its spread can be believed."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, metrics, models
+from lstm_ae_lib import checks, metrics, models, restoring
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import normal_divergence
+
+LIMITS = (
+    "Trained on CIFAR-10's 32x32 images, on one seed, for 32x32 images only. Numbers of the latent are independent of each other "
+    "given the degraded image: detail that hangs together over some distance is not drawn."
+)
 
 
 def generate(model, count: int, seed: int = 0) -> np.ndarray:
@@ -100,8 +106,8 @@ def bound(model, clean, degraded=None, sigma: float | None = None, seed: int = 0
         batch_size: images at a time; bounds the memory.
 
     Returns:
-        dict: ``bits`` ``(n,)``, ``nats`` ``(n,)`` (the divergence alone, of an image), ``sigma``, and ``units`` ``(latent,)``,
-        the mean divergence of each number of the latent in nats.
+        dict: ``bits`` ``(n,)``, ``nats`` ``(n,)`` (the divergence alone, of an image), ``sigma``, ``values`` (of an
+        image), and ``units`` ``(latent,)``, the mean divergence of each number of the latent in nats.
 
     Raises:
         ValueError: images of another shape or dtype, a sigma out of range.
@@ -123,7 +129,8 @@ def bound(model, clean, degraded=None, sigma: float | None = None, seed: int = 0
         sigma = math.sqrt(np.mean(np.square(decoded - unit), dtype=np.float64))
     nats = divergence.sum(axis=tuple(range(1, divergence.ndim)))
     bits = metrics.bits_of_pixels(clean, decoded, sigma) + nats / math.log(2) / math.prod(clean.shape[1:])
-    return {"bits": bits, "nats": nats, "sigma": float(sigma), "units": divergence.mean(axis=0)}
+    units = divergence.mean(axis=0)
+    return {"bits": bits, "nats": nats, "sigma": float(sigma), "values": math.prod(clean.shape[1:]), "units": units}
 
 
 def active_units(mean, least: float = 0.01) -> np.ndarray:
@@ -138,6 +145,25 @@ def active_units(mean, least: float = 0.01) -> np.ndarray:
         numpy.ndarray: ``(..., latent)`` bool.
     """
     return np.var(mean, axis=0) > checks.number(least, "least", 0, 1e6)
+
+
+def describe(found: dict, mean) -> dict:
+    """What a run records of a trained model.
+
+    Args:
+        found: of :func:`bound`.
+        mean: of :func:`posterior`, of the same images.
+
+    Returns:
+        dict: ``bits`` with its 95 % interval ``bits_low`` and ``bits_high``, ``latent_bits`` (the latent's part), ``nats`` (the
+        divergence of an image), ``latent`` (numbers), ``used`` (those of them that have not collapsed), and ``sigma``.
+    """
+    low, high = metrics.bootstrap_interval(found["bits"])
+    nats, values = float(found["nats"].mean()), found["values"]
+    return {
+        "bits": float(found["bits"].mean()), "bits_low": low, "bits_high": high, "latent_bits": nats / math.log(2) / values,
+        "nats": nats, "latent": math.prod(mean.shape[1:]), "used": int(active_units(mean).sum()), "sigma": found["sigma"],
+    }  # fmt: skip
 
 
 def calibration(spread, error, bins: int = 10) -> dict:
@@ -168,6 +194,57 @@ def calibration(spread, error, bins: int = 10) -> dict:
         for name, values in (("spread", spread), ("error", error))
     }
     return found | {"rank_correlation": float(scipy.stats.spearmanr(spread, np.abs(error)).statistic)}
+
+
+def variational_dir() -> Path:
+    """The tracked folder of released variational autoencoders."""
+    return restoring.weights_dir() / "variational"
+
+
+def release_run(run_name: str, name: str, folder=None) -> dict:
+    """Releases both networks of a finished run of notebook 20, with a card that is read from the run's record.
+
+    Args:
+        run_name: of the run.
+        name: of the pair; ``"default"`` is what the study shows. The one that images are drawn from gets ``NAME-drawing``.
+        folder: default ``data/weights/variational``.
+
+    Returns:
+        dict: what stands in the JSON of the one that restores.
+
+    Raises:
+        FileNotFoundError: no such run, or a network is missing.
+        ValueError: a run that is not finished, a name of other characters.
+    """
+    run, record = restoring.finished_run(run_name)
+    folder, name = folder or variational_dir(), restoring.check_name(name)
+    pair = {name: models.read(run.folder, "autoencoder"), f"{name}-drawing": models.read(run.folder, "drawing")}
+    card = {
+        "protocol": record["protocol"], "numbers": restoring.tested_numbers(run), **record["variational"],
+        **restoring.origin(record), "limits": LIMITS,
+    }  # fmt: skip
+    tasks = "draws restored images of what the protocol degrades, as many as one likes", "draws images from nothing"
+    described = [
+        models.write(network, folder, own, old["builder"], old["arguments"], card={"task": task, **card})
+        for (own, (network, old)), task in zip(pair.items(), tasks, strict=True)
+    ]
+    return described[0]
+
+
+def load_released(name: str = "default", folder=None) -> tuple:
+    """A released pair of variational autoencoders: the one that restores, the one that images are drawn from, and the card.
+
+    Raises:
+        FileNotFoundError: none is released at all, or a file is missing.
+        ValueError: an unknown name; weights that are not those that were released.
+    """
+    folder = Path(folder or variational_dir())
+    known = [one for one in restoring.released(folder) if not one.endswith("-drawing")]
+    if not known:
+        raise FileNotFoundError(f"there are no released variational autoencoders in {folder}")
+    checks.choice(restoring.check_name(name), "weights", known)
+    network, described = models.read(folder, name)
+    return network, models.read(folder, f"{name}-drawing")[0], described["card"]
 
 
 def _outputs(model, inputs):

@@ -129,6 +129,47 @@ def test_calibration_of_a_spread_that_is_right_and_of_one_that_is_not():
     assert abs(wrong["rank_correlation"]) < 0.02
 
 
+def test_a_run_records_what_a_model_knows(generating, images):
+    model, _ = generating
+    found = variational.bound(model, images[0])
+    mean = variational.posterior(model, images[0] / np.float32(255))[0]
+    known = variational.describe(found, mean)
+    assert known["bits"] == pytest.approx(found["bits"].mean()) and known["bits_low"] < known["bits"] < known["bits_high"]
+    assert known["latent"] == 8 and known["used"] == variational.active_units(mean).sum()
+    assert known["latent_bits"] == pytest.approx(found["nats"].mean() / math.log(2) / 3072)
+    collapsed = variational.describe(found, np.zeros_like(mean))
+    assert collapsed["used"] == 0 and collapsed["latent"] == 8
+
+
+def test_released_networks_come_back_as_a_pair(made, monkeypatch, tmp_path, capsys):
+    from lstm_ae_lib import __main__, runs
+    from lstm_ae_lib import restoring as released
+
+    monkeypatch.setattr(released, "weights_dir", lambda: tmp_path / "weights")
+    with pytest.raises(FileNotFoundError, match="there are no released variational autoencoders"):
+        variational.load_released()
+    sample = datasets.load_cifar10("sample")
+    run = runs.start_run("mine", {"seed": 0, "free_nats": 0.0}, sample, "gauss2")
+    pair = {
+        "autoencoder": ("conditional_vae", {"width": 4, "latent": 1}),
+        "drawing": ("variational_autoencoder", {"width": 4, "latent": 3}),
+    }
+    for name, (builder, arguments) in pair.items():
+        run.save_model(name, models.build(builder, arguments), builder, arguments)
+    summary = metrics.evaluate(sample.test_images[:9], sample.test_images[1:10])
+    run.save_records([run.new_record(restorer="vae_mean", split="test", summary=summary)])
+    assert __main__.main(["release", "mine", "small"]) == 2
+    assert "only a finished run is released" in capsys.readouterr().err
+    run.update(status="finished", training={}, variational={"drawing": {"bits": 5.0}, "restoring": {"bits": 4.0}})
+    assert __main__.main(["release", "mine", "small"]) == 0
+    assert "variational/small.json: conditional_vae" in capsys.readouterr().out
+    network, drawing, card = variational.load_released("small")
+    assert [one.get_layer(part).name for one, part in ((network, "writer"), (drawing, "decoder"))] == ["writer", "decoder"]
+    assert card["drawing"] == {"bits": 5.0} and card["numbers"]["vae_mean"]["images"] == 9 and card["run"] == "mine"
+    with pytest.raises(ValueError, match="weights must be one of small; got 'small-drawing'"):
+        variational.load_released("small-drawing")
+
+
 def test_bad_input_is_refused(restoring, images):
     with pytest.raises(ValueError, match="count must be a whole number from 0"):
         variational.restore_samples(restoring, images[1], -1)
@@ -146,3 +187,20 @@ def test_bad_input_is_refused(restoring, images):
         models.conditional_vae((None, None, 3))
     with pytest.raises(ValueError, match="a last axis that 4 divides"):
         models.LatentSample(True)(np.zeros((2, 6), np.float32))
+
+
+def test_released_networks_restore_as_their_card_says():
+    """The mean of samples on the sample's 250 test images, within what as many images scatter."""
+    from lstm_ae_lib import restoring as released
+
+    images = datasets.load_cifar10("sample").test_images
+    degraded = degradations.degrade(images, "gauss2") / np.float32(255)
+    for name in released.released(variational.variational_dir()):
+        if name.endswith("-drawing"):
+            continue
+        network, drawing, card = variational.load_released(name)
+        mean = np.clip(variational.restore_samples(network, degraded, 4).mean(axis=0), 0, 1)
+        assert metrics.evaluate(images, mean)["psnr"] == pytest.approx(card["numbers"]["vae_mean"]["psnr"], abs=0.6)
+        assert card["restoring"]["used"] > 0.1 * card["restoring"]["latent"]
+        found = variational.bound(drawing, images, sigma=card["drawing"]["sigma"])
+        assert found["bits"].mean() == pytest.approx(card["drawing"]["bits"], rel=0.03)
