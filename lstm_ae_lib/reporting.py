@@ -155,11 +155,11 @@ def perception_points(records: list) -> list:
 
 
 def perception_prices(records: list) -> list:
-    """What each restorer other than the flagship has gained and lost against it, in words, with the intervals that records have."""
+    """What each restorer other than the flagship has gained and lost against it, a line each."""
     own = next((record for record in records if record["restorer"] == "flagship"), None)
     return [
-        f"{_perceived(record)}: {record['psnr'] - own['psnr']:+.2f} dB, {record['frechet'] / own['frechet']:.2f} of the Fréchet distance, "
-        f"accuracy {record['accuracy'] - own['accuracy']:+.3f}"
+        f"{_perceived(record)}: {record['psnr'] - own['psnr']:+.2f} dB, {record['frechet'] / own['frechet']:.2f} of the Fréchet "
+        f"distance, accuracy {record['accuracy'] - own['accuracy']:+.3f}"
         for record in records
         if own and record["psnr"] and record is not own
     ]
@@ -178,7 +178,7 @@ def variational_runs() -> list:
 
 
 def variational_table(found: list) -> str:
-    """Runs of variational autoencoders as a table: bounds, how much of each latent is used, and whether the spread tells the error."""
+    """Runs of variational autoencoders as a table: bounds, how much of a latent is used, how far the spread tells the error."""
 
     def part(name, style):
         return lambda record: style.format(**record["variational"][name])

@@ -26,7 +26,10 @@ LIMITS = (
     "have, or JPEG artefacts come out worse, not better; detail that the blur has wiped out is guessed or left out."
 )
 
-DRAWN = " Trained against a discriminator: it draws detail that looks right, and need not be; it has more error than the one it began as."
+DRAWN = (
+    " Trained against a discriminator: it draws detail that looks right and need not be, and has more error than the network that "
+    "it began as."
+)
 
 
 class Restorer:
@@ -126,9 +129,9 @@ def release_run(run_name: str, name: str, limits: str = "", folder=None) -> dict
     protocol = degradations.get_protocol(asked["protocol"], asked["sigma"])
     card = {
         "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
-        "numbers": tested_numbers(run), "photographs": measure_photographs(restorer, protocol), "sample": measure_sample(restorer, protocol),
-        "multiply_adds": models.multiply_adds(network), **origin(record),
-        "limits": limits or (LIMITS + DRAWN if "gan" in record["training"] else LIMITS),
+        "numbers": tested_numbers(run), "photographs": measure_photographs(restorer, protocol),
+        "sample": measure_sample(restorer, protocol), "multiply_adds": models.multiply_adds(network),
+        **origin(record), "limits": limits or (LIMITS + DRAWN if "gan" in record["training"] else LIMITS),
     }  # fmt: skip
     return release(name, network, builder, arguments, card, folder)
 
