@@ -26,6 +26,7 @@ PEERS = ("dncnn", "rednet", "unet", "nafnet")
 
 OVERVIEW_MARKS = "<!-- overview: written by `python -m lstm_ae_lib publish` -->", "<!-- end of overview -->"
 README_MARKS = "<!-- results: written by `python -m lstm_ae_lib publish` -->", "<!-- end of results -->"
+LOOKS_MARKS = "<!-- looks: written by `python -m lstm_ae_lib publish` -->", "<!-- end of looks -->"
 SPEED_MARKS = (
     "<!-- speed: written by `python -m lstm_ae_lib bench train --save` and `bench scaling --save` -->",
     "<!-- end of speed -->",
@@ -545,6 +546,27 @@ def readme_table(records: list) -> str:
     return "\n".join(lines)
 
 
+def readme_looks(records: list) -> str:
+    """README's table of how natural restored images look, from :func:`perception_records`."""
+    lines = [
+        "| restorer | MSE x 1000 | PSNR dB [95 %] | Fréchet distance [95 %] | accuracy [95 %] | gradients |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {_perceived(record)} | {1000 * record['mse']:#.3g} | {_with_interval(record, 'psnr', '.2f')} | "
+        f"{_with_interval(record, 'frechet', '.2f')} | {_with_interval(record, 'accuracy', '.3f')} | {record['gradient_energy']:.2f} |"
+        for record in records
+    ]
+    images = sorted({record["images"] for record in records})
+    lines += ["", (
+        f"`gauss2`, {' / '.join(f'{count:,}' for count in images)} test images. Fréchet distance, in the features of this study's "
+        "classifier: how far restored images are from clean ones as a crowd, 0 for no difference; it compares with no other "
+        "network's. Accuracy: how often that classifier names a restored image rightly. Gradients: of the clean images'. Behind "
+        "an adversarial training stands the weight of its loss."
+    )]  # fmt: skip
+    return "\n".join(lines)
+
+
 def speed_table(training: list, growth: list) -> str:
     """README's table of speed, from the records of ``bench train`` and ``bench scaling``."""
     threads = max(record["threads"] for record in training)
@@ -603,8 +625,11 @@ def update_readme() -> None:
 
 
 def readme_tables() -> dict:
-    """README's tables, each under the pair of marks that it stands between; speed only where it has been measured."""
+    """README's tables, each under the pair of marks that it stands between; looks and speed only where they have been measured."""
     tables = {OVERVIEW_MARKS: readme_overview(reference_records()), README_MARKS: readme_table(reference_records())}
+    perceived = perception_records("gauss2")
+    if perceived:
+        tables[LOOKS_MARKS] = readme_looks(perceived)
     benchmarks = [paths.data_dir() / "benchmarks" / f"{name}.json" for name in ("train", "scaling")]
     if all(path.is_file() for path in benchmarks):
         tables[SPEED_MARKS] = speed_table(*(files.read_json(path)["records"] for path in benchmarks))

@@ -33,9 +33,11 @@ def test_the_table_is_what_the_metrics_file_says():
 
 def test_the_tables_are_what_the_files_say():
     tables = reporting.readme_tables()
-    assert list(tables) == [reporting.OVERVIEW_MARKS, reporting.README_MARKS, reporting.SPEED_MARKS]
+    assert list(tables) == [reporting.OVERVIEW_MARKS, reporting.README_MARKS, reporting.LOOKS_MARKS, reporting.SPEED_MARKS]
     for (start, end), table in tables.items():
         assert README.split(start)[1].split(end)[0].strip() == table
+    looks = tables[reporting.LOOKS_MARKS]
+    assert "| flagship |" in looks and "| clean |" in looks and "10,000 test images" in looks
     speed = tables[reporting.SPEED_MARKS]
     assert "| training step | 64 |" in speed and "interleaved rounds" in speed and "cores" in speed
 
