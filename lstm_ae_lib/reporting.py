@@ -168,8 +168,10 @@ def perception_prices(records: list) -> list:
 
 def _perceived(record):
     title = RESTORER_TITLES.get(record["restorer"], record["restorer"])
-    features = ", features" if record["restorer"] == "gan" and _published_parameters(record["run"]).get("feature_weight") else ""
-    return (title if record.get("setting") is None else f"{title}, {record['setting']:g}") + features
+    setting = [] if record.get("setting") is None else [f"{record['setting']:g}"]
+    trained = _published_parameters(record["run"]) if record["restorer"] in ("gan", "vae_mean", "vae_sample") else {}
+    special = [name for name, field in (("features", "feature_weight"), ("free nats", "free_nats")) if trained.get(field)]
+    return ", ".join([title, *setting, *special])
 
 
 def variational_runs() -> list:
@@ -554,7 +556,8 @@ def readme_looks(records: list) -> str:
     ]
     lines += [
         f"| {_perceived(record)} | {1000 * record['mse']:#.3g} | {_with_interval(record, 'psnr', '.2f')} | "
-        f"{_with_interval(record, 'frechet', '.2f')} | {_with_interval(record, 'accuracy', '.3f')} | {record['gradient_energy']:.2f} |"
+        f"{_with_interval(record, 'frechet', '.2f')} | {_with_interval(record, 'accuracy', '.3f')} | "
+        f"{record['gradient_energy']:.2f} |"
         for record in records
     ]
     images = sorted({record["images"] for record in records})

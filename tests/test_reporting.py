@@ -193,6 +193,10 @@ def test_what_looking_natural_costs_against_the_flagship(run, tracked):
     run.update(status="finished", parameters=run.record["parameters"] | {"feature_weight": 0.01})
     reporting.publish(["one"])
     assert "flagship against a discriminator, 0.003, features: " in reporting.perception_prices(records)[0]
+    run.update(parameters=run.record["parameters"] | {"feature_weight": 0.0, "free_nats": 0.05})
+    reporting.publish(["one"])
+    free = [records[0], records[1] | {"restorer": "vae_mean", "setting": None}]
+    assert reporting.perception_prices(free)[0].startswith("mean of VAE samples, free nats: -0.50 dB")
 
 
 def test_variational_runs_are_shown_with_their_bounds(run, tracked):
