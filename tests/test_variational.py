@@ -190,7 +190,7 @@ def test_bad_input_is_refused(restoring, images):
 
 
 def test_released_networks_restore_as_their_card_says():
-    """The mean of samples on the sample's 250 test images, within what as many images scatter."""
+    """One sample for each of the bundled test images, within what as many images scatter."""
     from lstm_ae_lib import restoring as released
 
     images = datasets.load_cifar10("sample").test_images
@@ -199,8 +199,8 @@ def test_released_networks_restore_as_their_card_says():
         if name.endswith("-drawing"):
             continue
         network, drawing, card = variational.load_released(name)
-        mean = np.clip(variational.restore_samples(network, degraded, 4).mean(axis=0), 0, 1)
-        assert metrics.evaluate(images, mean)["psnr"] == pytest.approx(card["numbers"]["vae_mean"]["psnr"], abs=0.6)
+        (one,) = np.clip(variational.restore_samples(network, degraded, 1), 0, 1)
+        assert metrics.evaluate(images, one)["psnr"] == pytest.approx(card["numbers"]["vae_sample"]["psnr"], abs=0.4)
         assert card["restoring"]["used"] > 0.1 * card["restoring"]["latent"]
         found = variational.bound(drawing, images, sigma=card["drawing"]["sigma"])
         assert found["bits"].mean() == pytest.approx(card["drawing"]["bits"], rel=0.03)
