@@ -105,13 +105,12 @@ def release(name: str, model, builder: str, arguments: dict, card: dict, folder=
     return models.write(model, folder or weights_dir(), check_name(name), builder, arguments, card=card)
 
 
-def release_run(run_name: str, name: str, limits: str = "", folder=None) -> dict:
+def release_run(run_name: str, name: str, folder=None) -> dict:
     """Releases the network of a finished run, with a card that is read from the run's records.
 
     Args:
         run_name: of a run whose notebooks have trained and evaluated one network.
         name: of the weights, such as ``"gauss2"``.
-        limits: what the network cannot do, for the card; default what is true of all, and of those that draw detail.
         folder: default ``data/weights``.
 
     Returns:
@@ -131,7 +130,7 @@ def release_run(run_name: str, name: str, limits: str = "", folder=None) -> dict
         "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
         "numbers": tested_numbers(run), "photographs": measure_photographs(restorer, protocol),
         "sample": measure_sample(restorer, protocol), "multiply_adds": models.multiply_adds(network),
-        **origin(record), "limits": limits or (LIMITS + DRAWN if "gan" in record["training"] else LIMITS),
+        **origin(record), "limits": LIMITS + DRAWN if "gan" in record["training"] else LIMITS,
     }  # fmt: skip
     return release(name, network, builder, arguments, card, folder)
 

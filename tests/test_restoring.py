@@ -338,6 +338,17 @@ def test_a_finished_run_is_released_with_its_card(finished_run, monkeypatch):
     np.testing.assert_allclose(list(card["photographs"]["noise"].values()), expected, rtol=1e-5)
 
 
+def test_what_was_trained_against_a_discriminator_is_released_with_its_looks_and_a_warning(finished_run, monkeypatch):
+    monkeypatch.setattr(datasets, "photographs", dict)
+    looks = {"frechet": 1.5, "frechet_low": 1.25, "frechet_high": 1.75, "accuracy": 0.5}
+    finished_run.save_records([record | looks | {"restorer": "gan"} for record in finished_run.records()])
+    finished_run.update(status="finished", protocol="gauss2", parameters={"seed": 3})  # notebook 21 has no parameter protocol
+    finished_run.note_training("gan", 1.5, 640, "10 steps")
+    restoring.release_run("mine", "sharp")
+    card = restoring.load_restorer("sharp").card
+    assert card["protocol"] == "gauss2" and looks.items() <= card["numbers"]["gan"].items() and "discriminator" in card["limits"]
+
+
 def test_release_by_the_command_line(finished_run, capsys):
     finished_run.update(status="finished")
     assert __main__.main(["release", "mine", "good"]) == 0
