@@ -15,16 +15,16 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_cifar10": "datasets",
+    "load_cifar10": "cifar10",
     "degrade": "degradations",
     "fit_linear_filter": "classical",
     "evaluate": "metrics",
     "reference_lstm_autoencoder": "models",
     "load_restorer": "restoring",
-    "open_run": "runs",
+    "open_run": "study.runs",
     "restore": "restoring",
     "set_seed": "seeding",
-    "set_threads": "threads",
+    "set_threads": "fast.threads",
     "keras": "_backend",
 }
 

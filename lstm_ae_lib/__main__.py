@@ -104,25 +104,25 @@ def _parser():
 
 
 def _data(arguments):
-    from lstm_ae_lib import datasets
+    from lstm_ae_lib import cifar10
 
-    datasets.fetch_cifar10(**({"sources": (arguments.source,)} if arguments.source else {}), seconds=arguments.seconds)
-    images = datasets.load_cifar10("full", fetch=False)
+    cifar10.fetch_cifar10(**({"sources": (arguments.source,)} if arguments.source else {}), seconds=arguments.seconds)
+    images = cifar10.load_cifar10("full", fetch=False)
     print(f"CIFAR-10, full: {len(images.train_images):,} training and {len(images.test_images):,} test images, verified")
     print(f"content hash {images.content_hash}")
     if arguments.write_sample:
-        for name, content_hash in datasets.write_sample().items():
+        for name, content_hash in cifar10.write_sample().items():
             print(f"sample {name} {content_hash}")
 
 
 def _protocols(_arguments):
-    from lstm_ae_lib import reporting
+    from lstm_ae_lib.study import reporting
 
     print(reporting.protocols_table())
 
 
 def _run(arguments):
-    from lstm_ae_lib import reporting, runner
+    from lstm_ae_lib.study import reporting, runner
 
     if arguments.resume:
         if arguments.parameters or arguments.name or arguments.preset:
@@ -143,7 +143,7 @@ def _run(arguments):
 
 
 def _sweep(arguments):
-    from lstm_ae_lib import reporting, runs, sweeps
+    from lstm_ae_lib.study import reporting, runs, sweeps
 
     outcomes = sweeps.run_sweep(arguments.file, quiet=arguments.quiet)
     made = [runs.open_run(name) for name in outcomes if runs.Run(name).path("run.json").is_file()]
@@ -161,29 +161,31 @@ def _restore(arguments):
 
 
 def _compress(arguments):
-    from lstm_ae_lib import compression
+    from lstm_ae_lib.tasks import codec
 
-    shape, count = compression.compress_file(arguments.source, arguments.target, arguments.weights)
+
+    shape, count = codec.compress_file(arguments.source, arguments.target, arguments.weights)
     rate = 8 * count / (shape[0] * shape[1])
     print(f"{arguments.target}: {shape[1]} x {shape[0]} pixels in {count:,} bytes, {rate:.2f} bits per pixel")
 
 
 def _decompress(arguments):
-    from lstm_ae_lib import compression
+    from lstm_ae_lib.tasks import codec
 
-    shape = compression.decompress_file(arguments.source, arguments.target, arguments.weights)
+
+    shape = codec.decompress_file(arguments.source, arguments.target, arguments.weights)
     print(f"{arguments.target}: {shape[1]} x {shape[0]} pixels")
 
 
 def _runs(arguments):
-    from lstm_ae_lib import reporting, runs
+    from lstm_ae_lib.study import reporting, runs
 
     chosen = [runs.open_run(name) for name in arguments.names] or runs.list_runs()
     print(reporting.runs_table(chosen) if chosen else "no runs yet; `python -m lstm_ae_lib run` makes one")
 
 
 def _publish(arguments):
-    from lstm_ae_lib import reporting, runs
+    from lstm_ae_lib.study import reporting, runs
 
     records = reporting.publish(arguments.names)
     print(reporting.metrics_table(records))
@@ -192,7 +194,7 @@ def _publish(arguments):
 
 
 def _compare(arguments):
-    from lstm_ae_lib import reporting
+    from lstm_ae_lib.study import reporting
 
     found = reporting.compare_runs(arguments.run_name, arguments.other)
     print(reporting.comparison_line(found))
@@ -201,23 +203,16 @@ def _compare(arguments):
 
 
 def _release(arguments):
-    from lstm_ae_lib import compression, perception, restoring, runs, variational
+    from lstm_ae_lib.study import releasing
 
-    run = runs.open_run(arguments.run_name)
-    kinds = {
-        "classifier": (perception, perception.classifiers_dir()), "compressor": (compression, compression.codecs_dir()),
-        "drawing": (variational, variational.variational_dir()),
-    }  # fmt: skip
-    held = next((kind for kind in kinds if run.path(f"{kind}.json").is_file()), None)
-    home, folder = kinds.get(held, (restoring, restoring.weights_dir()))
-    described = home.release_run(arguments.run_name, arguments.name)
-    print(f"{folder / arguments.name}.json: {described['builder']}, {described['parameters']:,} parameters")
+    described = releasing.release_run(arguments.run_name, arguments.name)
+    print(f"{described['folder']}/{arguments.name}.json: {described['builder']}, {described['parameters']:,} parameters")
     for title, psnr in described["card"].get("photographs", {}).items():
         print(f"{title}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
 
 
 def _bench(arguments):
-    from lstm_ae_lib import bench, bench_train, reporting
+    from lstm_ae_lib.study import bench, bench_train, reporting
 
     if arguments.what == "train":
         records = bench_train.measure(arguments.repeats, tasks=arguments.tasks or ())
@@ -236,7 +231,7 @@ def _bench(arguments):
 
 
 def _notebooks(arguments):
-    from lstm_ae_lib import runner
+    from lstm_ae_lib.study import runner
 
     print("executed:", ", ".join(runner.refresh_notebooks(arguments.names)))
 

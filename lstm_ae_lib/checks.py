@@ -1,6 +1,8 @@
 """Is this argument what it says it is? Each check returns its argument or raises a ``ValueError`` that names it, says what
 arrived and what is allowed."""
 
+import re
+
 import numpy as np
 
 
@@ -91,3 +93,10 @@ def _shape(images, name):
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
         raise ValueError(f"{name} must have the shape (batch, height, width, 3) with no empty axis, got {images.shape}")
     return images
+
+
+def file_name(value: str, name: str) -> str:
+    """Checks a name that becomes part of a path: 1 to 100 letters, digits, ``.``, ``_`` or ``-``, not starting with ``.`` or ``-``."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value):
+        raise ValueError(f"{name} must be 1 to 100 letters, digits, '.', '_' or '-', starting with neither '.' nor '-'; got {value!r}")
+    return value

@@ -12,8 +12,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, degradations
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import SpectralMixture, cosine_basis
-from lstm_ae_lib.models import linear_filter, linear_mixture
+from lstm_ae_lib.spectral import cosine_basis, linear_filter, linear_mixture
 
 
 def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chunk: int = 2000):
@@ -33,7 +32,7 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
 
     Returns:
         keras.Model: ``(batch, height, width, 3)`` float in [0, 1] -> the same, not clipped; one
-        :class:`~lstm_ae_lib.layers.SpectralWiener` with the fitted weights.
+        :class:`~lstm_ae_lib.spectral.SpectralWiener` with the fitted weights.
 
     Raises:
         ValueError: images of a wrong shape or dtype, too few of them, an unknown transform.
@@ -82,14 +81,14 @@ def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12,
     Args:
         degraded, clean: as for :func:`fit_linear_filter`, at least 8 pairs a part.
         levels: ``(n,)``, the strength with which each image was degraded: its sigma or its noise
-             (:func:`lstm_ae_lib.degradations.drawn_strengths`).
+             (:func:`lstm_ae_lib.degradations.sampled_strengths`).
         transform: ``"dct1"`` or ``"dct2"``.
         parts: filters, 2 to 1,024. Default 12.
         chunk: images transformed at a time; bounds the memory.
 
     Returns:
         keras.Model: ``(batch, height, width, 3)`` float in [0, 1] -> the same, not clipped; one
-        :class:`~lstm_ae_lib.layers.SpectralMixture` with the fitted weights.
+        :class:`~lstm_ae_lib.spectral.SpectralMixture` with the fitted weights.
 
     Raises:
         ValueError: images of a wrong shape or dtype, too few of them, levels that are not one finite number an image or do
@@ -140,43 +139,7 @@ def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12,
     return model
 
 
-def resized_filter(layer, height: int, width: int) -> list:
-    """A fitted layer's numbers for images of another size: what it does to a frequency, read off between those it knows.
-
-    Args:
-        layer: a fitted :class:`~lstm_ae_lib.layers.SpectralWiener` or :class:`~lstm_ae_lib.layers.SpectralMixture`.
-        height, width: of the images to restore, at least 2.
-
-    Returns:
-        list: the weights of the same layer, built for images of that size. The same size gives the same numbers; at any
-        other an offset, which also holds what the training images have in common at each place, keeps its mean only.
-    """
-    weights = layer.get_weights()
-    if not isinstance(layer, SpectralMixture):
-        return _resized(weights, layer.transform, height, width)
-    first = _resized([np.moveaxis(weight, 0, -1) for weight in weights[:2]], layer.transform, height, width)
-    return [*(np.moveaxis(weight, -1, 0) for weight in first), *weights[2:]]
-
-
-def _resized(weights, transform, height, width):
-    matrices, offset = weights
-    if matrices.shape[:2] == (height, width):
-        return [matrices, offset]
-    for axis, size in enumerate((height, width)):
-        own = matrices.shape[axis]
-        # The n-th of N cosines has n / (N - 1) half periods a pixel in the DCT-I, n / N in the DCT-II.
-        step = (own - 1) / (size - 1) if transform == "dct1" else own / size
-        place = np.minimum(np.arange(size) * step, own - 1)
-        below = np.minimum(place.astype(int), own - 2)
-        share = (place - below).reshape([-1 if other == axis else 1 for other in range(matrices.ndim)])
-        matrices = (1 - share) * np.take(matrices, below, axis) + share * np.take(matrices, below + 1, axis)
-    resized = np.zeros((height, width, *offset.shape[2:]), np.float32)
-    lengths = [cosine_basis(size, transform)[0][0].sum() for size in (*offset.shape[:2], height, width)]
-    resized[0, 0] = offset[0, 0] * (lengths[2] * lengths[3]) / (lengths[0] * lengths[1])
-    return [matrices.astype(np.float32), resized]
-
-
-class Restorer:
+class ClassicalRestorer:
     """What all classical restorers share: tuning, and the check that it was done.
 
     Args:
@@ -215,7 +178,7 @@ class Restorer:
             clean: the same images, uint8.
 
         Returns:
-            Restorer: itself.
+            ClassicalRestorer: itself.
 
         Raises:
             ValueError: images of a wrong shape or dtype.
@@ -247,7 +210,7 @@ class Restorer:
         raise NotImplementedError
 
 
-class UnsharpMask(Restorer):
+class UnsharpMask(ClassicalRestorer):
     """Adds what a blur of the image takes away: ``y + amount * (y - blur(y))`` (scikit-image's ``unsharp_mask``)."""
 
     grid = {"radius": (0.7, 1.0, 1.5, 2.0, 3.0), "amount": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)}
@@ -265,7 +228,7 @@ class UnsharpMask(Restorer):
         return restored
 
 
-class _KnownBlur(Restorer):
+class _KnownBlur(ClassicalRestorer):
     """One that is given the kernel. The image is mirrored to what its border means, so that the kernel runs over a periodic
     image: no edge effects. A known bias is added before. Mixed colours are taken apart into the three components that the
     mixing only scales (a DCT-II of the colours)."""
@@ -378,7 +341,7 @@ def _richardson_lucy(seen, kernel, iterations):
     return estimate
 
 
-class _Denoiser(Restorer):
+class _Denoiser(ClassicalRestorer):
     """One that takes noise away: from the image itself, or from what the Wiener filter makes of a blurred one."""
 
     def __init__(self, protocol):
@@ -450,7 +413,7 @@ class Wavelet(_Denoiser):
         return denoise_wavelet(image, sigma=noise, wavelet="db2", wavelet_levels=levels, channel_axis=-1, convert2ycbcr=True)
 
 
-class LinearFilter(Restorer):
+class LinearFilter(ClassicalRestorer):
     """The fitted linear filter (:func:`fit_linear_filter`) behind the same interface."""
 
     def fit(self, degraded, clean):
@@ -462,7 +425,7 @@ class LinearFilter(Restorer):
         return self.model.predict(images, batch_size=500, verbose=0)
 
 
-class LinearMixture(Restorer):
+class LinearMixture(ClassicalRestorer):
     """The fitted mixture of linear filters (:func:`fit_linear_mixture`), for protocols that draw the strength for each image.
 
     It is told the strengths of the images it is fitted to, which a protocol draws by their position, and no others.
@@ -473,8 +436,8 @@ class LinearMixture(Restorer):
         return bool(protocol.drawn)
 
     def fit(self, degraded, clean, first_index: int = 0):
-        """As for :class:`Restorer`; ``first_index``: position of the first image in its data set."""
-        levels = degradations.drawn_strengths(self.protocol, len(clean), first_index)
+        """As for :class:`ClassicalRestorer`; ``first_index``: position of the first image in its data set."""
+        levels = degradations.sampled_strengths(self.protocol, len(clean), first_index)
         self.model = fit_linear_mixture(degraded, clean, levels, self.protocol.transform)
         self.chosen = {}
         return self
@@ -489,7 +452,7 @@ RESTORERS = {
 }  # fmt: skip
 
 
-def make_restorer(name: str, protocol) -> Restorer:
+def make_restorer(name: str, protocol) -> ClassicalRestorer:
     """A classical restorer by its name in :data:`RESTORERS`.
 
     Raises:

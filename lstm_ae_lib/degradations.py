@@ -197,7 +197,7 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
     return _degrade_at(images, protocol, range(first_index, first_index + len(images)))
 
 
-def degrade_again(images, protocol, positions, time: int) -> np.ndarray:
+def redegrade(images, protocol, positions, time: int) -> np.ndarray:
     """Degrades as :func:`degrade`, but what the protocol draws for an image is drawn anew each time.
 
     Args:
@@ -261,7 +261,7 @@ def draws(protocol) -> bool:
     return bool(protocol.drawn or protocol.noise)
 
 
-def drawn_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
+def sampled_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
     """What :func:`degrade` draws for each image, sigma in pixels or noise in units of [0, 1]: ``(count,)`` float64.
 
     Raises:

@@ -85,15 +85,6 @@ def _window_matrix(size):
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
-def gaussian_nats(clean, restored):
-    """The loss of a normal distribution round the restored images whose variance is the best for the batch, which is its
-    mean squared error: ``log(2 pi e MSE) / 2`` nats a value (Rybkin et al., "Simple and Effective VAE Training with
-    Calibrated Decoders", 2021). Any two tensors of one shape -> a scalar."""
-    error = ops.mean(ops.square(ops.cast(clean, "float32") - ops.cast(restored, "float32")))
-    return 0.5 * ops.log(2 * np.pi * np.e * ops.maximum(error, 1e-12))
-
-
-@keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class PSNR(keras.metrics.Metric):
     """Mean PSNR in dB for ``compile(metrics=[PSNR()])``: predictions clipped to [0, 1], then the mean over images of each
     image's own PSNR. Images that are restored without any error, whose PSNR is infinite, are left out of the mean."""
@@ -300,38 +291,6 @@ def radial_power(images, bins: int = 16) -> tuple[np.ndarray, np.ndarray]:
     ring = (np.hypot(rows[:, None], columns[None, :]) * 2 * bins).astype(int)
     means = np.array([np.nanmean(power[ring == number]) for number in range(bins)])
     return (np.arange(bins) + 0.5) / (2 * bins), means
-
-
-def bits_of_pixels(clean, mean, sigma: float) -> np.ndarray:
-    """What the 8-bit values of images cost under normal distributions, in bits a value.
-
-    Args:
-        clean: ``(n, height, width, 3)``, uint8.
-        mean: of the distributions, the same shape, float in units of [0, 1].
-        sigma: of all of them, in the same units, above 0 up to 10.
-
-    Returns:
-        numpy.ndarray: ``(n,)``, the mean over each image's values of minus the logarithm of the probability of that value:
-        what of the distribution lies within half a grey level of it, and beyond it at 0 and at 255.
-
-    Raises:
-        ValueError: different shapes, an argument out of range.
-    """
-    import scipy.special
-
-    clean = checks.images_uint8(clean, "clean")
-    mean = checks.images_float(mean, "mean", -np.inf, np.inf)
-    checks.same_shape(clean, mean, "clean", "mean")
-    checks.number(sigma, "sigma", 0, 10, above_low=True)
-    found = np.empty(len(clean))
-    for place, (image, centre) in enumerate(zip(clean.astype(np.float64), mean.astype(np.float64), strict=True)):
-        low = np.where(image == 0, -np.inf, ((image - 0.5) / 255 - centre) / sigma)
-        high = np.where(image == 255, np.inf, ((image + 0.5) / 255 - centre) / sigma)
-        # On the right of the mean both parts are nearly 1: mirrored, their difference keeps its digits.
-        low, high = np.where(low > 0, -high, low), np.where(low > 0, -low, high)
-        upper, lower = scipy.special.log_ndtr(high), scipy.special.log_ndtr(low)
-        found[place] = -np.mean(upper + np.log1p(-np.exp(np.minimum(lower - upper, -1e-12)))) / np.log(2)
-    return found
 
 
 def _unit_range(images, name):

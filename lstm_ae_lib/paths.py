@@ -9,7 +9,6 @@ Two kinds of files are kept apart:
 """
 
 import os
-import sys
 from pathlib import Path
 
 DATA_VARIABLE = "LSTM_AE_DATA"
@@ -31,7 +30,7 @@ def _require_checkout(what: str) -> Path:
     return folder
 
 
-def made_dir() -> Path:
+def output_dir() -> Path:
     """The folder that holds ``raw/`` and ``runs/``: ``$LSTM_AE_DATA``, else the checkout's ``data/``, else ``~/.lstm_ae``."""
     if os.environ.get(DATA_VARIABLE):
         return Path(os.environ[DATA_VARIABLE]).expanduser().resolve()
@@ -41,18 +40,17 @@ def made_dir() -> Path:
 
 def raw_dir() -> Path:
     """The folder of the full data set."""
-    return made_dir() / "raw"
+    return output_dir() / "raw"
 
 
 def runs_dir() -> Path:
     """The folder that holds one folder for each run."""
-    return made_dir() / "runs"
+    return output_dir() / "runs"
 
 
 def sample_file() -> Path:
-    """The bundled sample: in the checkout's ``data/``, or where ``pip install`` put it."""
-    folder = checkout()
-    return (folder / "data" if folder else Path(sys.prefix) / "share" / "lstm_ae_lib") / "cifar10_sample.npz"
+    """The bundled sample: in the checkout's ``data/``, or in the installed package's."""
+    return ((checkout() or Path(__file__).resolve().parent) / "data") / "cifar10_sample.npz"
 
 
 def data_dir() -> Path:

@@ -4,13 +4,14 @@ its paper, with an argument for its size.
 All of them restore what the degraded image, or a linear estimate of the clean one, still lacks: with ``linear_start`` a
 network sees the linear estimate and what it took away, and its output is added to that estimate. A blur is nearly linear,
 and without this start a short training is spent on learning what a closed form gives. The start's numbers are fitted, not
-trained: :func:`lstm_ae_lib.models.set_linear_start`. The last layer begins at zero, so that every network begins as what it
+trained: :func:`lstm_ae_lib.spectral.set_linear_start`. The last layer begins at zero, so that every network begins as what it
 starts from.
 """
 
 from lstm_ae_lib import checks
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import ChangeGate, ChannelScale, DepthToSpace, SimpleGate, linear_layer
+from lstm_ae_lib.layers import ChangeGate, ChannelScale, DepthToSpace, SimpleGate
+from lstm_ae_lib.spectral import linear_layer
 
 layers = keras.layers
 

@@ -7,8 +7,9 @@ import re
 import sys
 import time
 
-from lstm_ae_lib import checks, threads
+from lstm_ae_lib import checks
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.fast import threads
 
 ops = keras.ops
 
@@ -106,7 +107,7 @@ class TimeBudget(keras.callbacks.Callback):
 
     Networks of different cost are compared at the same minutes this way, each with a whole schedule. Only steps count:
     neither building the graph in the first call, nor validation, nor saving. In the logs, and so in the history, stand the
-    ``minutes`` and the ``images`` seen until then. Give it to :class:`lstm_ae_lib.resuming.Checkpoints` too (``callbacks=``), and
+    ``minutes`` and the ``images`` seen until then. Give it to :class:`lstm_ae_lib.study.checkpoints.Checkpoints` too (``callbacks=``), and
     a resumed training goes on with the minutes it has left. How many steps fit into the minutes is not repeatable; everything
     else is.
 

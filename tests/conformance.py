@@ -4,7 +4,8 @@ a public layer or builder that is missing here fails a test."""
 import dataclasses
 from collections.abc import Callable
 
-from lstm_ae_lib import degradations, layers, metrics, models, peers
+from lstm_ae_lib import degradations, layers, metrics, models, peers, spectral
+from lstm_ae_lib.tasks import adversarial, compression, perception, recurrent_inference, variational
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,20 +30,20 @@ LAYERS = [
     Case("LSTMSweep-columns", lambda **k: layers.LSTMSweep(4, "columns", **k), (8, 6, 3)),
     Case("GatedScan", lambda **k: layers.GatedScan(4, **k), (8, 6, 3)),
     Case("GatedScan-columns", lambda **k: layers.GatedScan(4, "columns", positive=True, **k), (8, 6, 3)),
-    Case("ConvLSTMStep", lambda **k: layers.ConvLSTMStep(3, **k), (8, 6, 10)),
+    Case("ConvLSTMStep", lambda **k: recurrent_inference.ConvLSTMStep(3, **k), (8, 6, 10)),
     Case("SimpleGate", lambda **k: layers.SimpleGate(**k), (8, 6, 4)),
     Case("ChannelScale", lambda **k: layers.ChannelScale(0.5, **k), (8, 6, 3)),
     Case("ChangeGate", lambda **k: layers.ChangeGate(3, 5.0, **k), (8, 6, 3)),
     Case("DepthToSpace", lambda **k: layers.DepthToSpace(2, **k), (8, 6, 12)),
-    Case("SpectralWiener-dct1", lambda **k: layers.SpectralWiener("dct1", **k), (8, 6, 3)),
-    Case("SpectralWiener-dct2", lambda **k: layers.SpectralWiener("dct2", **k), (8, 6, 3)),
-    Case("SpectralMixture-dct1", lambda **k: layers.SpectralMixture("dct1", parts=3, bands=4, **k), (8, 6, 3)),
-    Case("SpectralMixture-dct2", lambda **k: layers.SpectralMixture("dct2", parts=2, bands=4, **k), (8, 6, 3)),
-    Case("SpectralLatent", lambda **k: layers.SpectralLatent(40, **k), (8, 6, 3)),
-    Case("SpectralImage", lambda **k: layers.SpectralImage((8, 6, 3), **k), (40,)),
-    Case("Quantize", lambda **k: layers.Quantize(0.02, 1e-4, **k), (40,), False),
-    Case("LatentSample", lambda **k: layers.LatentSample(price=0.01, free_nats=0.1, **k), (8,)),
-    Case("LatentSample-prior", lambda **k: layers.LatentSample(True, price=0.01, warm_up=3, **k), (8, 6, 8)),
+    Case("SpectralWiener-dct1", lambda **k: spectral.SpectralWiener("dct1", **k), (8, 6, 3)),
+    Case("SpectralWiener-dct2", lambda **k: spectral.SpectralWiener("dct2", **k), (8, 6, 3)),
+    Case("SpectralMixture-dct1", lambda **k: spectral.SpectralMixture("dct1", parts=3, bands=4, **k), (8, 6, 3)),
+    Case("SpectralMixture-dct2", lambda **k: spectral.SpectralMixture("dct2", parts=2, bands=4, **k), (8, 6, 3)),
+    Case("SpectralLatent", lambda **k: compression.SpectralLatent(40, **k), (8, 6, 3)),
+    Case("SpectralImage", lambda **k: compression.SpectralImage((8, 6, 3), **k), (40,)),
+    Case("Quantize", lambda **k: compression.Quantize(0.02, 1e-4, **k), (40,), False),
+    Case("LatentSample", lambda **k: variational.LatentSample(beta=0.01, free_nats=0.1, **k), (8,)),
+    Case("LatentSample-prior", lambda **k: variational.LatentSample(True, beta=0.01, kl_warmup_steps=3, **k), (8, 6, 8)),
     Case("GaussianBlur", lambda **k: degradations.GaussianBlur(1.5, **k), (8, 6, 3)),
     Case("GaussianBlur-scipy", lambda **k: degradations.GaussianBlur(1.0, "reflect", True, **k), (8, 6, 3)),
     Case("GaussianBlur-8-bit", lambda **k: degradations.GaussianBlur(1.0, rounding="opencv", **k), (8, 6, 3), False),
@@ -64,21 +65,21 @@ MODELS = [
     Case("flagship-lstm", lambda: models.flagship((8, 6, 3), width=8, depth=1, recurrence="lstm", linear_start=""), (8, 6, 3)),
     Case("flagship-twice", lambda: models.flagship((8, 6, 3), width=8, depth=1, repeats=2), (8, 6, 3)),
     Case("flagship-gate", lambda: models.flagship((8, 6, 3), width=8, depth=1, gate=True), (8, 6, 3)),
-    Case("recurrent_inference", lambda: models.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
-    Case("compressor", lambda: models.compressor((8, 6, 3), latent=40, step=0.02, width=4), (8, 6, 3)),
+    Case("recurrent_inference", lambda: recurrent_inference.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
+    Case("compressor", lambda: compression.compressor((8, 6, 3), latent=40, step=0.02, width=4), (8, 6, 3)),
     Case(
         "compressor of components",
-        lambda: models.compressor((8, 6, 3), latent=40, step=0.02, width=4, transform="components"),
+        lambda: compression.compressor((8, 6, 3), latent=40, step=0.02, width=4, transform="components"),
         (8, 6, 3),
     ),
-    Case("variational_autoencoder", lambda: models.variational_autoencoder((8, 4, 3), latent=5, width=4), (8, 4, 3)),
-    Case("conditional_vae", lambda: models.conditional_vae((8, 6, 3), width=4, latent=2), ((8, 6, 3), (8, 6, 3))),
-    Case("discriminator", lambda: models.discriminator((8, 16, 3), width=2), (8, 16, 6), output_shape=(1, 2, 1)),
-    Case("classifier", lambda: models.classifier((8, 16, 3), width=2, classes=4), (8, 16, 3), output_shape=(4,)),
-    Case("linear_filter", lambda: models.linear_filter((8, 6, 3), "dct1"), (8, 6, 3)),
-    Case("linear_mixture", lambda: models.linear_mixture((8, 6, 3), "dct1", 3), (8, 6, 3)),
+    Case("variational_autoencoder", lambda: variational.variational_autoencoder((8, 4, 3), latent=5, width=4), (8, 4, 3)),
+    Case("conditional_vae", lambda: variational.conditional_vae((8, 6, 3), width=4, latent=2), ((8, 6, 3), (8, 6, 3))),
+    Case("discriminator", lambda: adversarial.discriminator((8, 16, 3), width=2), (8, 16, 6), output_shape=(1, 2, 1)),
+    Case("classifier", lambda: perception.classifier((8, 16, 3), width=2, classes=4), (8, 16, 3), output_shape=(4,)),
+    Case("linear_filter", lambda: spectral.linear_filter((8, 6, 3), "dct1"), (8, 6, 3)),
+    Case("linear_mixture", lambda: spectral.linear_mixture((8, 6, 3), "dct1", 3), (8, 6, 3)),
 ]
 
 # Modules that may define layers, metrics or builders.
-LAYER_MODULES = (layers, degradations)
-METRIC_MODULES = (metrics,)
+LAYER_MODULES = (layers, spectral, degradations, compression, recurrent_inference, variational)
+METRIC_MODULES = (metrics, variational)

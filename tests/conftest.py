@@ -4,14 +4,14 @@ import matplotlib
 import numpy as np
 import pytest
 
-from lstm_ae_lib import datasets, degradations
+from lstm_ae_lib import cifar10, degradations
 
 matplotlib.use("Agg")  # not by a variable: the kernels that tests start draw inline
 
 
 @pytest.fixture(scope="session")
 def sample():
-    return datasets.load_cifar10("sample")
+    return cifar10.load_cifar10("sample")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lstm_ae_lib import datasets
+from lstm_ae_lib import cifar10
 
 BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
@@ -22,7 +22,7 @@ def arrays():
 
 
 def hashes():
-    return datasets.content_hashes(arrays())
+    return cifar10.content_hashes(arrays())
 
 
 def batches():
@@ -58,8 +58,8 @@ def write_npm_archive(path: Path):
 
 def install(calls: Path, seconds: float = 0.0):
     """For a process of its own: one source, which writes down that it was asked and takes its time."""
-    datasets.CONTENT_HASHES.clear()
-    datasets.CONTENT_HASHES.update(hashes())
+    cifar10.CONTENT_HASHES.clear()
+    cifar10.CONTENT_HASHES.update(hashes())
 
     def source(_seconds):
         with open(calls, "a", encoding="utf-8") as stream:
@@ -67,4 +67,4 @@ def install(calls: Path, seconds: float = 0.0):
         time.sleep(seconds)
         return arrays()
 
-    datasets._from_keras_cache = source
+    cifar10._from_keras_cache = source

@@ -1,21 +1,23 @@
 import numpy as np
 import pytest
 
-from lstm_ae_lib import adversarial, datasets, degradations, keras, metrics, models, resuming
+from lstm_ae_lib import cifar10, datasets, degradations, keras, metrics, models
+from lstm_ae_lib.study import checkpoints
+from lstm_ae_lib.tasks import adversarial, perception
 
 ops = keras.ops
 
 
 @pytest.fixture(scope="module")
 def pair():
-    clean = datasets.load_cifar10("sample").train_images[:32]
+    clean = cifar10.load_cifar10("sample").train_images[:32]
     return degradations.degrade(clean, "gauss2") / np.float32(255), clean / np.float32(255)
 
 
 def make(weight=0.1, width=4, seed=0, **options):
     keras.utils.set_random_seed(seed)
     generator = models.flagship(width=width, depth=1, latent=4, linear_start="")
-    return adversarial.AdversarialTraining(generator, models.discriminator(width=4), weight, **options)
+    return adversarial.AdversarialTraining(generator, adversarial.discriminator(width=4), weight, **options)
 
 
 def compiled(model, rate=0.01):
@@ -79,7 +81,7 @@ def test_a_discriminator_that_trains_alone_learns_to_tell_apart(pair):
     model.generator.trainable = False
     model.compile(keras.optimizers.Adam(0.01), loss="mse")
     history = model.fit(*pair, batch_size=16, epochs=15, verbose=0).history
-    assert history["told_apart"][-1] > 0.8
+    assert history["discriminator_accuracy"][-1] > 0.8
 
 
 def test_the_penalty_keeps_the_discriminator_smooth(pair):
@@ -97,7 +99,7 @@ def test_the_penalty_keeps_the_discriminator_smooth(pair):
 
 def test_features_pull_too_and_stay_as_they_are(pair):
     keras.utils.set_random_seed(1)
-    network = models.classifier(width=4)
+    network = perception.classifier(width=4)
     features = keras.Model(network.inputs[0], network.get_layer("features").output)
     before = weights(features)
     with_features = compiled(make(0, features=features, feature_weight=1.0))
@@ -118,10 +120,10 @@ def test_fit_resumes_with_the_same_weights(pair, tmp_path):
 
     def train(folder, epochs):
         model = compiled(make(), 0.01)
-        checkpoints = resuming.Checkpoints(tmp_path / folder)
-        batches = datasets.training_batches(clean, "gauss2", 16, 0, degraded=degraded, first_epoch=checkpoints.epoch)
-        model.fit(batches, steps_per_epoch=2, epochs=epochs, initial_epoch=checkpoints.epoch, shuffle=False, verbose=0,
-                  validation_data=pair, callbacks=[checkpoints])  # fmt: skip
+        saved = checkpoints.Checkpoints(tmp_path / folder)
+        batches = datasets.training_batches(clean, "gauss2", 16, 0, degraded=degraded, first_epoch=saved.epoch)
+        model.fit(batches, steps_per_epoch=2, epochs=epochs, initial_epoch=saved.epoch, shuffle=False, verbose=0,
+                  validation_data=pair, callbacks=[saved])  # fmt: skip
         return weights(model)
 
     whole = train("whole", 2)
@@ -148,15 +150,15 @@ class Ended:
 @pytest.mark.parametrize(
     ("logs", "reason"),
     [
-        ([{"told_apart": 0.99, "val_mse": 0.1}] * 3, "has told clean from restored for 3 epochs"),
-        ([{"told_apart": 0.99}, {"told_apart": 0.9}, {"told_apart": 0.99}, {"told_apart": 0.99}], ""),
-        ([{"told_apart": 0.6, "val_mse": 0.3}], "MSE of 3.00e-01 is above 2.00e-01"),
-        ([{"told_apart": 0.6, "val_mse": float("nan")}], "MSE of nan"),
-        ([{"told_apart": 0.6, "val_mse": 0.1}] * 5, ""),
+        ([{"discriminator_accuracy": 0.99, "val_mse": 0.1}] * 3, "has told clean from restored for 3 epochs"),
+        ([{"discriminator_accuracy": 0.99}, {"discriminator_accuracy": 0.9}, {"discriminator_accuracy": 0.99}, {"discriminator_accuracy": 0.99}], ""),
+        ([{"discriminator_accuracy": 0.6, "val_mse": 0.3}], "MSE of 3.00e-01 is above 2.00e-01"),
+        ([{"discriminator_accuracy": 0.6, "val_mse": float("nan")}], "MSE of nan"),
+        ([{"discriminator_accuracy": 0.6, "val_mse": 0.1}] * 5, ""),
     ],
 )
 def test_a_lost_training_ends_and_says_so(logs, reason, capsys):
-    watch = adversarial.StopWhenLost(worst=0.2, patience=3)
+    watch = adversarial.StopOnDivergence(worst=0.2, patience=3)
     watch.set_model(Ended())
     for epoch, one in enumerate(logs):
         watch.on_epoch_end(epoch, one)
@@ -170,8 +172,8 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="noise must be a number above 0"):
         make(noise=0)
     with pytest.raises(ValueError, match="worst must be a number above 0"):
-        adversarial.StopWhenLost(0)
+        adversarial.StopOnDivergence(0)
     with pytest.raises(ValueError, match="patience must be a whole number from 1"):
-        adversarial.StopWhenLost(1.0, 0)
+        adversarial.StopOnDivergence(1.0, 0)
     with pytest.raises(ValueError, match="multiples of 8"):
-        models.discriminator((30, 32, 3))
+        adversarial.discriminator((30, 32, 3))

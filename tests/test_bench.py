@@ -1,6 +1,6 @@
 import pytest
 
-from lstm_ae_lib import bench
+from lstm_ae_lib.study import bench
 
 
 def test_it_measures_everything_and_asserts_nothing(monkeypatch):

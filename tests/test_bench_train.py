@@ -1,6 +1,6 @@
 import pytest
 
-from lstm_ae_lib import bench_train
+from lstm_ae_lib.study import bench_train
 
 
 def test_every_implementation_takes_its_turn(monkeypatch):

@@ -91,7 +91,7 @@ def test_bad_pairs_are_refused(degraded, clean, message):
 
 
 def fit_mixture(images, protocol, parts=12, **options):
-    sigmas = degradations.drawn_strengths(protocol, len(images))
+    sigmas = degradations.sampled_strengths(protocol, len(images))
     transform = degradations.get_protocol(protocol).transform
     return classical.fit_linear_mixture(degradations.degrade(images, protocol), images, sigmas, transform, parts, **options)
 

@@ -6,22 +6,23 @@ import cv2
 import numpy as np
 import pytest
 
-from lstm_ae_lib import __main__, compression, metrics, models
+from lstm_ae_lib import __main__, metrics, weights
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.tasks import codec, compression
 
 ARGUMENTS = {"latent": 300, "step": 0.25, "width": 0}
 
 
 @pytest.fixture(scope="module")
-def codec(sample):
-    return compression.fit_codec(models.compressor(**ARGUMENTS), sample.train_images[:300], {"task": "transform coding"})
+def made_codec(sample):
+    return codec.fit_codec(compression.compressor(**ARGUMENTS), sample.train_images[:300], {"task": "transform coding"})
 
 
 @pytest.fixture
-def released(codec, tmp_path, monkeypatch):
+def released(made_codec, tmp_path, monkeypatch):
     folder = tmp_path / "compress"
-    monkeypatch.setattr(compression, "codecs_dir", lambda: folder)
-    compression.save_codec(codec, "default", ARGUMENTS)
+    monkeypatch.setattr(weights, "released_dir", lambda *_: folder)
+    weights.write(made_codec.model, folder, "default", "compressor", ARGUMENTS, **codec.described(made_codec))
     return folder
 
 
@@ -37,43 +38,43 @@ def test_numbers_come_back_whatever_the_tables():
     random = np.random.default_rng(0)
     symbols = np.rint(random.laplace(0, np.geomspace(0.02, 300, 50), (40, 50))).astype(int).clip(-1023, 1023)
     symbols[0, :2] = -1023, 1023
-    for tables in (compression.choose_tables(symbols), random.integers(0, 64, 50), np.zeros(50, int)):
-        content = compression.encode_symbols(symbols, tables)
-        np.testing.assert_array_equal(compression.decode_symbols(content, 40, tables), symbols)
+    for tables in (codec.choose_tables(symbols), random.integers(0, 64, 50), np.zeros(50, int)):
+        content = codec.encode_symbols(symbols, tables)
+        np.testing.assert_array_equal(codec.decode_symbols(content, 40, tables), symbols)
     nothing = np.zeros((3, 50), int)
-    content = compression.encode_symbols(nothing, np.zeros(50, int))
+    content = codec.encode_symbols(nothing, np.zeros(50, int))
     assert len(content) <= 1  # zeros at the end are not written
-    np.testing.assert_array_equal(compression.decode_symbols(content, 3, np.zeros(50, int)), nothing)
+    np.testing.assert_array_equal(codec.decode_symbols(content, 3, np.zeros(50, int)), nothing)
     rare = np.rint(random.laplace(0, np.geomspace(5, 0.05, 768), (300, 768))).astype(int)
-    tables = compression.choose_tables(rare)
+    tables = codec.choose_tables(rare)
     for row in rare:
-        content = compression.encode_symbols(row[None], tables)
-        np.testing.assert_array_equal(compression.decode_symbols(content, 1, tables)[0], row)
+        content = codec.encode_symbols(row[None], tables)
+        np.testing.assert_array_equal(codec.decode_symbols(content, 1, tables)[0], row)
 
 
 def test_the_bytes_are_what_the_distributions_promise():
     """Coding costs what the logarithm of the chosen distributions says, to a few bytes; and no other table costs less."""
     symbols = np.rint(np.random.default_rng(1).laplace(0, 3.0, (500, 20))).astype(int)
-    tables = compression.choose_tables(symbols)
-    shares = compression._distributions()
+    tables = codec.choose_tables(symbols)
+    shares = codec._distributions()
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-12)
-    promised = -np.log2(shares[tables][np.arange(20), symbols + compression.LARGEST]).sum() / 8
-    assert len(compression.encode_symbols(symbols, tables)) == pytest.approx(promised, rel=2e-3)
-    assert len(compression.encode_symbols(symbols, tables + 3)) > promised
+    promised = -np.log2(shares[tables][np.arange(20), symbols + codec.LARGEST]).sum() / 8
+    assert len(codec.encode_symbols(symbols, tables)) == pytest.approx(promised, rel=2e-3)
+    assert len(codec.encode_symbols(symbols, tables + 3)) > promised
     # The entropy of a rounded Laplace distribution of that width, worked out by hand: 1 + log2(e * 3) bits, less the rounding.
     assert promised * 8 / symbols.size == pytest.approx(np.log2(2 * np.e * 3), abs=0.03)
 
 
 def test_images_by_themselves_cost_little_more_than_together():
     symbols = np.rint(np.random.default_rng(2).laplace(0, 2.0, (50, 100))).astype(int)
-    tables = compression.choose_tables(symbols)
-    alone = compression.image_bytes(symbols, tables)
-    assert alone.shape == (50,) and 0 <= alone.sum() - len(compression.encode_symbols(symbols, tables)) <= 50 * 4
+    tables = codec.choose_tables(symbols)
+    alone = codec.image_bytes(symbols, tables)
+    assert alone.shape == (50,) and 0 <= alone.sum() - len(codec.encode_symbols(symbols, tables)) <= 50 * 4
 
 
 @pytest.mark.parametrize("symbols", [np.zeros((2, 3)), np.zeros(3, int), np.full((2, 3), 1024)])
 def test_other_numbers_are_refused(symbols):
-    for function in (compression.choose_tables, lambda it: compression.encode_symbols(it, [0, 0, 0])):
+    for function in (codec.choose_tables, lambda it: codec.encode_symbols(it, [0, 0, 0])):
         with pytest.raises(ValueError, match=r"whole numbers \(n, latent\) from -1023 to 1023, got"):
             function(symbols)
 
@@ -81,87 +82,87 @@ def test_other_numbers_are_refused(symbols):
 def test_without_the_range_coder_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "constriction", None)
     with pytest.raises(ImportError, match="pip install constriction"):
-        compression.encode_symbols(np.zeros((1, 3), int), [0, 0, 0])
+        codec.encode_symbols(np.zeros((1, 3), int), [0, 0, 0])
 
 
 # --- pictures to files ----------------------------------------------------------------------------------------------------
 
 
-def test_decoding_gives_what_the_model_gives(codec, sample):
+def test_decoding_gives_what_the_model_gives(made_codec, sample):
     images = sample.test_images[:20]
-    through = codec.decode(codec.encode(images))
-    expected = np.rint(codec.model.predict(images / np.float32(255), verbose=0).clip(0, 1) * 255)
+    through = made_codec.decode(made_codec.encode(images))
+    expected = np.rint(made_codec.model.predict(images / np.float32(255), verbose=0).clip(0, 1) * 255)
     assert np.abs(through - expected).max() <= 1
     assert metrics.evaluate(images, through)["psnr"] > 25
 
 
 @pytest.mark.parametrize("size", [(32, 32), (45, 70), (1, 1), (64, 31)])
-def test_a_picture_of_any_size_comes_back(codec, size):
+def test_a_picture_of_any_size_comes_back(made_codec, size):
     image = picture(*size)
-    content = codec.compress(image)
-    again = codec.decompress(content)
+    content = made_codec.compress(image)
+    again = made_codec.decompress(content)
     assert again.shape == image.shape and again.dtype == np.uint8
     assert np.abs(again.astype(int) - image).mean() < 12
-    np.testing.assert_array_equal(codec.decompress(codec.compress(image)), again)
+    np.testing.assert_array_equal(made_codec.decompress(made_codec.compress(image)), again)
 
 
-def test_a_file_of_other_weights_is_refused(codec, sample):
-    other = compression.fit_codec(models.compressor(**ARGUMENTS | {"step": 0.5}), sample.train_images[:300])
-    assert other.fingerprint != codec.fingerprint
-    with pytest.raises(ValueError, match=f"other weights \\({codec.fingerprint.hex()}\\); these are {other.fingerprint.hex()}"):
-        other.decompress(codec.compress(picture()))
+def test_a_file_of_other_weights_is_refused(made_codec, sample):
+    other = codec.fit_codec(compression.compressor(**ARGUMENTS | {"step": 0.5}), sample.train_images[:300])
+    assert other.fingerprint != made_codec.fingerprint
+    with pytest.raises(ValueError, match=f"other weights \\({made_codec.fingerprint.hex()}\\); these are {other.fingerprint.hex()}"):
+        other.decompress(made_codec.compress(picture()))
 
 
-def test_no_changed_byte_and_no_cut_goes_unseen(codec):
-    content = codec.compress(picture(40, 33))
+def test_no_changed_byte_and_no_cut_goes_unseen(made_codec):
+    content = made_codec.compress(picture(40, 33))
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= 1 + place % 255
         with pytest.raises(ValueError, match="not a compressed picture|damaged"):
-            codec.decompress(bytes(changed))
+            made_codec.decompress(bytes(changed))
         with pytest.raises(ValueError, match="not a compressed picture|damaged"):
-            codec.decompress(content[:place])
+            made_codec.decompress(content[:place])
     with pytest.raises(ValueError, match="damaged"):
-        codec.decompress(content + b"x")
+        made_codec.decompress(content + b"x")
 
 
-def test_random_bytes_never_crash(codec):
+def test_random_bytes_never_crash(made_codec):
     random = np.random.default_rng(0)
     for length in (0, 3, 24, 25, 400):
-        for start in (b"", compression.KIND):
+        for start in (b"", codec.KIND):
             with pytest.raises(ValueError, match="not a compressed picture|damaged"):
-                codec.decompress(start + random.bytes(length))
+                made_codec.decompress(start + random.bytes(length))
 
 
-def test_numbers_nobody_encoded_are_no_crash_either(codec):
+def test_numbers_nobody_encoded_are_no_crash_either(made_codec):
     """Even where the checksum is forged, what comes out is a picture, or is refused."""
     random, seen = np.random.default_rng(0), set()
     for length in [300, 1, 0] * 20:
         payload = random.bytes(length)
-        content = compression._header(codec.fingerprint, 40, 40, payload) + payload
+        content = codec._header(made_codec.fingerprint, 40, 40, payload) + payload
         try:
-            seen.add(codec.decompress(content).shape)
+            seen.add(made_codec.decompress(content).shape)
         except ValueError as error:
             assert "the bytes say nothing" in str(error)
     assert seen == {(40, 40, 3)}
     for height, width in ((0, 5), (2**31, 2)):
         with pytest.raises(ValueError, match="pixels, from 1 to"):
-            codec.decompress(compression._header(codec.fingerprint, height, width, payload) + payload)
+            made_codec.decompress(codec._header(made_codec.fingerprint, height, width, payload) + payload)
 
 
-def test_a_released_codec_is_the_same_again(codec, released):
-    again = compression.load_codec("default")
-    assert again.fingerprint == codec.fingerprint and again.card == {"task": "transform coding"}
-    content = codec.compress(picture())
-    np.testing.assert_array_equal(again.decompress(content), codec.decompress(content))
+def test_a_released_codec_is_the_same_again(made_codec, released):
+    again = codec.load_codec("default")
+    assert again.fingerprint == made_codec.fingerprint and again.card == {"task": "transform coding"}
+    content = made_codec.compress(picture())
+    np.testing.assert_array_equal(again.decompress(content), made_codec.decompress(content))
     with pytest.raises(ValueError, match="weights must be one of default; got 'magic'"):
-        compression.load_codec("magic")
+        codec.load_codec("magic")
     described = released / "default.json"
-    described.write_text(described.read_text().replace(codec.fingerprint.hex(), "0" * 16))
+    described.write_text(described.read_text().replace(made_codec.fingerprint.hex(), "0" * 16))
     with pytest.raises(ValueError, match="its tables are not those of the weights"):
-        compression.load_codec("default")
+        codec.load_codec("default")
     with pytest.raises(FileNotFoundError, match="there are no released compressors in"):
-        compression.load_codec("default", released / "nowhere")
+        codec.load_codec("default", released / "nowhere")
 
 
 def test_by_the_command_line(released, tmp_path, capsys):
@@ -188,7 +189,7 @@ def test_by_the_command_line(released, tmp_path, capsys):
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
 def test_image_formats_decode_and_count_their_bytes(suffix, sample):
     images = sample.test_images[:10]
-    coarse, fine = (compression.image_format(images, suffix, quality) for quality in (10, 80))
+    coarse, fine = (codec.image_format(images, suffix, quality) for quality in (10, 80))
     for decoded, whole, scan in (coarse, fine):
         assert decoded.shape == images.shape and (scan > 0).all() and (scan < whole).all()
     assert metrics.evaluate(images, coarse[0])["psnr"] < metrics.evaluate(images, fine[0])["psnr"] - 3
@@ -218,7 +219,7 @@ def test_principal_components_are_orthogonal_and_the_best_few(sample):
 
 def test_it_begins_as_transform_coding(sample):
     images = sample.test_images[:8] / np.float32(255)
-    plain, learned = (models.compressor(latent=500, step=0.3, width=width) for width in (0, 8))
+    plain, learned = (compression.compressor(latent=500, step=0.3, width=width) for width in (0, 8))
     np.testing.assert_allclose(learned.predict(images, verbose=0), plain.predict(images, verbose=0), atol=1e-5)
 
 
@@ -226,29 +227,29 @@ def test_it_begins_as_principal_components(sample):
     mean, components = compression.fit_pca(sample.train_images[:400])
     images = sample.test_images[:8] / np.float32(255)
     flat = images.reshape(8, -1) - mean
-    model = models.compressor(latent=60, step=0.02, width=4, transform="components")
+    model = compression.compressor(latent=60, step=0.02, width=4, transform="components")
     compression.start_from_components(model, mean, components)
     expected = (flat @ components[:60].T @ components[:60] + mean).reshape(images.shape)
     np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=0.05)
     assert not model.get_layer("latent").trainable_weights and not model.get_layer("from_latent").trainable_weights
-    codec = compression.fit_codec(model, sample.train_images[:50])
-    restored = codec.decompress(codec.compress(sample.test_images[0]))
+    made_codec = codec.fit_codec(model, sample.train_images[:50])
+    restored = made_codec.decompress(made_codec.compress(sample.test_images[0]))
     assert np.square(restored / 255 - expected[0]).mean() < 1e-4
     with pytest.raises(ValueError, match=r'transform is "cosine"'):
-        compression.start_from_components(models.compressor(latent=60, width=0), mean, components)
+        compression.start_from_components(compression.compressor(latent=60, width=0), mean, components)
     with pytest.raises(ValueError, match=r"needs 60 components of 3072 values each, got an array of shape \(59, 3072\)"):
         compression.start_from_components(model, mean, components[:59])
 
 
 def test_all_numbers_and_a_fine_step_give_the_image_back(sample):
     images = sample.test_images[:4] / np.float32(255)
-    model = models.compressor(latent=3072, step=1e-3, width=0)
+    model = compression.compressor(latent=3072, step=1e-3, width=0)
     np.testing.assert_allclose(model.predict(images, verbose=0), images, atol=2e-3)
 
 
 def test_an_error_in_the_latent_is_as_large_in_the_image(sample):
     images = sample.test_images[:4] / np.float32(255)
-    latent = models.compressor(latent=3072, width=0).get_layer("latent")
+    latent = compression.compressor(latent=3072, width=0).get_layer("latent")
     energy = np.square(keras.ops.convert_to_numpy(latent(images))).sum(axis=1)
     np.testing.assert_allclose(energy, np.square(images - 0.5).sum(axis=(1, 2, 3)), rtol=1e-5)
 
@@ -257,7 +258,7 @@ def test_the_loss_holds_the_price_of_the_bits(sample):
     """In training the cost is added to the loss, and is what the learned widths promise."""
     keras.utils.set_random_seed(0)
     images = sample.train_images[:64] / np.float32(255)
-    model = models.compressor(latent=300, step=0.25, width=0, rate=1e-5)
+    model = compression.compressor(latent=300, step=0.25, width=0, rate=1e-5)
     model.compile(keras.optimizers.SGD(0.0), loss="mse")
     with_price = model.train_on_batch(images, images)
     model.get_layer("quantize").rate = 0.0
@@ -284,4 +285,4 @@ def test_the_loss_holds_the_price_of_the_bits(sample):
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        models.compressor(**arguments)
+        compression.compressor(**arguments)

@@ -6,7 +6,7 @@ import conformance
 import numpy as np
 import pytest
 
-from lstm_ae_lib import models
+from lstm_ae_lib import weights
 from lstm_ae_lib._backend import keras
 
 pytestmark = pytest.mark.backends
@@ -42,7 +42,7 @@ def test_every_public_layer_and_builder_is_listed():
         for name, value in inspect.getmembers(module, inspect.isclass):
             if issubclass(value, keras.layers.Layer) and value.__module__ == module.__name__ and not name.startswith("_"):
                 assert name in listed, f"{module.__name__}.{name} is not in tests/conformance.py"
-    assert set(models.BUILDERS) <= listed
+    assert set(weights.BUILDERS) <= listed
 
 
 def test_every_library_module_has_its_test_file():
@@ -206,11 +206,11 @@ def test_rows_work_for_an_unknown_height():
             r"RowsToImage needs \(batch, height, width \* 3\)",
         ),
         (lambda: conformance.layers.ImageToRows()(np.zeros((1, 2, 4), np.float32)), "ImageToRows needs"),
-        (lambda: conformance.layers.SpectralWiener("dft"), "transform must be one of dct1, dct2; got 'dft'"),
-        (lambda: conformance.layers.SpectralWiener().build((None, None, 8, 3)), "of a known size"),
-        (lambda: conformance.layers.SpectralMixture().build((None, 8, 8, 1)), "SpectralMixture needs images"),
-        (lambda: conformance.layers.SpectralMixture(bands=0), "bands must be a whole number from 1 to 4096, got 0"),
-        (lambda: conformance.layers.cosine_basis(1, "dct1"), "size must be a whole number from 2"),
+        (lambda: conformance.spectral.SpectralWiener("dft"), "transform must be one of dct1, dct2; got 'dft'"),
+        (lambda: conformance.spectral.SpectralWiener().build((None, None, 8, 3)), "of a known size"),
+        (lambda: conformance.spectral.SpectralMixture().build((None, 8, 8, 1)), "SpectralMixture needs images"),
+        (lambda: conformance.spectral.SpectralMixture(bands=0), "bands must be a whole number from 1 to 4096, got 0"),
+        (lambda: conformance.spectral.cosine_basis(1, "dct1"), "size must be a whole number from 2"),
     ],
 )
 def test_layers_refuse_bad_arguments(make, message):
@@ -223,7 +223,7 @@ def test_layers_refuse_bad_arguments(make, message):
 def test_cosine_basis_equals_scipys(transform, size):
     import scipy.fft
 
-    from lstm_ae_lib.layers import cosine_basis
+    from lstm_ae_lib.spectral import cosine_basis
 
     forward, inverse = cosine_basis(size, transform)
     np.testing.assert_allclose(forward @ inverse, np.eye(size), atol=1e-12)

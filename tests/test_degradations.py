@@ -41,24 +41,24 @@ def test_opencv_protocols_are_opencvs_filter(name, clean):
 
 
 def test_blind_is_opencvs_filter_with_a_sigma_for_each_image(clean):
-    sigmas = degradations.drawn_strengths("blind", 4000)
+    sigmas = degradations.sampled_strengths("blind", 4000)
     assert 0 < sigmas.min() < 0.01 and 2.99 < sigmas.max() < 3 and abs(sigmas.mean() - 1.5) < 0.05
     expected = [cv2.GaussianBlur(image, (0, 0), sigma) for image, sigma in zip(clean, sigmas, strict=False)]
     np.testing.assert_array_equal(degradations.degrade(clean, "blind"), np.stack(expected))
-    np.testing.assert_array_equal(degradations.drawn_strengths("blind", 5, first_index=7), sigmas[7:12])
+    np.testing.assert_array_equal(degradations.sampled_strengths("blind", 5, first_index=7), sigmas[7:12])
     with pytest.raises(ValueError, match=r"gauss2 degrades every image alike \(others: blind, noisy, awgn\)"):
-        degradations.drawn_strengths("gauss2", 3)
+        degradations.sampled_strengths("gauss2", 3)
 
 
 def test_awgn_is_noise_of_another_strength_for_each_image():
     grey = np.full((400, 16, 16, 3), 128, np.uint8)
-    noise, strengths = degradations.degrade(grey, "awgn") / 255 - 128 / 255, degradations.drawn_strengths("awgn", 400)
+    noise, strengths = degradations.degrade(grey, "awgn") / 255 - 128 / 255, degradations.sampled_strengths("awgn", 400)
     assert 0 <= strengths.min() < 0.005 and 54 / 255 < strengths.max() <= 55 / 255
     np.testing.assert_allclose(noise.std(axis=(1, 2, 3)), np.sqrt(strengths**2 + 1 / 12 / 255**2), rtol=0.15, atol=6e-4)
 
 
 def test_noisy_is_a_blur_and_noise_of_two_percent(clean):
-    degraded, sigmas = degradations.degrade(clean, "noisy"), degradations.drawn_strengths("noisy", len(clean))
+    degraded, sigmas = degradations.degrade(clean, "noisy"), degradations.sampled_strengths("noisy", len(clean))
     assert degraded.dtype == np.float32 and sigmas.min() > 1 and sigmas.max() < 4
     blurred = [cv2.GaussianBlur(image / np.float32(255), (5, 5), sigma) for image, sigma in zip(clean, sigmas, strict=True)]
     noise = degraded - np.stack(blurred)
@@ -166,7 +166,7 @@ def test_eight_bit_operator_at_other_widths(sigma, clean):
 
 @pytest.mark.parametrize("border", ["reflect", "reflect_101"])
 def test_the_matching_cosine_transform_diagonalises_the_blur(border):
-    from lstm_ae_lib.layers import cosine_basis
+    from lstm_ae_lib.spectral import cosine_basis
 
     matrix = degradations.blur_matrix(32, degradations.kernel_taps(2.0, border), border)
     forward, inverse = cosine_basis(32, {"reflect": "dct2", "reflect_101": "dct1"}[border])
@@ -295,21 +295,21 @@ def test_layer_refuses_bad_arguments():
 def test_degrading_again_draws_anew_by_position_and_time():
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     positions = np.array([5, 6, 9])
-    first = degradations.degrade_again(images, "awgn", positions, 0)
+    first = degradations.redegrade(images, "awgn", positions, 0)
     np.testing.assert_array_equal(first[:2], degradations.degrade(images[:2], "awgn", 5))
     np.testing.assert_array_equal(first[2:], degradations.degrade(images[2:], "awgn", 9))
-    later = degradations.degrade_again(images, "awgn", positions, 1)
+    later = degradations.redegrade(images, "awgn", positions, 1)
     assert (first != later).any(axis=(1, 2, 3)).all()
-    np.testing.assert_array_equal(later, degradations.degrade_again(images, "awgn", positions, 1))
+    np.testing.assert_array_equal(later, degradations.redegrade(images, "awgn", positions, 1))
     np.testing.assert_array_equal(
-        degradations.degrade_again(images, "gauss1", positions, 4), degradations.degrade(images, "gauss1")
+        degradations.redegrade(images, "gauss1", positions, 4), degradations.degrade(images, "gauss1")
     )
 
 
 @pytest.mark.parametrize("positions", [[0, 1], [0.0, 1.0, 2.0], [0, 1, 2**32], [-1, 0, 1]])
 def test_positions_that_are_none_are_refused(positions):
     with pytest.raises(ValueError, match="positions must be 3 whole numbers below"):
-        degradations.degrade_again(np.zeros((3, 8, 8, 3), np.uint8), "awgn", np.array(positions), 0)
+        degradations.redegrade(np.zeros((3, 8, 8, 3), np.uint8), "awgn", np.array(positions), 0)
 
 
 def test_what_draws():

@@ -6,7 +6,7 @@ import fake_cifar
 import numpy as np
 import pytest
 
-from lstm_ae_lib import __main__, datasets, degradations, paths
+from lstm_ae_lib import __main__, cifar10, degradations, paths
 
 
 def test_help_is_quick_and_lists_every_command():
@@ -24,7 +24,7 @@ def test_protocols(capsys):
 
 
 def test_data_says_what_it_has(made, monkeypatch, capsys):
-    monkeypatch.setattr(datasets, "CONTENT_HASHES", fake_cifar.hashes())
+    monkeypatch.setattr(cifar10, "CONTENT_HASHES", fake_cifar.hashes())
     (made / "raw").mkdir(parents=True)
     np.savez(made / "raw" / "cifar10.npz", **fake_cifar.arrays())
     assert __main__.main(["data"]) == 0

@@ -4,6 +4,7 @@ import skimage.metrics
 
 from lstm_ae_lib import metrics
 from lstm_ae_lib._backend import WIDE_FLOAT, keras
+from lstm_ae_lib.tasks import uncertainty, variational
 
 pytestmark = pytest.mark.backends
 
@@ -169,19 +170,19 @@ def test_bits_of_pixels_add_up_to_one():
     values = np.arange(256, dtype=np.uint8)
     clean = np.broadcast_to(values[:, None, None, None], (256, 1, 1, 3))
     for centre, sigma in ((0.5, 0.1), (0.02, 0.05), (-0.3, 0.2), (1.0, 0.5), (0.25, 0.0005)):
-        bits = metrics.bits_of_pixels(clean, np.full((256, 1, 1, 3), centre), sigma)
+        bits = uncertainty.bits_of_pixels(clean, np.full((256, 1, 1, 3), centre), sigma)
         assert np.sum(2.0**-bits) == pytest.approx(1, rel=1e-9), (centre, sigma)
         assert np.isfinite(bits).all() and (bits >= 0).all()
 
 
 def test_bits_of_pixels_of_a_uniform_guess_and_of_a_sure_one():
     clean = np.full((1, 8, 8, 3), 100, np.uint8)
-    assert metrics.bits_of_pixels(clean, np.full(clean.shape, 0.5), 5.0)[0] > 8
-    assert metrics.bits_of_pixels(clean, clean / 255, 0.0005)[0] < 0.01
+    assert uncertainty.bits_of_pixels(clean, np.full(clean.shape, 0.5), 5.0)[0] > 8
+    assert uncertainty.bits_of_pixels(clean, clean / 255, 0.0005)[0] < 0.01
     with pytest.raises(ValueError, match="sigma must be a number above 0 up to 10, got 0"):
-        metrics.bits_of_pixels(clean, clean / 255, 0)
+        uncertainty.bits_of_pixels(clean, clean / 255, 0)
     with pytest.raises(ValueError, match="clean and mean must have the same shape"):
-        metrics.bits_of_pixels(clean, clean[:, :4] / 255, 1.0)
+        uncertainty.bits_of_pixels(clean, clean[:, :4] / 255, 1.0)
 
 
 @pytest.mark.backends
@@ -190,5 +191,5 @@ def test_gaussian_nats_are_the_densitys_logarithm():
     clean, restored = (generator.random((2, 4, 4, 3)).astype(np.float32) for _ in range(2))
     variance = np.mean((clean - restored) ** 2)
     expected = np.mean(0.5 * (clean - restored) ** 2 / variance + 0.5 * np.log(2 * np.pi * variance))
-    assert float(metrics.gaussian_nats(clean, restored)) == pytest.approx(expected, rel=1e-5)
-    assert np.isfinite(float(metrics.gaussian_nats(clean, clean)))
+    assert float(variational.gaussian_nll(clean, restored)) == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(float(variational.gaussian_nll(clean, clean)))

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from lstm_ae_lib import models
+from lstm_ae_lib import models, weights
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.tasks import recurrent_inference
 
 pytestmark = pytest.mark.backends
 
@@ -120,20 +121,20 @@ def test_a_recurrence_sees_the_whole_image(recurrence, all_of_it):
 
 
 def test_iterations_share_their_weights_and_cost_each_time():
-    models_of = [models.recurrent_inference(iterations=count) for count in (1, 3)]
+    models_of = [recurrent_inference.recurrent_inference(iterations=count) for count in (1, 3)]
     w = 64
     size = conv(9, w, 6) + conv(2 * w, 4 * w) + 2 * conv(w, w) + conv(w, 12)
     assert [model.count_params() - 12288 for model in models_of] == [size, size]
     once, thrice = (models.multiply_adds(model) for model in models_of)
     assert thrice - once == 2 * 256 * (36 * 9 * w + 9 * (2 * w * 4 * w + 2 * w * w + w * 12))
-    assert models.recurrent_inference(sigma=0.0).count_params() == models_of[0].count_params() - 36 * 3 * w
+    assert recurrent_inference.recurrent_inference(sigma=0.0).count_params() == models_of[0].count_params() - 36 * 3 * w
 
 
 def test_build_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="builder must be one of reference_lstm_autoencoder, flagship, .*; got 'gan'"):
-        models.build("gan", {})
+        weights.build("gan", {})
     with pytest.raises(ValueError, match="does not take these arguments"):
-        models.build("linear_filter", {"depth": 3})
+        weights.build("linear_filter", {"depth": 3})
 
 
 def test_multiply_adds_refuses_a_layer_it_cannot_count():
@@ -162,7 +163,7 @@ def test_repeated_pairs_share_their_weights():
 
 @pytest.mark.parametrize("builder", ["flagship", "dncnn", "rednet", "unet", "nafnet"])
 def test_a_gate_holds_back_what_is_added_where_the_linear_estimate_changed_nothing(builder):
-    free, gated = (models.build(builder, {"linear_start": "dct1", "gate": gate}) for gate in (False, True))
+    free, gated = (weights.build(builder, {"linear_start": "dct1", "gate": gate}) for gate in (False, True))
     for model in (free, gated):  # one that adds 0.05 everywhere
         last = [layer for layer in model.layers if layer.weights][-1]
         last.set_weights([np.zeros_like(last.get_weights()[0]), np.full_like(last.get_weights()[1], 0.05)])
@@ -174,4 +175,4 @@ def test_a_gate_holds_back_what_is_added_where_the_linear_estimate_changed_nothi
         linear.set_weights([np.zeros_like(weight) for weight in linear.get_weights()])
         np.testing.assert_allclose(models.apply(model, images), 0.05, atol=1e-5)
     with pytest.raises(ValueError, match="gate needs a linear_start"):
-        models.build(builder, {"linear_start": "", "gate": True})
+        weights.build(builder, {"linear_start": "", "gate": True})

@@ -11,7 +11,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from lstm_ae_lib import datasets, degradations, metrics, reporting, runs, sweeps
+from lstm_ae_lib import cifar10, degradations, metrics
+from lstm_ae_lib.study import reporting, runs, sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,7 +75,7 @@ def test_the_saved_models_give_the_recorded_numbers(smoke, sample):
         assert metrics.evaluate(sample.test_images, np.clip(restored, 0, 1))["mse"] == pytest.approx(
             numbers[restorer]["mse"], rel=1e-5
         )
-    assert datasets.load_cifar10("sample").content_hash == numbers["linear"]["data_hash"]
+    assert cifar10.load_cifar10("sample").content_hash == numbers["linear"]["data_hash"]
 
 
 def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lstm_ae_lib import runner
+from lstm_ae_lib.study import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -29,7 +29,7 @@ def test_the_variable_moves_what_is_made_and_not_what_is_shipped(made):
 def test_without_a_checkout_it_says_what_is_missing(monkeypatch):
     monkeypatch.delenv("LSTM_AE_DATA", raising=False)
     monkeypatch.setattr(paths, "checkout", lambda: None)
-    assert paths.made_dir() == Path.home() / ".lstm_ae"
+    assert paths.output_dir() == Path.home() / ".lstm_ae"
     assert paths.sample_file().parts[-3:] == ("share", "lstm_ae_lib", "cifar10_sample.npz")
     with pytest.raises(FileNotFoundError, match="the notebooks folder is part of the project's checkout"):
         paths.notebooks_dir()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lstm_ae_lib import classical, degradations, layers, models, peers
+from lstm_ae_lib import classical, degradations, layers, models, peers, spectral
 from lstm_ae_lib._backend import keras
 
 pytestmark = pytest.mark.backends
@@ -62,7 +62,7 @@ def test_without_its_last_layer_it_returns_where_it_starts_from(build, sample):
     seen = degradations.as_float(degraded[:4])
     for start in ("", "dct1"):
         model = build(linear_start=start)
-        models.set_linear_start(model, linear_filter)
+        spectral.set_linear_start(model, linear_filter)
         last = model.get_layer("deconv1" if build is peers.rednet else "last")
         last.set_weights([np.zeros_like(weight) for weight in last.get_weights()])
         expected = keras.ops.convert_to_numpy(linear_filter(seen)) if start else seen
@@ -72,16 +72,16 @@ def test_without_its_last_layer_it_returns_where_it_starts_from(build, sample):
 def test_a_network_can_start_from_a_mixture(sample):
     clean = sample.train_images[:64]
     degraded = degradations.degrade(clean, "blind")
-    mixture = classical.fit_linear_mixture(degraded, clean, degradations.drawn_strengths("blind", 64), "dct1", 3)
+    mixture = classical.fit_linear_mixture(degraded, clean, degradations.sampled_strengths("blind", 64), "dct1", 3)
     model = peers.unet(width=2, linear_start="dct1x3")
-    models.set_linear_start(model, mixture)
+    spectral.set_linear_start(model, mixture)
     model.get_layer("last").set_weights([np.zeros_like(weight) for weight in model.get_layer("last").get_weights()])
     seen = degradations.as_float(degraded[:4])
     expected = keras.ops.convert_to_numpy(mixture(seen))
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(seen)), expected, atol=1e-5)
-    for other, given in ((models.linear_mixture(parts=4), "dct1x4"), (models.linear_filter(), "dct1")):
+    for other, given in ((spectral.linear_mixture(parts=4), "dct1x4"), (spectral.linear_filter(), "dct1")):
         with pytest.raises(ValueError, match=f"the model starts from dct1x3, the fitted filter is of {given}"):
-            models.set_linear_start(model, other)
+            spectral.set_linear_start(model, other)
 
 
 def test_the_linear_start_is_not_trained():
@@ -93,7 +93,7 @@ def test_the_linear_start_is_not_trained():
 
 def test_a_start_of_another_transform_is_refused():
     with pytest.raises(ValueError, match="the model starts from dct1, the fitted filter is of dct2"):
-        models.set_linear_start(peers.unet((8, 8, 3), 2, 1, "dct1"), models.linear_filter((8, 8, 3), "dct2"))
+        spectral.set_linear_start(peers.unet((8, 8, 3), 2, 1, "dct1"), spectral.linear_filter((8, 8, 3), "dct2"))
 
 
 def test_red_net_skips_join_mirror_images():

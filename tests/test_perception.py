@@ -1,18 +1,19 @@
 import numpy as np
 import pytest
 
-from lstm_ae_lib import datasets, degradations, keras, models, perception, restoring
+from lstm_ae_lib import cifar10, degradations, keras, weights
+from lstm_ae_lib.tasks import perception
 
 
 @pytest.fixture(scope="module")
 def images():
-    return datasets.load_cifar10("sample")
+    return cifar10.load_cifar10("sample")
 
 
 @pytest.fixture(scope="module")
 def classifier():
     keras.utils.set_random_seed(0)
-    return perception.Classifier(models.classifier(width=4))
+    return perception.Classifier(perception.classifier(width=4))
 
 
 def gaussians(count, size=6, seed=0, mean=0.0, scale=1.0):
@@ -131,7 +132,7 @@ def test_bad_input_is_refused(classifier, images):
 
 def test_released_classifiers_say_what_they_can(images):
     folder = perception.classifiers_dir()
-    for name in restoring.released(folder):
+    for name in weights.released(folder):
         classifier = perception.load_classifier(name)
         seen = classifier.look(images.test_images)[1]
         # 250 test images of the sample: three standard errors of a share.

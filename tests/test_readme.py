@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lstm_ae_lib import files, reporting
+from lstm_ae_lib import files
+from lstm_ae_lib.study import reporting
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -119,7 +120,7 @@ def test_commands_exist():
 
 
 def test_presets_and_parameters_named_exist():
-    from lstm_ae_lib import runner
+    from lstm_ae_lib.study import runner
 
     for words in code_lines():
         if words[:4] == ["python", "-m", "lstm_ae_lib", "run"]:

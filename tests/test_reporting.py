@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from lstm_ae_lib import __main__, classical, degradations, metrics, models, paths, reporting, runs
+from lstm_ae_lib import __main__, classical, degradations, metrics, paths, spectral
+from lstm_ae_lib.study import reporting, runs
 
 
 @pytest.fixture
@@ -239,7 +240,7 @@ def pair(made, sample):
     """Two runs on the sample: of the untouched images, and of the linear filter's estimate of them."""
     blurred = degradations.degrade(sample.train_images, "gauss2")
     fitted = {
-        "idle": models.linear_filter((32, 32, 3), "dct1"),
+        "idle": spectral.linear_filter((32, 32, 3), "dct1"),
         "sharp": classical.fit_linear_filter(blurred, sample.train_images, "dct1"),
     }
     for name, model in fitted.items():

@@ -11,8 +11,9 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from lstm_ae_lib import __main__, classical, datasets, degradations, metrics, models, peers, restoring, runs
+from lstm_ae_lib import __main__, cifar10, classical, degradations, metrics, peers, pictures, restoring, spectral, weights
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.study import releasing, runs
 
 
 def numbers(*shape, seed=0):
@@ -20,7 +21,7 @@ def numbers(*shape, seed=0):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def store(tmp_path_factory):
     """``same``, which returns what it is given, and ``near``, which sees eleven pixels far and starts from nothing linear."""
     folder = tmp_path_factory.mktemp("weights")
     keras.utils.set_random_seed(0)
@@ -30,19 +31,19 @@ def weights(tmp_path_factory):
         if name == "near":
             last = model.get_layer("last")
             last.set_weights([0.3 * numbers(*weight.shape) - 0.15 for weight in last.get_weights()])
-        restoring.release(name, model, "dncnn", arguments, {"task": "a test"}, folder)
+        releasing.release(name, model, "dncnn", arguments, {"task": "a test"}, folder)
     return folder
 
 
 @pytest.fixture
-def same(weights):
-    return restoring.load_restorer("same", weights)
+def same(store):
+    return restoring.load_restorer("same", store)
 
 
 @pytest.mark.backends
-def test_released_weights_come_back(weights):
-    restorer = restoring.load_restorer("near", weights)
-    assert restoring.released(weights) == ["near", "same"] and restorer.card == {"task": "a test"}
+def test_released_weights_come_back(store):
+    restorer = restoring.load_restorer("near", store)
+    assert weights.released(store) == ["near", "same"] and restorer.card == {"task": "a test"}
     images = numbers(2, 16, 16, 3)
     expected = keras.ops.convert_to_numpy(restorer.model(images))
     np.testing.assert_allclose(restorer(images), np.clip(expected, 0, 1), atol=1e-6)
@@ -69,9 +70,9 @@ def test_shape_and_dtype_stay_and_alpha_is_kept(same, dtype, channels):
         np.testing.assert_array_equal(restored[..., 3], image[..., 3])
 
 
-def test_tiles_leave_no_seam(weights):
+def test_tiles_leave_no_seam(store):
     """A quarter of the overlap is more than the five pixels that this network sees: the tiles show what the whole shows."""
-    near = restoring.load_restorer("near", weights)
+    near = restoring.load_restorer("near", store)
     image = numbers(100, 76, 3)
     whole = restoring.restore(image, near)
     assert not np.allclose(whole, image, atol=0.01)
@@ -83,7 +84,7 @@ def test_tiles_leave_no_seam(weights):
 
 def test_tiles_cover_everything_and_are_of_one_size():
     for size in range(1, 200):
-        starts = restoring._starts(size, 32, 8)
+        starts = restoring._tile_offsets(size, 32, 8)
         covered = np.zeros(size, int)
         for start in starts:
             assert start + min(32, size) <= size
@@ -101,9 +102,9 @@ def test_the_linear_filter_works_at_another_size(sample):
     photo = skimage.data.astronaut()[None, 40:168, 160:258]
     blurred = degradations.degrade(photo, "gauss2")
     small = fitted.layers[-1]
-    assert all((one == two).all() for one, two in zip(small.get_weights(), classical.resized_filter(small, 32, 32), strict=True))
-    larger = models.linear_filter(photo.shape[1:], "dct1")
-    larger.layers[-1].set_weights(classical.resized_filter(small, 128, 98))
+    assert all((one == two).all() for one, two in zip(small.get_weights(), spectral.resized_filter(small, 32, 32), strict=True))
+    larger = spectral.linear_filter(photo.shape[1:], "dct1")
+    larger.layers[-1].set_weights(spectral.resized_filter(small, 128, 98))
     restored = keras.ops.convert_to_numpy(larger(blurred / np.float32(255)))
     before, after = (np.mean((image - photo / 255) ** 2) for image in (blurred / 255, restored))
     assert after < 0.5 * before
@@ -113,11 +114,11 @@ def test_the_mixture_works_at_another_size_and_finds_the_sigma_there(sample):
     import skimage.data
 
     clean = sample.train_images
-    sigmas = degradations.drawn_strengths("blind", len(clean))
+    sigmas = degradations.sampled_strengths("blind", len(clean))
     fitted = classical.fit_linear_mixture(degradations.degrade(clean, "blind"), clean, sigmas, "dct1")
     photo = skimage.data.astronaut()[None, 40:168, 160:258]
-    larger = models.linear_mixture(photo.shape[1:])
-    larger.layers[-1].set_weights(classical.resized_filter(fitted.layers[-1], 128, 98))
+    larger = spectral.linear_mixture(photo.shape[1:])
+    larger.layers[-1].set_weights(spectral.resized_filter(fitted.layers[-1], 128, 98))
     for protocol in ("gauss1", "gauss2", "gauss3"):
         blurred = degradations.degrade(photo, protocol)
         restored = keras.ops.convert_to_numpy(larger(blurred / np.float32(255)))
@@ -148,15 +149,15 @@ def test_bad_tiles_are_refused(same, options, message):
         restoring.restore(np.zeros((5, 5), np.uint8), same, **options)
 
 
-def test_weights_that_are_not_the_released_ones_are_refused(weights, tmp_path):
+def test_weights_that_are_not_the_released_ones_are_refused(store, tmp_path):
     with pytest.raises(FileNotFoundError, match="there are no released weights in"):
         restoring.load_restorer("gauss2", tmp_path)
     with pytest.raises(ValueError, match="weights must be one of near, same; got 'other'"):
-        restoring.load_restorer("other", weights)
-    with pytest.raises(ValueError, match="weights must be a name of letters"):
-        restoring.load_restorer("../same", weights)
+        restoring.load_restorer("other", store)
+    with pytest.raises(ValueError, match="weights must be 1 to 100 letters"):
+        restoring.load_restorer("../same", store)
     for name in ("same.json", "same.weights.h5"):
-        (tmp_path / name).write_bytes((weights / name).read_bytes())
+        (tmp_path / name).write_bytes((store / name).read_bytes())
     content = bytearray((tmp_path / "same.weights.h5").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "same.weights.h5").write_bytes(content)
@@ -252,8 +253,8 @@ def _header(width, height):
         ("large", "is too large"),
     ],
 )
-def test_what_is_no_picture_gets_one_line_and_code_2(monkeypatch, capsys, weights, tmp_path, kind, message):
-    monkeypatch.setattr(restoring, "weights_dir", lambda: weights)
+def test_what_is_no_picture_gets_one_line_and_code_2(monkeypatch, capsys, store, tmp_path, kind, message):
+    monkeypatch.setattr(weights, "released_dir", lambda: store)
     source, target = broken(tmp_path, kind), tmp_path / "out.png"
     target.write_bytes(b"what was there")
     assert __main__.main(["restore", str(source), str(target), "--weights", "same", "--quiet"]) == 2
@@ -277,15 +278,15 @@ def test_targets_that_cannot_be_are_refused(same, tmp_path, target, channels, me
     assert not (tmp_path / target).exists()
 
 
-def test_the_command_line_restores_a_picture(monkeypatch, capsys, weights, tmp_path):
-    monkeypatch.setattr(restoring, "weights_dir", lambda: weights)
+def test_the_command_line_restores_a_picture(monkeypatch, capsys, store, tmp_path):
+    monkeypatch.setattr(weights, "released_dir", lambda: store)
     cv2.imwrite(str(tmp_path / "in.png"), photo())
     assert __main__.main(["restore", str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--weights", "same"]) == 0
     assert "out.png: 35 x 24 pixels, restored with same" in capsys.readouterr().out
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out.png")), cv2.imread(str(tmp_path / "in.png")))
 
 
-def test_memory_grows_with_the_picture_only(weights, tmp_path):
+def test_memory_grows_with_the_picture_only(store, tmp_path):
     """4 megapixels, in a process of its own: 12 bytes a pixel three times over, and not a network's layers at full size."""
     code = """
 import json, resource, sys
@@ -297,7 +298,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 restoring.restore(np.zeros((2048, 2048, 3), np.uint8), restorer)
 print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 """
-    done = subprocess.run([sys.executable, "-c", code, str(weights)], capture_output=True, text=True, env={**os.environ})
+    done = subprocess.run([sys.executable, "-c", code, str(store)], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 0, done.stderr
     grown = json.loads(done.stdout) * (1024 if sys.platform == "linux" else 1)
     assert grown < 60 * 2048 * 2048
@@ -307,9 +308,9 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 def finished_run(tmp_path, monkeypatch):
     """A run as the notebooks leave it, of a network that adds nothing to its linear start."""
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path))
-    monkeypatch.setattr(restoring, "weights_dir", lambda: tmp_path / "weights")
+    monkeypatch.setattr(weights, "released_dir", lambda kind="": tmp_path / "weights" / kind)
     nothing = np.zeros((2, 32, 32, 3), np.uint8)
-    images = datasets.ImageSet(nothing, np.zeros(2), nothing, np.zeros(2), np.zeros(2), np.zeros(2), "sample", "none")
+    images = cifar10.ImageSet(nothing, np.zeros(2), nothing, np.zeros(2), np.zeros(2), np.zeros(2), "sample", "none")
     run = runs.start_run("mine", {"protocol": "gauss2", "sigma": 1.5, "seed": 3}, images, "gauss2@sigma=1.5")
     arguments = {"image_shape": [32, 32, 3], "width": 4, "depth": 3, "linear_start": "dct1"}
     network = peers.dncnn(**arguments)
@@ -322,11 +323,11 @@ def finished_run(tmp_path, monkeypatch):
 
 def test_a_finished_run_is_released_with_its_card(finished_run, monkeypatch):
     photograph = (numbers(40, 50, 3) * 255).astype(np.uint8)
-    monkeypatch.setattr(datasets, "photographs", lambda: {"noise": photograph})
+    monkeypatch.setattr(pictures, "photographs", lambda: {"noise": photograph})
     with pytest.raises(ValueError, match="only a finished run is released; mine is interactive"):
-        restoring.release_run("mine", "good")
+        releasing.release_run("mine", "good")
     finished_run.update(status="finished")
-    restoring.release_run("mine", "good")
+    releasing.release_run("mine", "good")
     card = restoring.load_restorer("good").card
     assert card["numbers"]["dncnn"]["images"] == 9 and card["training"]["dncnn"]["images_seen"] == 640
     assert card["parameters"]["seed"] == 3 and card["run"] == "mine" and "32x32" in card["limits"]
@@ -339,12 +340,12 @@ def test_a_finished_run_is_released_with_its_card(finished_run, monkeypatch):
 
 
 def test_what_was_trained_against_a_discriminator_is_released_with_its_looks_and_a_warning(finished_run, monkeypatch):
-    monkeypatch.setattr(datasets, "photographs", dict)
+    monkeypatch.setattr(pictures, "photographs", dict)
     looks = {"frechet": 1.5, "frechet_low": 1.25, "frechet_high": 1.75, "accuracy": 0.5}
     finished_run.save_records([record | looks | {"restorer": "gan"} for record in finished_run.records()])
     finished_run.update(status="finished", protocol="gauss2", parameters={"seed": 3})  # notebook 21 has no parameter protocol
     finished_run.note_training("gan", 1.5, 640, "10 steps")
-    restoring.release_run("mine", "sharp")
+    releasing.release_run("mine", "sharp")
     card = restoring.load_restorer("sharp").card
     assert card["protocol"] == "gauss2" and looks.items() <= card["numbers"]["gan"].items() and "discriminator" in card["limits"]
 
@@ -352,20 +353,20 @@ def test_what_was_trained_against_a_discriminator_is_released_with_its_looks_and
 def test_release_by_the_command_line(finished_run, capsys):
     finished_run.update(status="finished")
     assert __main__.main(["release", "mine", "good"]) == 0
-    assert "dncnn" in capsys.readouterr().out and restoring.released() == ["good"]
+    assert "dncnn" in capsys.readouterr().out and weights.released() == ["good"]
     assert __main__.main(["release", "other", "good"]) == 2
     assert "there is no run 'other'" in capsys.readouterr().err
     assert __main__.main(["release", "mine", "../good"]) == 2
 
 
 def test_photographs_are_larger_than_what_was_trained_on():
-    photographs = datasets.photographs()
+    photographs = pictures.photographs()
     assert len(photographs) >= 3
     for photograph in photographs.values():
         assert photograph.dtype == np.uint8 and photograph.shape[2] == 3 and min(photograph.shape[:2]) >= 300
 
 
-RELEASED = restoring.released()
+RELEASED = weights.released()
 
 
 def test_there_are_released_weights():
@@ -378,7 +379,7 @@ def test_released_weights_restore_as_their_card_says(name):
     """On every backend and with every supported Keras: the same PSNR on the bundled sample's images."""
     restorer = restoring.load_restorer(name)
     expected = restorer.card["sample"]
-    found = restoring.measure_sample(restorer, restorer.card["protocol"])
+    found = releasing.measure_sample(restorer, restorer.card["protocol"])
     assert found == pytest.approx(expected, rel=1e-4)
     # By the error on all test images: a mean PSNR lives by the images that were hardly degraded.
     errors = {title: numbers["mse"] for title, numbers in restorer.card["numbers"].items()}
@@ -392,7 +393,7 @@ def test_released_weights_restore_as_their_card_says(name):
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_weights_have_a_card_and_are_small(name):
-    folder = restoring.weights_dir()
+    folder = weights.released_dir()
     assert sum((folder / f"{name}{end}").stat().st_size for end in (".json", ".weights.h5")) <= 4 * 2**20
     card = json.loads((folder / f"{name}.json").read_text())["card"]
     assert {"task", "protocol", "numbers", "training", "parameters", "data", "versions", "hardware", "run", "limits"} <= set(card)
@@ -403,7 +404,7 @@ def test_released_weights_have_a_card_and_are_small(name):
 def test_tiles_of_released_weights_leave_no_seam():
     """At a cut edge the inverse of a blur is wrong for some twenty pixels; what the tiles show there must not be."""
     restorer = restoring.load_restorer("gauss2")
-    photograph = datasets.photographs()["astronaut"][100:296, 60:460]
+    photograph = pictures.photographs()["astronaut"][100:296, 60:460]
     blurred = degradations.degrade(photograph[None], "gauss2")[0]
     whole = restoring.restore(blurred, restorer, tile=400).astype(float)
     difference = {
@@ -417,7 +418,7 @@ def test_tiles_of_released_weights_leave_no_seam():
 def test_a_side_that_does_not_divide_costs_nothing():
     """112 rows, or 111: what is restored of the rows that both have is the same but for the outermost."""
     restorer = restoring.load_restorer("gauss2")
-    photograph = datasets.photographs()["astronaut"][100:212, 60:172]
+    photograph = pictures.photographs()["astronaut"][100:212, 60:172]
     psnr = {}
     for size in (112, 111, 109, 105):
         clean = photograph[:size, :size]
@@ -427,22 +428,22 @@ def test_a_side_that_does_not_divide_costs_nothing():
 
 
 def test_compressors_and_classifiers_are_released_to_their_own_folders(finished_run, monkeypatch, tmp_path, capsys, sample):
-    from lstm_ae_lib import compression, perception
+    from lstm_ae_lib.tasks import codec, compression, perception
 
     summary = metrics.evaluate(numbers(9, 32, 32, 3), numbers(9, 32, 32, 3, seed=1))
     rates = {"bits_per_pixel": 0.5, "bits_per_pixel_in_file": 0.7}
     finished_run.save_records([finished_run.new_record(restorer="compressor", split="test", summary=summary) | rates])
     arguments = {"latent": 30, "step": 0.25, "width": 0}
-    codec = compression.fit_codec(models.compressor(**arguments), sample.train_images[:50])
-    compression.save_codec(codec, "compressor", arguments, finished_run.folder)
+    made_codec = codec.fit_codec(compression.compressor(**arguments), sample.train_images[:50])
+    weights.write(made_codec.model, finished_run.folder, "compressor", "compressor", arguments, **codec.described(made_codec))
     finished_run.update(status="finished")
     assert __main__.main(["release", "mine", "small"]) == 0
     assert "compress/small.json: compressor" in capsys.readouterr().out
-    again = compression.load_codec("small")
-    assert again.fingerprint == codec.fingerprint and again.card["run"] == "mine" and again.card["numbers"]["bits_per_pixel"] == 0.5
-    finished_run.save_model("classifier", models.classifier(width=2), "classifier", {"width": 2})
+    again = codec.load_codec("small")
+    assert again.fingerprint == made_codec.fingerprint and again.card["run"] == "mine" and again.card["numbers"]["bits_per_pixel"] == 0.5
+    finished_run.save_model("classifier", perception.classifier(width=2), "classifier", {"width": 2})
     finished_run.update(classifier={"accuracy": 0.25, "accuracy_low": 0.2, "accuracy_high": 0.3, "images": 9})
     assert __main__.main(["release", "mine", "small"]) == 0
     assert "classify/small.json: classifier" in capsys.readouterr().out
     assert perception.load_classifier("small").card["accuracy"] == 0.25
-    assert restoring.released(tmp_path / "weights" / "classify") == ["small"]
+    assert weights.released(tmp_path / "weights" / "classify") == ["small"]

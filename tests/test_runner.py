@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lstm_ae_lib import paths, runner, runs
+from lstm_ae_lib import paths
+from lstm_ae_lib.study import runner, runs
 
 PARAMETERS = """run_name: str = "notebook"  # folder of the run; (text)
 count: int = 2  # how many: [1 to 9]
@@ -143,7 +144,8 @@ def test_a_stopped_runner_leaves_an_interrupted_run(notebooks, made, tmp_path, s
     write_notebook(notebooks, "13_sleeps", f"open({str(tmp_path / 'started')!r}, 'w').close(); import time; time.sleep(600)")
     code = f"""
 import pathlib
-from lstm_ae_lib import __main__, paths, runner
+from lstm_ae_lib import __main__, paths
+from lstm_ae_lib.study import runner
 paths.notebooks_dir = lambda: pathlib.Path({str(notebooks)!r})
 runner.run_chain.__defaults__ = (["13_sleeps"], True)
 raise SystemExit(__main__.main(["run", "--name", "one"]))

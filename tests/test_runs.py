@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_ae_lib import datasets, metrics, models, runs
+from lstm_ae_lib import cifar10, metrics, models
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.study import runs
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_run_records_what_it_ran_with_and_on(run):
     record = run.record
     assert record["parameters"]["seed"] == 3 and record["data"] == {
         "kind": "sample",
-        "hash": datasets.load_cifar10("sample").content_hash,
+        "hash": cifar10.load_cifar10("sample").content_hash,
     }
     assert record["versions"]["keras"] == keras.__version__ and record["versions"]["tensorflow"]
     assert record["hardware"]["cores"] >= 1 and record["threads"] >= 1 and "started" in record
@@ -49,15 +50,15 @@ def test_a_network_is_handed_over_with_what_it_has_cost(run):
     run.save_model("autoencoder", model, "reference_lstm_autoencoder", arguments)
     keras.utils.set_random_seed(5)
     other = tiny()[0]
-    given = run.hand_over(other, "reference_lstm")
+    given = run.load_pretrained(other, "reference_lstm")
     assert given == {"minutes": 1.5, "images_seen": 64, "budget": "2 epochs of 32"}
     for mine, its in zip(other.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, its)
     with pytest.raises(ValueError, match="the run 'one' has trained reference_lstm, not flagship"):
-        run.hand_over(other, "flagship")
+        run.load_pretrained(other, "flagship")
     larger = models.reference_lstm_autoencoder(units=(5, 3))
     with pytest.raises(ValueError, match="'one' was built otherwise: .* give the same width and options"):
-        run.hand_over(larger, "reference_lstm")
+        run.load_pretrained(larger, "reference_lstm")
 
 
 def test_damaged_weights_are_refused(run):

@@ -27,9 +27,9 @@ def test_two_trainings_of_one_seed_are_bit_identical(sample):
 
     code = """
 import hashlib
-from lstm_ae_lib import datasets, keras, models, seeding
+from lstm_ae_lib import keras, models, seeding
 seeding.set_seed(5)
-images = datasets.load_cifar10("sample").train_images[:64]
+images = cifar10.load_cifar10("sample").train_images[:64]
 model = models.reference_lstm_autoencoder(units=(8, 4))
 model.compile("adam", "mse")
 model.fit(datasets.training_batches(images, "gauss1", 16, 5), steps_per_epoch=4, epochs=2, shuffle=False, verbose=0)

@@ -10,7 +10,8 @@ import time
 import pytest
 from test_runner import notebooks, write_notebook  # noqa: F401 - a fixture
 
-from lstm_ae_lib import __main__, degradations, models, paths, runner, runs, sweeps
+from lstm_ae_lib import __main__, degradations, paths, weights
+from lstm_ae_lib.study import runner, runs, sweeps
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_the_studys_own_sweep_fits_the_notebooks():
         assert all(values["data"] == "full" for values in sweeps.read_sweep(name)["runs"].values())
     for name, values in sweeps.read_sweep("design")["runs"].items():
         arguments = {"width": values["width"]} if values.get("width") else {}
-        model = models.build(values["model"], arguments | json.loads(values.get("options", "{}")))
+        model = weights.build(values["model"], arguments | json.loads(values.get("options", "{}")))
         size = 318_000 if name in ("design-same-size", "design-twice-same-size", "design-unet", "design-rednet") else 436_000
         assert abs(model.count_params() / size - 1) < 0.07 or name.endswith("-none")
 

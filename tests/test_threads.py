@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from lstm_ae_lib import threads
+from lstm_ae_lib.fast import threads
 
 
 def in_a_new_process(code):

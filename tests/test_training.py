@@ -4,8 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_ae_lib import datasets, resuming, training
+from lstm_ae_lib import datasets, training
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.study import checkpoints
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 only_tensorflow = pytest.mark.skipif(not TENSORFLOW, reason="tf.data, and checkpoints in mid-epoch, need TensorFlow")
@@ -95,7 +96,7 @@ if sys.argv[1] == "two":
 else:
     import contextlib
     scope = contextlib.nullcontext()
-from lstm_ae_lib import datasets, keras, models, seeding
+from lstm_ae_lib import datasets, keras
 seeding.set_seed(0, deterministic=False)
 images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
 with scope:
@@ -122,7 +123,7 @@ def test_two_devices_lose_as_one(tmp_path):
 
 def budgeted(tmp_path, minutes, **options):
     budget = training.TimeBudget(minutes, 0.01, images=90, batch_size=8, **options)
-    return budget, resuming.Checkpoints(tmp_path / "budget", history=tmp_path / "history.csv", callbacks=[budget])
+    return budget, checkpoints.Checkpoints(tmp_path / "budget", history=tmp_path / "history.csv", callbacks=[budget])
 
 
 def model_to_train():

@@ -3,20 +3,21 @@ import math
 import numpy as np
 import pytest
 
-from lstm_ae_lib import datasets, degradations, keras, metrics, models, variational
+from lstm_ae_lib import cifar10, degradations, keras, metrics, models, weights
+from lstm_ae_lib.tasks import uncertainty, variational
 
 
 @pytest.fixture(scope="module")
 def images():
-    clean = datasets.load_cifar10("sample").train_images[:64]
+    clean = cifar10.load_cifar10("sample").train_images[:64]
     return clean, degradations.degrade(clean, "gauss2") / np.float32(255)
 
 
 @pytest.fixture(scope="module")
 def generating(images):
     keras.utils.set_random_seed(0)
-    model = models.variational_autoencoder(latent=8, width=8)
-    model.compile(keras.optimizers.Adam(0.003), loss=metrics.gaussian_nats)
+    model = variational.variational_autoencoder(latent=8, width=8)
+    model.compile(keras.optimizers.Adam(0.003), loss=variational.gaussian_nll)
     unit = images[0] / np.float32(255)
     history = model.fit(unit, unit, batch_size=16, epochs=8, verbose=0)
     return model, history.history
@@ -25,8 +26,8 @@ def generating(images):
 @pytest.fixture(scope="module")
 def restoring(images):
     keras.utils.set_random_seed(0)
-    model = models.conditional_vae(width=8, latent=2, linear_start="")
-    model.compile(keras.optimizers.Adam(0.003), loss=metrics.gaussian_nats)
+    model = variational.conditional_vae(width=8, latent=2, linear_start="")
+    model.compile(keras.optimizers.Adam(0.003), loss=variational.gaussian_nll)
     unit = images[0] / np.float32(255)
     model.fit((images[1], unit), unit, batch_size=16, epochs=8, verbose=0)
     return model
@@ -39,7 +40,7 @@ def test_training_lowers_the_bound_and_reports_the_divergence(generating):
 
 
 def test_generated_images_are_the_seeds(generating):
-    one, same, other = (variational.generate(generating[0], 3, seed) for seed in (0, 0, 1))
+    one, same, other = (uncertainty.generate(generating[0], 3, seed) for seed in (0, 0, 1))
     assert one.shape == (3, 32, 32, 3) and one.min() >= 0 and one.max() <= 1
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 0.01
@@ -47,53 +48,53 @@ def test_generated_images_are_the_seeds(generating):
 
 def test_the_bound_is_what_training_has_minimised(generating, images):
     model, _ = generating
-    found = variational.bound(model, images[0])
+    found = uncertainty.elbo(model, images[0])
     # For a sigma far above a grey level, the part of the density on a value is density times width.
     density = 0.5 * math.log(2 * math.pi * math.e * found["sigma"] ** 2) + math.log(255)
     expected = (density + found["nats"].mean() / 3072) / math.log(2)
     # Values at 0 and 255 have more than their width of the density.
     assert expected * 0.97 < found["bits"].mean() <= expected * 1.0001
     assert found["units"].sum() == pytest.approx(found["nats"].mean(), rel=1e-5)
-    assert variational.bound(model, images[0], sigma=2 * found["sigma"])["bits"].mean() > found["bits"].mean()
+    assert uncertainty.elbo(model, images[0], sigma=2 * found["sigma"])["bits"].mean() > found["bits"].mean()
 
 
 def test_a_sample_stays_near_the_image_that_its_posterior_has_seen(restoring, images):
     clean, degraded = images
-    mean, log_variance, prior_mean, prior_log_variance = variational.posterior(restoring, clean / np.float32(255), degraded)
+    mean, log_variance, prior_mean, prior_log_variance = uncertainty.posterior(restoring, clean / np.float32(255), degraded)
     assert mean.shape == log_variance.shape == prior_mean.shape == prior_log_variance.shape == (64, 16, 16, 2)
-    found = variational.bound(restoring, clean, degraded)
+    found = uncertainty.elbo(restoring, clean, degraded)
     assert found["units"].shape == (16, 16, 2) and (found["nats"] >= 0).all() and np.isfinite(found["bits"]).all()
 
 
 def test_samples_differ_and_their_mean_is_closer(restoring, images):
     clean, degraded = images[0] / np.float32(255), images[1]
-    samples = variational.restore_samples(restoring, degraded, 6, seed=3)
+    samples = uncertainty.restore_samples(restoring, degraded, 6, seed=3)
     assert samples.shape == (6, *degraded.shape)
     assert samples.std(axis=0).mean() > 1e-4
     errors = np.square(samples - clean).mean(axis=(1, 2, 3, 4))
     assert np.square(samples.mean(axis=0) - clean).mean() < errors.mean()
-    again = variational.restore_samples(restoring, degraded, 6, seed=3, batch_size=250)
+    again = uncertainty.restore_samples(restoring, degraded, 6, seed=3, batch_size=250)
     np.testing.assert_array_equal(samples, again)
-    centre = variational.restore_samples(restoring, degraded, 0)
+    centre = uncertainty.restore_samples(restoring, degraded, 0)
     assert centre.shape == (1, *degraded.shape)
 
 
 def test_the_latent_costs_what_two_normal_distributions_are_apart():
-    from lstm_ae_lib.layers import normal_divergence
+    from lstm_ae_lib.tasks.variational import gaussian_kl
 
     mean, log_variance, prior_mean, prior_log_variance = 0.3, math.log(0.5), -0.2, math.log(2.0)
-    found = float(normal_divergence(mean, log_variance, prior_mean, prior_log_variance))
+    found = float(gaussian_kl(mean, log_variance, prior_mean, prior_log_variance))
     z = np.random.default_rng(0).normal(mean, math.sqrt(0.5), 400_000)
     density = lambda at, centre, variance: -0.5 * ((at - centre) ** 2 / variance + math.log(2 * math.pi * variance))  # noqa: E731
     assert found == pytest.approx(np.mean(density(z, mean, 0.5) - density(z, prior_mean, 2.0)), abs=0.005)
-    assert float(normal_divergence(0.0, 0.0)) == 0
+    assert float(gaussian_kl(0.0, 0.0)) == 0
 
 
 def test_the_price_rises_and_some_nats_are_free():
-    from lstm_ae_lib.layers import LatentSample
+    from lstm_ae_lib.tasks.variational import LatentSample
 
     statistics = np.concatenate([np.full((2, 3), 2.0), np.zeros((2, 3))], axis=-1).astype(np.float32)  # 2 nats each
-    layer, losses = LatentSample(price=0.5, warm_up=4), []
+    layer, losses = LatentSample(beta=0.5, kl_warmup_steps=4), []
     for _ in range(6):
         layer(statistics, training=True)
         losses.append(float(sum(layer.losses)))
@@ -106,7 +107,7 @@ def test_the_price_rises_and_some_nats_are_free():
 
 
 def test_the_samples_have_the_posteriors_spread():
-    from lstm_ae_lib.layers import LatentSample
+    from lstm_ae_lib.tasks.variational import LatentSample
 
     statistics = np.zeros((20_000, 4), np.float32)
     statistics[:, :2], statistics[:, 2:] = 1.5, math.log(0.25)
@@ -116,46 +117,47 @@ def test_the_samples_have_the_posteriors_spread():
 
 def test_units_that_do_not_vary_are_not_active():
     mean = np.random.default_rng(0).standard_normal((500, 3)) * [1.0, 0.05, 0.0]
-    np.testing.assert_array_equal(variational.active_units(mean), [True, False, False])
+    np.testing.assert_array_equal(uncertainty.active_units(mean), [True, False, False])
 
 
 def test_calibration_of_a_spread_that_is_right_and_of_one_that_is_not():
     generator = np.random.default_rng(0)
     spread = generator.uniform(0.1, 1.0, 50_000)
-    right = variational.calibration(spread, spread * generator.standard_normal(50_000), 5)
+    right = uncertainty.calibration(spread, spread * generator.standard_normal(50_000), 5)
     np.testing.assert_allclose(right["error"], right["spread"], rtol=0.05)
     assert right["rank_correlation"] > 0.4
-    wrong = variational.calibration(spread, generator.standard_normal(50_000), 5)
+    wrong = uncertainty.calibration(spread, generator.standard_normal(50_000), 5)
     assert abs(wrong["rank_correlation"]) < 0.02
 
 
 def test_a_run_records_what_a_model_knows(generating, images):
     model, _ = generating
-    found = variational.bound(model, images[0])
-    mean = variational.posterior(model, images[0] / np.float32(255))[0]
-    known = variational.describe(found, mean)
+    found = uncertainty.elbo(model, images[0])
+    mean = uncertainty.posterior(model, images[0] / np.float32(255))[0]
+    known = uncertainty.summarize_elbo(found, mean)
     assert known["bits"] == pytest.approx(found["bits"].mean()) and known["bits_low"] < known["bits"] < known["bits_high"]
-    assert known["latent"] == 8 and known["used"] == variational.active_units(mean).sum()
+    assert known["latent"] == 8 and known["used"] == uncertainty.active_units(mean).sum()
     assert known["latent_bits"] == pytest.approx(found["nats"].mean() / math.log(2) / 3072)
-    collapsed = variational.describe(found, np.zeros_like(mean))
+    collapsed = uncertainty.summarize_elbo(found, np.zeros_like(mean))
     assert collapsed["used"] == 0 and collapsed["latent"] == 8
 
 
 def test_released_networks_come_back_as_a_pair(made, monkeypatch, tmp_path, capsys):
-    from lstm_ae_lib import __main__, runs
+    from lstm_ae_lib import __main__
     from lstm_ae_lib import restoring as released
+    from lstm_ae_lib.study import runs
 
     monkeypatch.setattr(released, "weights_dir", lambda: tmp_path / "weights")
     with pytest.raises(FileNotFoundError, match="there are no released variational autoencoders"):
-        variational.load_released()
-    sample = datasets.load_cifar10("sample")
+        uncertainty.load_released()
+    sample = cifar10.load_cifar10("sample")
     run = runs.start_run("mine", {"seed": 0, "free_nats": 0.0}, sample, "gauss2")
     pair = {
         "autoencoder": ("conditional_vae", {"width": 4, "latent": 1}),
         "drawing": ("variational_autoencoder", {"width": 4, "latent": 3}),
     }
     for name, (builder, arguments) in pair.items():
-        run.save_model(name, models.build(builder, arguments), builder, arguments)
+        run.save_model(name, weights.build(builder, arguments), builder, arguments)
     summary = metrics.evaluate(sample.test_images[:9], sample.test_images[1:10])
     run.save_records([run.new_record(restorer="vae_mean", split="test", summary=summary)])
     assert __main__.main(["release", "mine", "small"]) == 2
@@ -163,28 +165,28 @@ def test_released_networks_come_back_as_a_pair(made, monkeypatch, tmp_path, caps
     run.update(status="finished", training={}, variational={"drawing": {"bits": 5.0}, "restoring": {"bits": 4.0}})
     assert __main__.main(["release", "mine", "small"]) == 0
     assert "variational/small.json: conditional_vae" in capsys.readouterr().out
-    network, drawing, card = variational.load_released("small")
+    network, drawing, card = uncertainty.load_released("small")
     assert [one.get_layer(part).name for one, part in ((network, "writer"), (drawing, "decoder"))] == ["writer", "decoder"]
     assert card["drawing"] == {"bits": 5.0} and card["numbers"]["vae_mean"]["images"] == 9 and card["run"] == "mine"
     with pytest.raises(ValueError, match="weights must be one of small; got 'small-drawing'"):
-        variational.load_released("small-drawing")
+        uncertainty.load_released("small-drawing")
 
 
 def test_bad_input_is_refused(restoring, images):
     with pytest.raises(ValueError, match="count must be a whole number from 0"):
-        variational.restore_samples(restoring, images[1], -1)
+        uncertainty.restore_samples(restoring, images[1], -1)
     with pytest.raises(ValueError, match="degraded and clean must have the same shape"):
-        variational.posterior(restoring, images[1], images[1][:3])
+        uncertainty.posterior(restoring, images[1], images[1][:3])
     with pytest.raises(ValueError, match="spread and error must have the same shape"):
-        variational.calibration(np.ones(4), np.ones(5))
+        uncertainty.calibration(np.ones(4), np.ones(5))
     with pytest.raises(ValueError, match="10 bins need as many values at least, got 4"):
-        variational.calibration(np.ones(4), np.ones(4))
+        uncertainty.calibration(np.ones(4), np.ones(4))
     with pytest.raises(ValueError, match="free_nats must be"):
-        models.variational_autoencoder(free_nats=-1)
+        variational.variational_autoencoder(free_nats=-1)
     with pytest.raises(ValueError, match="multiples of 4"):
-        models.variational_autoencoder((30, 32, 3))
+        variational.variational_autoencoder((30, 32, 3))
     with pytest.raises(ValueError, match="image_shape must be known"):
-        models.conditional_vae((None, None, 3))
+        variational.conditional_vae((None, None, 3))
     with pytest.raises(ValueError, match="a last axis that 4 divides"):
         models.LatentSample(True)(np.zeros((2, 6), np.float32))
 
@@ -193,14 +195,14 @@ def test_released_networks_restore_as_their_card_says():
     """One sample for each of the bundled test images, within what as many images scatter."""
     from lstm_ae_lib import restoring as released
 
-    images = datasets.load_cifar10("sample").test_images
+    images = cifar10.load_cifar10("sample").test_images
     degraded = degradations.degrade(images, "gauss2") / np.float32(255)
-    for name in released.released(variational.variational_dir()):
+    for name in released.released(uncertainty.variational_dir()):
         if name.endswith("-drawing"):
             continue
-        network, drawing, card = variational.load_released(name)
-        (one,) = np.clip(variational.restore_samples(network, degraded, 1), 0, 1)
+        network, drawing, card = uncertainty.load_released(name)
+        (one,) = np.clip(uncertainty.restore_samples(network, degraded, 1), 0, 1)
         assert metrics.evaluate(images, one)["psnr"] == pytest.approx(card["numbers"]["vae_sample"]["psnr"], abs=0.4)
         assert card["restoring"]["used"] > 0.1 * card["restoring"]["latent"]
-        found = variational.bound(drawing, images, sigma=card["drawing"]["sigma"])
+        found = uncertainty.elbo(drawing, images, sigma=card["drawing"]["sigma"])
         assert found["bits"].mean() == pytest.approx(card["drawing"]["bits"], rel=0.03)

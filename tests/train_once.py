@@ -19,7 +19,8 @@ from lstm_ae_lib import set_threads
 
 set_threads()
 
-from lstm_ae_lib import datasets, files, keras, layers, metrics, resuming, seeding  # noqa: E402
+from lstm_ae_lib import datasets, files, keras, layers, metrics, seeding  # noqa: E402
+from lstm_ae_lib.study import checkpoints  # noqa: E402
 
 IMAGES, BATCH, SIDE = 90, 8, 8  # 12 steps an epoch, the last one with two images
 MOMENTS = ("step", "write", "rename", "renamed", "validation", "epoch")
@@ -99,7 +100,7 @@ def main():
     seeding.set_seed(3)
     early = keras.callbacks.EarlyStopping(patience=1000, restore_best_weights=True)
     plateau = keras.callbacks.ReduceLROnPlateau(patience=0, factor=0.7, min_delta=1.0)
-    checkpoints = resuming.Checkpoints(
+    saved = checkpoints.Checkpoints(
         arguments.folder / "checkpoints", steps=2, history=arguments.folder / "history.csv", callbacks=[early, plateau]
     )
     clean, held_out = images(IMAGES, 0), images(16, 1)
@@ -107,10 +108,10 @@ def main():
     model.compile("adam", "mse", metrics=[metrics.PSNR()])
     extra = ([Slow()] if arguments.slow else []) + ([Die(arguments.die[0], int(arguments.die[1]))] if arguments.die else [])
     history = model.fit(
-        datasets.training_batches(clean, "gauss2", BATCH, seed=3, first_epoch=checkpoints.epoch),
-        steps_per_epoch=datasets.steps_per_epoch(IMAGES, BATCH), epochs=arguments.epochs, initial_epoch=checkpoints.epoch,
+        datasets.training_batches(clean, "gauss2", BATCH, seed=3, first_epoch=saved.epoch),
+        steps_per_epoch=datasets.steps_per_epoch(IMAGES, BATCH), epochs=arguments.epochs, initial_epoch=saved.epoch,
         validation_data=datasets.evaluation_batches(held_out, "gauss2", 16), shuffle=False, verbose=0,
-        callbacks=[*extra, early, plateau, checkpoints],
+        callbacks=[*extra, early, plateau, saved],
     )  # fmt: skip
     variables = [*model.variables, *model.optimizer.variables]
     arrays = {f"v{place:03d}": keras.ops.convert_to_numpy(variable) for place, variable in enumerate(variables)}

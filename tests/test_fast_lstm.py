@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lstm_ae_lib import kernels, layers
+from lstm_ae_lib import layers
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.fast import lstm
 
 only_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the gradient tape is TensorFlow's")
 
@@ -74,7 +75,7 @@ def assert_same(found, expected):
 def test_values_and_gradients_are_those_of_keras(settings, batch, dynamic):
     stock, fast = twins(SETTINGS[settings], features=5)
     inputs = [numbers(batch, 7, 5), numbers(batch, 6, seed=1), numbers(batch, 6, seed=2)]
-    assert kernels.applies(keras.ops.convert_to_tensor(inputs[0]), fast.cell, 7) == (settings in FAST)
+    assert lstm.is_supported(keras.ops.convert_to_tensor(inputs[0]), fast.cell, 7) == (settings in FAST)
     assert_same(value_and_gradients(fast, inputs, dynamic), value_and_gradients(stock, inputs, dynamic))
 
 
@@ -83,7 +84,7 @@ def test_values_and_gradients_are_those_of_keras(settings, batch, dynamic):
 @pytest.mark.parametrize("batch", [1, 11])
 def test_the_number_of_parts_changes_nothing(monkeypatch, parts, batch):
     stock, fast = twins({"return_sequences": True}, features=4)
-    monkeypatch.setattr(kernels.threads, "inter_op", lambda: parts)
+    monkeypatch.setattr(lstm.threads, "inter_op", lambda: parts)
     inputs = [numbers(batch, 6, 4)]
     assert_same(value_and_gradients(fast, inputs, True), value_and_gradients(stock, inputs, True))
 
@@ -92,7 +93,7 @@ def test_the_number_of_parts_changes_nothing(monkeypatch, parts, batch):
 @pytest.mark.parametrize("batch", [1, 2, 11])
 @pytest.mark.parametrize("kind", ["lstm", "sweep"])
 def test_stacked_layers(monkeypatch, kind, batch):
-    monkeypatch.setattr(kernels.threads, "inter_op", lambda: 3)
+    monkeypatch.setattr(lstm.threads, "inter_op", lambda: 3)
     if kind == "lstm":
         inputs, pair = keras.layers.Input((6, 4)), [layers.FastLSTM(5, return_sequences=True) for _ in range(2)]
     else:
@@ -101,7 +102,7 @@ def test_stacked_layers(monkeypatch, kind, batch):
     model = keras.Model(inputs, [pair[1](hidden), keras.layers.Dense(2)(hidden)])
     arrays = [numbers(batch, *inputs.shape[1:])]
     fast = value_and_gradients(model, arrays, dynamic=True)
-    monkeypatch.setattr(kernels, "applies", lambda *_: False)
+    monkeypatch.setattr(lstm, "is_supported", lambda *_: False)
     assert_same(fast, value_and_gradients(model, arrays, dynamic=True))
 
 
@@ -115,7 +116,7 @@ def test_every_layer_of_the_reference_takes_the_fast_path_whatever_the_batch(bid
     model = models.reference_lstm_autoencoder((8, 6, 3), (5, 4), bidirectional)
     graph = tf.function(model, input_signature=[tf.TensorSpec([None, 8, 6, 3])]).get_concrete_function().graph
     fused = sum(operation.type == "LSTMBlockCell" for operation in graph.get_operations())
-    parts = min(kernels.threads.inter_op(), kernels.MAX_PARTS)
+    parts = min(lstm.threads.inter_op(), lstm.MAX_PARTS)
     assert fused == (2 if bidirectional else 1) * 2 * 8 * parts
     assert not any("While" in operation.type for operation in graph.get_operations())
 
@@ -139,8 +140,8 @@ def test_an_unknown_or_large_number_of_steps_is_left_to_keras():
     inputs = numbers(2, 7, 5)
     any_length = tf.function(fast, input_signature=[tf.TensorSpec([2, None, 5])])
     np.testing.assert_allclose(any_length(inputs), fast(inputs), atol=1e-6)
-    assert not kernels.applies(tf.constant(inputs), fast.cell, kernels.MAX_STEPS + 1)
-    assert not kernels.applies(tf.constant(inputs), fast.cell, None)
+    assert not lstm.is_supported(tf.constant(inputs), fast.cell, lstm.MAX_STEPS + 1)
+    assert not lstm.is_supported(tf.constant(inputs), fast.cell, None)
 
 
 @only_tensorflow
@@ -186,7 +187,7 @@ def test_a_sweeps_gradients_are_those_of_its_slow_path(monkeypatch, along, dynam
     sweep.build((None, 5, 7, 4))
     inputs = [numbers(9, 5, 7, 4)]
     fast = value_and_gradients(sweep, inputs, dynamic)
-    monkeypatch.setattr(kernels, "applies", lambda *_: False)
+    monkeypatch.setattr(lstm, "is_supported", lambda *_: False)
     assert_same(fast, value_and_gradients(sweep, inputs, dynamic))
 
 
@@ -219,21 +220,21 @@ def test_a_scans_gradients_are_those_of_its_slow_path(monkeypatch, along, positi
     scan.build((None, 5, 7, 4))
     inputs = [numbers(batch, 5, 7, 4)]
     fast = value_and_gradients(scan, inputs, True)
-    monkeypatch.setattr(kernels, "scan_applies", lambda *_: False)
+    monkeypatch.setattr(lstm, "scan_is_supported", lambda *_: False)
     assert_same(fast, value_and_gradients(scan, inputs, False))
 
 
 @only_tensorflow
 def test_a_scan_in_bfloat16_is_the_one_in_float32_but_for_rounding():
-    from lstm_ae_lib import compiled
+    from lstm_ae_lib.fast import scan
 
     half = numbers(3, 5, 7, 8 * 6).astype(tf_bfloat16())
     ways, found = layers.GatedScan.WAYS["both"], []
     for projected in (half, half.astype(np.float32)):
-        outputs = compiled.scan(projected, 6, ways, False)
+        outputs = scan.scan(projected, 6, ways, False)
         exact = outputs.astype(np.float32).astype(half.dtype).astype(projected.dtype)  # the same states before them
         gradient = np.cos(exact.astype(np.float32)).astype(half.dtype).astype(projected.dtype)
-        found.append((outputs, compiled.scan_gradient(projected, 6, ways, False, exact, gradient)))
+        found.append((outputs, scan.scan_gradient(projected, 6, ways, False, exact, gradient)))
     for rounded, exact in zip(*found, strict=True):
         assert rounded.dtype == half.dtype and exact.dtype == np.float32
         np.testing.assert_array_equal(rounded, exact.astype(half.dtype))
@@ -241,13 +242,13 @@ def test_a_scan_in_bfloat16_is_the_one_in_float32_but_for_rounding():
 
 @only_tensorflow
 def test_the_number_of_threads_changes_no_bit_of_a_scan(monkeypatch):
-    from lstm_ae_lib import compiled, threads
+    from lstm_ae_lib.fast import scan, threads
 
     projected, ways, found = numbers(9, 5, 7, 8 * 6), layers.GatedScan.WAYS["both"], []
     for count in (1, 3):
         monkeypatch.setattr(threads, "inter_op", lambda count=count: count)
-        outputs = compiled.scan(projected, 6, ways, False)
-        found.append((outputs, compiled.scan_gradient(projected, 6, ways, False, outputs, np.cos(outputs))))
+        outputs = scan.scan(projected, 6, ways, False)
+        found.append((outputs, scan.scan_gradient(projected, 6, ways, False, outputs, np.cos(outputs))))
     for one, two in zip(*found, strict=True):
         np.testing.assert_array_equal(one, two)
 

@@ -6,7 +6,8 @@ import shutil
 
 import numpy as np
 
-from lstm_ae_lib import datasets, degradations, files, metrics, paths, runs
+from lstm_ae_lib import checks, cifar10, degradations, files, metrics, paths
+from lstm_ae_lib.study import runs
 
 RESTORER_TITLES = {
     "degraded": "degraded", "linear": "linear filter", "linear_mixture": "mixture of linear filters",
@@ -327,7 +328,7 @@ def published_training(name: str) -> dict | None:
         dict: ``images`` seen, ``minutes`` and validation ``psnr``, each a list, as in :func:`published_histories`; and ``run``,
         the run's record.
     """
-    folder = paths.published_dir() / runs.check_name(name)
+    folder = paths.published_dir() / checks.file_name(name, "a run's name")
     if not (folder / "history.csv").is_file():
         return None
     return {**_history(folder / "history.csv"), "run": files.read_json(folder / "run.json")}
@@ -444,7 +445,7 @@ def compare_runs(name: str, other: str) -> dict:
     ]
     if what[0] != what[1]:
         raise ValueError(f"runs of one protocol and the same images can be compared, got {what[0]} and {what[1]}")
-    images = datasets.load_cifar10(what[0]["data"]).test_images
+    images = cifar10.load_cifar10(what[0]["data"]).test_images
     asked = pair[0].record["parameters"]
     degraded = degradations.as_float(degradations.degrade(images, degradations.get_protocol(asked["protocol"], asked["sigma"])))
     values = [

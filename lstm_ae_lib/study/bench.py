@@ -9,8 +9,10 @@ import time
 
 import numpy as np
 
-from lstm_ae_lib import datasets, degradations, files, models, paths, reporting, runs, threads
+from lstm_ae_lib import cifar10, datasets, degradations, files, models, paths
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.fast import threads
+from lstm_ae_lib.study import reporting, runs
 
 BATCH = 64
 IMAGES = 50_000
@@ -34,7 +36,7 @@ def measure(repeats: int = 7) -> list:
     from lstm_ae_lib import checks
 
     checks.number(repeats, "repeats", 3, 1000, whole=True)
-    images = datasets.load_cifar10("sample").train_images
+    images = cifar10.load_cifar10("sample").train_images
     images = np.concatenate([images] * (IMAGES // len(images)))
     values = {}
     tasks = _tasks(images)

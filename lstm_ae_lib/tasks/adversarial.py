@@ -3,7 +3,7 @@
 The restorer stays what it was, any network of this library; what is here stands round it while it trains.
 """
 
-from lstm_ae_lib import checks
+from lstm_ae_lib import checks, models, peers, weights
 from lstm_ae_lib._backend import keras
 
 ops = keras.ops
@@ -27,7 +27,7 @@ class AdversarialTraining(keras.Model):
 
     Args:
         generator: the restorer, degraded image -> restored image.
-        discriminator: :func:`lstm_ae_lib.models.discriminator`, image and degraded image -> numbers.
+        discriminator: :func:`lstm_ae_lib.tasks.adversarial.discriminator`, image and degraded image -> numbers.
         weight: of the adversarial loss, at least 0.
         penalty: on the discriminator's changes, at least 0. Default 0.003.
         noise: the standard deviation of the changes, above 0 up to 1. Default 0.01, well below what separates clean from
@@ -36,14 +36,14 @@ class AdversarialTraining(keras.Model):
         feature_weight: of the mean squared difference of those, at least 0. Default 0.
         seed: of the changes. Default 0.
 
-    In the logs, beside the distortion: ``adversarial``, that loss of the restorer; and ``told_apart``, the share of patches
+    In the logs, beside the distortion: ``adversarial``, that loss of the restorer; and ``discriminator_accuracy``, the share of patches
     in which the discriminator finds the clean image cleaner: 0.5 when it cannot tell, 1 when it has won.
 
     Raises:
         ValueError: an argument out of range.
 
     Example:
-        >>> training = AdversarialTraining(restorer, models.discriminator(), weight=1e-3)  # doctest: +SKIP
+        >>> training = AdversarialTraining(restorer, adversarial.discriminator(), weight=1e-3)  # doctest: +SKIP
         >>> training.compile(keras.optimizers.Adam(2e-4, beta_1=0.5), loss="mse")          # doctest: +SKIP
         >>> training.fit(batches, steps_per_epoch=100)                                     # doctest: +SKIP
     """
@@ -60,7 +60,7 @@ class AdversarialTraining(keras.Model):
         if features is not None:
             features.trainable = False
         self._random = keras.random.SeedGenerator(seed)
-        self._adversarial, self._told_apart = keras.metrics.Mean("adversarial"), keras.metrics.Mean("told_apart")
+        self._adversarial, self._discriminator_accuracy = keras.metrics.Mean("adversarial"), keras.metrics.Mean("discriminator_accuracy")
 
     def build(self, input_shape):
         self.built = True
@@ -82,7 +82,7 @@ class AdversarialTraining(keras.Model):
         through = fake_says - cut_says + ops.stop_gradient(cut_says)
         adversarial = ops.mean(ops.softplus(ops.stop_gradient(real_says) - through))
         self._adversarial.update_state(adversarial)
-        self._told_apart.update_state(ops.mean(ops.cast(real_says > cut_says, "float32")))
+        self._discriminator_accuracy.update_state(ops.mean(ops.cast(real_says > cut_says, "float32")))
         if not training:
             return loss
         judging = ops.mean(ops.softplus(cut_says - real_says))
@@ -107,12 +107,12 @@ class AdversarialTraining(keras.Model):
         return cls(**config | {name: config[name] and keras.saving.deserialize_keras_object(config[name]) for name in parts})
 
 
-class StopWhenLost(keras.callbacks.Callback):
+class StopOnDivergence(keras.callbacks.Callback):
     """Ends an adversarial training that has failed, and says so.
 
-    It has failed when the discriminator has won (``told_apart`` above 0.98 at the end of so many epochs in a row), or when
+    It has failed when the discriminator has won (``discriminator_accuracy`` above 0.98 at the end of so many epochs in a row), or when
     what is restored is further from the clean images than the degraded images were. A loss that is not finite is
-    :class:`lstm_ae_lib.resuming.Checkpoints`' matter.
+    :class:`lstm_ae_lib.study.checkpoints.Checkpoints`' matter.
 
     Args:
         worst: the largest ``val_mse`` that is allowed, above 0: the degraded images'.
@@ -135,7 +135,7 @@ class StopWhenLost(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
-        self.lost = self.lost + 1 if logs.get("told_apart", 0) > self.WON else 0
+        self.lost = self.lost + 1 if logs.get("discriminator_accuracy", 0) > self.WON else 0
         if self.lost >= self.patience:
             self.reason = f"the discriminator has told clean from restored for {self.patience} epochs: the restorer is lost"
         error = logs.get("val_mse", 0)
@@ -144,3 +144,32 @@ class StopWhenLost(keras.callbacks.Callback):
         if self.reason:
             print(f"adversarial training ended in epoch {epoch + 1}: {self.reason}", flush=True)
             self.model.stop_training = True
+
+
+@weights.register
+def discriminator(image_shape=(32, 32, 3), width: int = 32, name: str = "discriminator"):
+    """Tells clean images from restored ones, by patches; for adversarial training.
+
+    It sees the image beside its degraded version. Three convolutions with stride 2, without normalisation, make it an eighth
+    of the side; one number for each position says how clean its surroundings look (Isola et al., "Image-to-Image
+    Translation with Conditional Adversarial Networks", 2017).
+
+    Args:
+        image_shape: ``(height, width, channels)``; sides multiples of 8.
+        width: channels of the first convolution, 1 to 1,024. Default 32.
+        name: the model's name.
+
+    Returns:
+        keras.Model: ``(batch, height, width, 2 * channels)``, image and degraded image -> ``(batch, height / 8, width / 8, 1)``.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 1, 1024, whole=True)
+    peers.check_divides(image_shape, 8)
+    hidden = seen = keras.layers.Input((*image_shape[:2], 2 * image_shape[2]), name="seen")
+    for place in range(3):
+        hidden = keras.layers.Conv2D(width * 2**place, 4, strides=2, padding="same", name=f"conv{place}")(hidden)
+        hidden = keras.layers.LeakyReLU(0.2, name=f"relu{place}")(hidden)
+    hidden = models.convolution(width * 4, 3, "conv3", activation="relu")(hidden)
+    return keras.Model(seen, models.convolution(1, 1, "judged", dtype="float32")(hidden), name=name)

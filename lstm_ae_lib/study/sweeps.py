@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from lstm_ae_lib import paths, runner, runs
+from lstm_ae_lib import checks, paths
+from lstm_ae_lib.study import runner, runs
 
 NOTEBOOKS = ("02_train_autoencoder", "03_evaluate_restoration")
 
@@ -50,7 +51,7 @@ def read_sweep(path) -> dict:
     wanted = {}
     for name, own in content["runs"].items():
         try:
-            runs.check_name(name)
+            checks.file_name(name, "a run's name")
             if not isinstance(own or {}, dict) or not isinstance(shared, dict):
                 raise ValueError(f"parameters must be names and values, got {own!r}")
             together = {**shared, **(own or {})}
@@ -90,7 +91,7 @@ def run_sweep(path, quiet: bool = False) -> dict:
         if before == "finished":
             outcomes[name] = "was finished"
         else:
-            _say(f"run {place} of {len(sweep['runs'])}: {name}" + (f" ({before}: goes on)" if before else ""))
+            print(f"run {place} of {len(sweep['runs'])}: {name}" + (f" ({before}: goes on)" if before else ""), file=sys.stderr)
             try:
                 if before:
                     runner.resume_chain(name, quiet=quiet)
@@ -99,7 +100,7 @@ def run_sweep(path, quiet: bool = False) -> dict:
                 outcomes[name] = "finished"
             except (RuntimeError, OSError) as error:
                 outcomes[name] = f"failed: {error}"
-        _say(f"{name}: {outcomes[name]}")
+        print(f"{name}: {outcomes[name]}", file=sys.stderr)
     return outcomes
 
 
@@ -121,7 +122,3 @@ def _refuse_another(name, parameters):
             f"the run {name!r} was recorded with other parameters ({'; '.join(different) or 'by a notebook'}); choose another "
             "name, or delete its folder. Nothing was run"
         )
-
-
-def _say(message):
-    print(message, file=sys.stderr, flush=True)

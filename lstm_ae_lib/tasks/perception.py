@@ -6,16 +6,14 @@ still seen, and two distances between the distributions of features of restored 
 work reports from another network, and not comparable with those.
 """
 
-from pathlib import Path
-
 import numpy as np
 
-from lstm_ae_lib import checks, metrics, models, restoring
+from lstm_ae_lib import checks, metrics, models, peers, weights
 from lstm_ae_lib._backend import keras
 
 
 class Classifier:
-    """A trained :func:`lstm_ae_lib.models.classifier` and what it sees. :func:`load_classifier` makes a released one.
+    """A trained :func:`lstm_ae_lib.tasks.perception.classifier` and what it sees. :func:`load_classifier` makes a released one.
 
     Args:
         model: the network.
@@ -50,68 +48,6 @@ class Classifier:
             raise ValueError(f"the classifier sees images of {wanted}, got {images.shape[1:]}")
         seen = models.apply(self._both, images, batch_size)
         return seen[:, : self._width].astype(np.float64), np.argmax(seen[:, self._width :], axis=1)
-
-
-def classifiers_dir() -> Path:
-    """The tracked folder of released classifiers."""
-    return restoring.weights_dir() / "classify"
-
-
-def save_classifier(model, name: str, arguments: dict, card: dict, folder=None) -> dict:
-    """Writes a trained classifier and its card; :func:`load_classifier` reads them.
-
-    Args:
-        model: what :func:`lstm_ae_lib.models.classifier` with ``arguments`` built, trained.
-        name: letters, digits, hyphens, dots and underscores.
-        arguments: see ``model``.
-        card: what somebody who uses it should know; plain values.
-        folder: default ``data/weights/classify``.
-
-    Returns:
-        dict: what stands in the JSON.
-    """
-    return models.write(model, folder or classifiers_dir(), restoring.check_name(name), "classifier", arguments, card=card)
-
-
-def release_run(run_name: str, name: str, folder=None) -> dict:
-    """Releases the classifier of a finished run of notebook 12, with a card that is read from the run's record.
-
-    Args:
-        run_name: of the run.
-        name: of the classifier; ``"default"`` is what the study measures with.
-        folder: default ``data/weights/classify``.
-
-    Returns:
-        dict: what stands in the JSON.
-
-    Raises:
-        FileNotFoundError: no such run, or it has no classifier.
-        ValueError: a run that is not finished, a name of other characters.
-    """
-    run, record = restoring.finished_run(run_name)
-    network, description = models.read(run.folder, "classifier")
-    card = {
-        "task": "names the class of a clean CIFAR-10 image; its features measure how natural images look",
-        **record["classifier"], "multiply_adds": models.multiply_adds(network), **restoring.origin(record),
-        "limits": "It has seen clean CIFAR-10 images only, one seed. Distances in its features compare with no other network's.",
-    }  # fmt: skip
-    return save_classifier(network, name, description["arguments"], card, folder)
-
-
-def load_classifier(name: str = "default", folder=None) -> Classifier:
-    """A released classifier by its name.
-
-    Raises:
-        FileNotFoundError: no released classifier at all, or one of the two files missing.
-        ValueError: an unknown name; weights that are not those that were released.
-    """
-    folder = Path(folder or classifiers_dir())
-    known = restoring.released(folder)
-    if not known:
-        raise FileNotFoundError(f"there are no released classifiers in {folder}")
-    checks.choice(restoring.check_name(name), "classifier", known)
-    model, description = models.read(folder, name)
-    return Classifier(model, description["card"])
 
 
 def frechet_distance(features, others) -> float:
@@ -240,3 +176,56 @@ def _checked(features, others):
     if pair[0].shape[1] != pair[1].shape[1]:
         raise ValueError(f"both must have the same features, got {pair[0].shape[1]} and {pair[1].shape[1]}")
     return pair
+
+
+@weights.register
+def classifier(image_shape=(32, 32, 3), width: int = 32, classes: int = 10, name: str = "classifier"):
+    """A small residual network that names an image's class; its features measure how natural restored images look.
+
+    Convolutions with batch normalisation at full, half, quarter and eighth of the resolution, ``width``, twice and four times
+    as many channels, residual blocks at half and quarter (in the manner of He et al., "Deep Residual Learning", 2016). The
+    mean over all positions, ``4 * width`` numbers, are its features; one dense layer makes classes of them.
+
+    Args:
+        image_shape: ``(height, width, channels)``; sides multiples of 8.
+        width: channels of the first convolution, 1 to 1,024. Default 32.
+        classes: 2 to 65,536. Default 10.
+        name: the model's name.
+
+    Returns:
+        keras.Model: images in [0, 1] -> ``(batch, classes)``, a softmax's logarithms up to a constant. The layer
+        ``features`` gives its features.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 1, 1024, whole=True)
+    checks.number(classes, "classes", 2, 65536, whole=True)
+    peers.check_divides(image_shape, 8)
+
+    def block(hidden, filters, name):
+        hidden = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=name)(hidden)
+        hidden = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(hidden)
+        return keras.layers.ReLU(name=f"{name}_relu")(hidden)
+
+    image = keras.layers.Input(image_shape, name="image")
+    hidden = keras.layers.Rescaling(4.0, -2.0, name="spread")(image)
+    hidden = block(hidden, width, "full")
+    for place, filters in enumerate((2 * width, 4 * width)):
+        hidden = keras.layers.MaxPooling2D(name=f"pool{place}")(block(hidden, filters, f"widen{place}"))
+        branch = block(block(hidden, filters, f"one{place}"), filters, f"two{place}")
+        hidden = keras.layers.Add(name=f"add{place}")([hidden, branch])
+    hidden = keras.layers.MaxPooling2D(name="pool2")(block(hidden, 4 * width, "eighth"))
+    features = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(hidden)
+    return keras.Model(image, keras.layers.Dense(classes, dtype="float32", name="classes")(features), name=name)
+
+
+def load_classifier(name: str = "default", folder=None) -> Classifier:
+    """A released classifier by its name; ``folder``: default ``data/weights/classify``.
+
+    Raises:
+        FileNotFoundError: no released classifier at all, or one of the two files missing.
+        ValueError: an unknown name; weights that are not those that were released.
+    """
+    model, description = weights.read_released(name, folder or weights.released_dir("classify"))
+    return Classifier(model, description["card"])

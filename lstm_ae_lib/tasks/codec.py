@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, files, models, pictures, restoring
+from lstm_ae_lib import checks, files, models, pictures, weights
 from lstm_ae_lib._backend import keras
 
 BLOCK = 32  # side of the blocks that a picture is cut into: what the compressors are trained on
@@ -24,17 +24,13 @@ WIDTHS = 0.05 * 2.0 ** (np.arange(64) / 4)
 # What a file begins with: the kind, the weights' fingerprint, height, width, and a checksum of all of this and what follows.
 HEADER = struct.Struct(">4s8sIII")
 KIND = b"LAEC"
-LIMITS = (
-    "Trained on CIFAR-10's 32x32 images, on one seed, at this one rate. A larger picture is cut into blocks of that size, each "
-    "written without regard to its neighbours: their borders show, the more the coarser the step."
-)
 
 
 class Codec:
     """A compressor and all that it takes to write bytes with it. :func:`fit_codec` and :func:`load_codec` make it.
 
     Args:
-        model: a :func:`lstm_ae_lib.models.compressor` for 32x32 images.
+        model: a :func:`lstm_ae_lib.tasks.compression.compressor` for 32x32 images.
         tables: for each number of the latent, which of :data:`WIDTHS` its distribution has.
         card: what is known about it.
 
@@ -232,7 +228,7 @@ def fit_codec(model, clean, card: dict | None = None) -> Codec:
     """A codec of a trained compressor, with the distributions that suit these images best.
 
     Args:
-        model: a :func:`lstm_ae_lib.models.compressor` for 32x32 images.
+        model: a :func:`lstm_ae_lib.tasks.compression.compressor` for 32x32 images.
         clean: training images ``(n, 32, 32, 3)``, uint8.
         card: what is known about it.
 
@@ -244,74 +240,32 @@ def fit_codec(model, clean, card: dict | None = None) -> Codec:
     return Codec(model, choose_tables(untabled.encode(clean)), card)
 
 
-def codecs_dir() -> Path:
-    """The tracked folder of released compressors."""
-    return restoring.weights_dir() / "compress"
-
-
-def save_codec(codec: Codec, name: str, arguments: dict, folder=None) -> dict:
-    """Writes a codec's weights, tables and card; :func:`load_codec` reads them.
-
-    Args:
-        codec: to write.
-        name: letters, digits, hyphens, dots and underscores.
-        arguments: with which :func:`lstm_ae_lib.models.compressor` has built its model.
-        folder: default ``data/weights/compress``.
-
-    Returns:
-        dict: what stands in the JSON.
-    """
-    return models.write(
-        codec.model, folder or codecs_dir(), restoring.check_name(name), "compressor", arguments,
-        tables=codec.tables.tolist(), fingerprint=codec.fingerprint.hex(), card=codec.card,
-    )  # fmt: skip
-
-
-def release_run(run_name: str, name: str, folder=None) -> dict:
-    """Releases the compressor of a finished run of notebook 10, with a card that is read from the run's records.
-
-    Args:
-        run_name: of the run.
-        name: of the codec, such as ``"default"``.
-        folder: default ``data/weights/compress``.
-
-    Returns:
-        dict: what stands in the JSON.
-
-    Raises:
-        FileNotFoundError: no such run, or it has no compressor.
-        ValueError: a run that is not finished, a name of other characters.
-    """
-    run, record = restoring.finished_run(run_name)
-    run.need("compressor.json")
-    codec = load_codec("compressor", run.folder)
-    fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
-    measured = next(one for one in run.records() if one["restorer"] == "compressor" and "bits_per_pixel" in one)
-    card = {
-        "task": "compresses pictures, in blocks of 32x32 pixels", "numbers": {field: measured[field] for field in fields},
-        **restoring.origin(record), "limits": LIMITS,
-    }  # fmt: skip
-    arguments = files.read_json(run.path("compressor.json"))["arguments"]
-    return save_codec(Codec(codec.model, codec.tables, card), name, arguments, folder)
-
-
 def load_codec(name: str, folder=None) -> Codec:
-    """A released codec by its name.
+    """A released codec by its name; ``folder``: default ``data/weights/compress``.
 
     Raises:
         FileNotFoundError: no released codecs at all, or one of the two files missing.
         ValueError: an unknown name; weights that are not those that were released.
     """
-    folder = Path(folder or codecs_dir())
-    known = restoring.released(folder)
-    if not known:
-        raise FileNotFoundError(f"there are no released compressors in {folder}")
-    checks.choice(restoring.check_name(name), "weights", known)
-    model, description = models.read(folder, name)
-    codec = Codec(model, description["tables"], description["card"])
+    model, description = weights.read_released(name, folder or weights.released_dir("compress"))
+    return codec_of(model, description, name)
+
+
+def codec_of(model, description: dict, name: str) -> Codec:
+    """The codec of a compressor's weights and what stands in its JSON, as a run or a release has written them.
+
+    Raises:
+        ValueError: tables that are not those of the weights.
+    """
+    codec = Codec(model, description["tables"], description.get("card"))
     if codec.fingerprint.hex() != description["fingerprint"]:
-        raise ValueError(f"{folder / name}.json is damaged: its tables are not those of the weights")
+        raise ValueError(f"{name}.json is damaged: its tables are not those of the weights")
     return codec
+
+
+def described(codec: Codec) -> dict:
+    """What a codec's JSON holds beside its weights, for :func:`lstm_ae_lib.weights.write`."""
+    return {"tables": codec.tables.tolist(), "fingerprint": codec.fingerprint.hex(), "card": codec.card}
 
 
 def compress_file(source, target, codec="default") -> tuple:
@@ -393,54 +347,3 @@ def _before_the_scan(content):
     """Where a JPEG's entropy-coded part begins; behind it stand two more bytes, the end."""
     start = content.index(b"\xff\xda")
     return start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
-
-
-def fit_pca(clean, chunk: int = 5000) -> tuple:
-    """Principal component analysis of images: the linear autoencoder with the least squared error at every latent size.
-
-    Args:
-        clean: ``(n, height, width, 3)``, uint8.
-        chunk: images at a time; bounds the memory.
-
-    Returns:
-        tuple: the mean image, flattened, in [0, 1]; and the components ``(pixels, pixels)``, one a row, the largest variance
-        first, float32; of fewer images than pixels, as many as the images differ in, at most one less than images.
-
-    Raises:
-        ValueError: images of another shape or dtype.
-    """
-    flat = checks.images_uint8(clean, "clean").reshape(len(clean), -1)
-    mean = flat.mean(axis=0) / 255
-    if len(flat) < flat.shape[1]:
-        centred = flat / 255 - mean
-        power, vectors = np.linalg.eigh(centred @ centred.T)  # no larger than it must be
-        there = np.flatnonzero(power > 1e-10 * power[-1])[::-1]
-        components = vectors[:, there].T @ centred / np.sqrt(power[there])[:, None]
-        return mean.astype(np.float32), components.astype(np.float32)
-    covariance = np.zeros((flat.shape[1],) * 2)
-    for start in range(0, len(flat), chunk):
-        part = (flat[start : start + chunk] / 255 - mean).astype(np.float32)
-        covariance += part.T @ part
-    _, vectors = np.linalg.eigh(covariance / len(flat))
-    return mean.astype(np.float32), np.ascontiguousarray(vectors[:, ::-1].T, np.float32)
-
-
-def start_from_components(model, mean, components) -> None:
-    """Puts principal components into a :func:`lstm_ae_lib.models.compressor` whose ``transform`` is ``"components"``.
-
-    Args:
-        model: the compressor, not trained yet.
-        mean, components: what :func:`fit_pca` has returned.
-
-    Raises:
-        ValueError: a compressor of another transform, or fewer components than its latent has numbers.
-    """
-    weights = model.get_layer("from_latent").get_weights()
-    if not weights:
-        raise ValueError('the compressor\'s transform is "cosine": only one with transform="components" can start from components')
-    latent, pixels = weights[0].shape
-    if components.shape[0] < latent or components.shape[1] != pixels:
-        raise ValueError(f"the latent needs {latent} components of {pixels} values each, got an array of shape {components.shape}")
-    kept = components[:latent]
-    model.get_layer("latent").set_weights([kept.T, -kept @ mean])
-    model.get_layer("from_latent").set_weights([kept, mean])

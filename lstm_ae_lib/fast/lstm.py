@@ -6,12 +6,12 @@ one fused operation forwards (``LSTMBlockCell``) and one fused operation and two
 thread, whose independent chains of steps run side by side; and time may be any axis of the input, so an image is swept
 without being transposed. The arithmetic is Keras' own: the same gates, the same weights.
 
-The other backends, a GPU, masks and unusual settings have no fast path here: :func:`applies` says so, and the layers then
+The other backends, a GPU, masks and unusual settings have no fast path here: :func:`is_supported` says so, and the layers then
 do what Keras does.
 """
 
-from lstm_ae_lib import threads
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.fast import threads
 
 # A longer sweep is left to Keras' loop: every step adds a handful of nodes to the graph.
 MAX_STEPS = 256
@@ -19,7 +19,7 @@ MAX_STEPS = 256
 MAX_PARTS = 8
 
 
-def applies(inputs, cell, steps) -> bool:
+def is_supported(inputs, cell, steps) -> bool:
     """Whether :func:`sweep` can stand in for Keras' own loop: TensorFlow without a GPU, a known number of steps up to
     :data:`MAX_STEPS`, float32, the standard activations and no recurrent dropout.
 
@@ -39,7 +39,7 @@ def applies(inputs, cell, steps) -> bool:
     )
 
 
-def scan_applies(projected) -> bool:
+def scan_is_supported(projected) -> bool:
     """Whether :func:`scan_image` can stand in for a loop of Keras operations: TensorFlow without a GPU, float32 or bfloat16."""
     return _on_a_cpu() and keras.backend.standardize_dtype(projected.dtype) in ("float32", "bfloat16")
 
@@ -95,7 +95,7 @@ def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
 def sweep_image(inputs, axis, cells, backwards):
     """Runs LSTMs over one axis of a batch of images: :func:`sweep` from zero states, for short sequences and few units.
 
-    What is small enough for :mod:`lstm_ae_lib.compiled` is done there, outside TensorFlow's graph: such a model cannot be
+    What is small enough for :mod:`lstm_ae_lib.fast.scan` is done there, outside TensorFlow's graph: such a model cannot be
     exported as a SavedModel. Everything else is :func:`sweep`'s.
 
     Args:
@@ -106,10 +106,10 @@ def sweep_image(inputs, axis, cells, backwards):
     """
     import tensorflow as tf
 
-    from lstm_ae_lib import compiled
+    from lstm_ae_lib.fast import scan
 
     units = cells[0].units
-    if not compiled.applies(inputs.shape[-1], units):
+    if not scan.is_supported(inputs.shape[-1], units):
         return sweep(inputs, axis, cells, backwards)[0]
     weights = []
     for cell in cells:
@@ -119,10 +119,10 @@ def sweep_image(inputs, axis, cells, backwards):
     @tf.custom_gradient
     def run(inputs, *weights):
         def forward(inputs, *weights):
-            return compiled.sweep(inputs, axis, weights, backwards)
+            return scan.sweep(inputs, axis, weights, backwards)
 
         def backward(inputs, outputs, saved, gradient, *weights):
-            to_inputs, to_weights = compiled.sweep_gradient(inputs, axis, weights, backwards, outputs, saved, gradient)
+            to_inputs, to_weights = scan.sweep_gradient(inputs, axis, weights, backwards, outputs, saved, gradient)
             return [to_inputs, *to_weights]
 
         outputs, saved = tf.numpy_function(forward, [inputs, *weights], [tf.float32] * 2, stateful=False)
@@ -141,19 +141,19 @@ def sweep_image(inputs, axis, cells, backwards):
 
 
 def scan_image(projected, units, ways, positive):
-    """Runs gated linear recurrences over a batch of images by :func:`lstm_ae_lib.compiled.scan`, outside TensorFlow's graph:
+    """Runs gated linear recurrences over a batch of images by :func:`lstm_ae_lib.fast.scan.scan`, outside TensorFlow's graph:
     such a model cannot be exported as a SavedModel. Arguments and result as there, but tensors."""
     import tensorflow as tf
 
-    from lstm_ae_lib import compiled
+    from lstm_ae_lib.fast import scan
 
     @tf.custom_gradient
     def run(projected):
         def forward(projected):
-            return compiled.scan(projected, units, ways, positive)
+            return scan.scan(projected, units, ways, positive)
 
         def backward(projected, outputs, gradient):
-            return compiled.scan_gradient(projected, units, ways, positive, outputs, gradient)
+            return scan.scan_gradient(projected, units, ways, positive, outputs, gradient)
 
         outputs = tf.numpy_function(forward, [projected], projected.dtype, stateful=False)
         outputs.set_shape([*projected.shape[:-1], units * len(ways)])

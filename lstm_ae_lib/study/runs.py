@@ -13,7 +13,6 @@ import csv
 import datetime
 import os
 import platform
-import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -21,7 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from lstm_ae_lib import checks, files, paths, threads
+from lstm_ae_lib import checks, files, paths, weights
+from lstm_ae_lib.fast import threads
 
 # The fields of one published record, in order; more may follow, none of these is renamed.
 RECORD_FIELDS = (
@@ -34,7 +34,7 @@ class Run:
     """A run's folder. Make one with :func:`start_run`, open one with :func:`open_run`."""
 
     def __init__(self, name: str):
-        self.name = check_name(name)
+        self.name = checks.file_name(name, "a run's name")
         self.folder = paths.runs_dir() / name
 
     def __repr__(self):
@@ -77,7 +77,7 @@ class Run:
         Args:
             name: the model's word in this run, for example ``"autoencoder"``.
             model: the trained model.
-            builder: a name in :data:`lstm_ae_lib.models.BUILDERS`.
+            builder: a name in :data:`lstm_ae_lib.weights.BUILDERS`.
             arguments: what the builder was called with, plain values.
 
         Returns:
@@ -86,9 +86,8 @@ class Run:
         Raises:
             ValueError: an unknown builder.
         """
-        from lstm_ae_lib import models
 
-        return models.write(model, self.folder, name, builder, arguments)
+        return weights.write(model, self.folder, name, builder, arguments)
 
     def load_model(self, name: str):
         """Builds a saved model again and loads its weights, after checking their hash.
@@ -97,13 +96,12 @@ class Run:
             FileNotFoundError: the run has no such model.
             ValueError: a damaged description, or weights that are not the ones that were saved.
         """
-        from lstm_ae_lib import models
 
         self.need(f"{name}.json")
         self.need(f"{name}.weights.h5")
-        return models.read(self.folder, name)[0]
+        return weights.read(self.folder, name)[0]
 
-    def hand_over(self, network, restorer: str) -> dict:
+    def load_pretrained(self, network, restorer: str) -> dict:
         """Gives a network the weights of the one that this run has trained, so that it can be trained on.
 
         Args:
@@ -178,13 +176,6 @@ class Run:
         return files.read_json(self.need("metrics.json"))["records"]
 
 
-def check_name(name: str) -> str:
-    """Returns a run's name or raises ``ValueError``: letters, digits, ``.``, ``_``, ``-``, at most 100, no leading dot."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
-        raise ValueError(f"a run's name is 1 to 100 letters, digits, '.', '_' or '-', not starting with a dot; got {name!r}")
-    return name
-
-
 def start_run(name: str, parameters: dict, images, protocol: str, resume: bool = False) -> Run:
     """Starts to write a run: makes its folder and records what it will do, with what and on what.
 
@@ -195,7 +186,7 @@ def start_run(name: str, parameters: dict, images, protocol: str, resume: bool =
     Args:
         name: of the run.
         parameters: all parameters of the notebook, plain values.
-        images: the :class:`lstm_ae_lib.datasets.ImageSet` in use.
+        images: the :class:`lstm_ae_lib.cifar10.ImageSet` in use.
         protocol: name of the protocol.
         resume: go on with the run of that name, if there is one. Default False.
 

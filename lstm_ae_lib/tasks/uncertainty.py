@@ -2,22 +2,16 @@
 its spread can be believed."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, metrics, models, restoring
+from lstm_ae_lib import checks, metrics, models, weights
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import normal_divergence
-
-LIMITS = (
-    "Trained on CIFAR-10's 32x32 images, on one seed, for 32x32 images only. Numbers of the latent are independent of each other "
-    "given the degraded image: detail that hangs together over some distance is not drawn."
-)
+from lstm_ae_lib.tasks.variational import gaussian_kl
 
 
 def generate(model, count: int, seed: int = 0) -> np.ndarray:
-    """Images drawn from a :func:`lstm_ae_lib.models.variational_autoencoder`: latents from the standard normal, decoded.
+    """Images drawn from a :func:`lstm_ae_lib.tasks.variational.variational_autoencoder`: latents from the standard normal, decoded.
 
     Args:
         model: the trained model.
@@ -34,7 +28,7 @@ def generate(model, count: int, seed: int = 0) -> np.ndarray:
 
 
 def restore_samples(model, degraded, count: int, seed: int = 0, batch_size: int = 250) -> np.ndarray:
-    """Restored images of a :func:`lstm_ae_lib.models.conditional_vae`, several for each degraded one.
+    """Restored images of a :func:`lstm_ae_lib.tasks.variational.conditional_vae`, several for each degraded one.
 
     Args:
         model: the trained model.
@@ -51,14 +45,14 @@ def restore_samples(model, degraded, count: int, seed: int = 0, batch_size: int 
     """
     degraded = checks.images_float(degraded, "degraded", -np.inf, np.inf).astype(np.float32, copy=False)
     checks.number(count, "count", 0, 10**6, whole=True)
-    reader, writer = model.get_layer("reader"), model.get_layer("writer")
+    prior_encoder, decoder = model.get_layer("prior_encoder"), model.get_layer("decoder")
     generator, found = np.random.default_rng(seed), np.empty((max(count, 1), *degraded.shape), np.float32)
     for place in range(0, len(degraded), batch_size):
-        start, features, prior = _outputs(reader, degraded[place : place + batch_size])
+        start, features, prior = _outputs(prior_encoder, degraded[place : place + batch_size])
         mean, log_variance = np.split(prior, 2, axis=-1)
         for number in range(max(count, 1)):
             latent = mean if not count else _draw(generator, mean, log_variance)
-            found[number, place : place + batch_size] = _outputs(writer, [start, features, latent])
+            found[number, place : place + batch_size] = _outputs(decoder, [start, features, latent])
     return found
 
 
@@ -66,7 +60,7 @@ def posterior(model, clean, degraded=None, batch_size: int = 500) -> tuple:
     """Means and log variances of the latent's posterior and of its prior.
 
     Args:
-        model: a :func:`~lstm_ae_lib.models.variational_autoencoder`, or a :func:`~lstm_ae_lib.models.conditional_vae`.
+        model: a :func:`~lstm_ae_lib.tasks.variational.variational_autoencoder`, or a :func:`~lstm_ae_lib.tasks.variational.conditional_vae`.
         clean: ``(n, height, width, 3)``, float in [0, 1].
         degraded: the same images degraded, float; for the conditional one only.
         batch_size: images at a time; bounds the memory.
@@ -83,15 +77,15 @@ def posterior(model, clean, degraded=None, batch_size: int = 500) -> tuple:
         return mean, log_variance, np.zeros_like(mean), np.zeros_like(mean)
     degraded = checks.images_float(degraded, "degraded", -np.inf, np.inf).astype(np.float32, copy=False)
     checks.same_shape(degraded, clean, "degraded", "clean")
-    reader, comparer, found = model.get_layer("reader"), model.get_layer("posterior"), []
+    prior_encoder, posterior_encoder, found = model.get_layer("prior_encoder"), model.get_layer("posterior_encoder"), []
     for place in range(0, len(clean), batch_size):
-        start, features, prior = _outputs(reader, degraded[place : place + batch_size])
-        statistics = _outputs(comparer, [clean[place : place + batch_size], start, features])
+        start, features, prior = _outputs(prior_encoder, degraded[place : place + batch_size])
+        statistics = _outputs(posterior_encoder, [clean[place : place + batch_size], start, features])
         found.append(np.concatenate([statistics, prior], axis=-1))
     return tuple(np.split(np.concatenate(found), 4, axis=-1))
 
 
-def bound(model, clean, degraded=None, sigma: float | None = None, seed: int = 0, batch_size: int = 500) -> dict:
+def elbo(model, clean, degraded=None, sigma: float | None = None, seed: int = 0, batch_size: int = 500) -> dict:
     """The evidence lower bound of images, one sample of the latent each, in bits for each of an image's values.
 
     What is bounded is the probability of the 8-bit image: of a normal distribution round the decoder's output, the part that
@@ -115,20 +109,20 @@ def bound(model, clean, degraded=None, sigma: float | None = None, seed: int = 0
     clean = checks.images_uint8(clean, "clean")
     unit = clean / np.float32(255)
     mean, log_variance, _, _ = statistics = posterior(model, unit, degraded, batch_size)
-    divergence = keras.ops.convert_to_numpy(normal_divergence(*statistics)).astype(np.float64)
+    divergence = keras.ops.convert_to_numpy(gaussian_kl(*statistics)).astype(np.float64)
     latent = _draw(np.random.default_rng(seed), mean, log_variance)
     if degraded is None:
         decoded = models.apply(model.get_layer("decoder"), latent, batch_size)
     else:
-        decoded, reader, writer = np.empty_like(unit), model.get_layer("reader"), model.get_layer("writer")
+        decoded, prior_encoder, decoder = np.empty_like(unit), model.get_layer("prior_encoder"), model.get_layer("decoder")
         for place in range(0, len(clean), batch_size):
             part = slice(place, place + batch_size)
-            start, features, _ = _outputs(reader, np.asarray(degraded[part], np.float32))
-            decoded[part] = _outputs(writer, [start, features, latent[part]])
+            start, features, _ = _outputs(prior_encoder, np.asarray(degraded[part], np.float32))
+            decoded[part] = _outputs(decoder, [start, features, latent[part]])
     if sigma is None:
         sigma = math.sqrt(np.mean(np.square(decoded - unit), dtype=np.float64))
     nats = divergence.sum(axis=tuple(range(1, divergence.ndim)))
-    bits = metrics.bits_of_pixels(clean, decoded, sigma) + nats / math.log(2) / math.prod(clean.shape[1:])
+    bits = bits_of_pixels(clean, decoded, sigma) + nats / math.log(2) / math.prod(clean.shape[1:])
     units = divergence.mean(axis=0)
     return {"bits": bits, "nats": nats, "sigma": float(sigma), "values": math.prod(clean.shape[1:]), "units": units}
 
@@ -147,11 +141,11 @@ def active_units(mean, least: float = 0.01) -> np.ndarray:
     return np.var(mean, axis=0) > checks.number(least, "least", 0, 1e6)
 
 
-def describe(found: dict, mean) -> dict:
+def summarize_elbo(found: dict, mean) -> dict:
     """What a run records of a trained model.
 
     Args:
-        found: of :func:`bound`.
+        found: of :func:`elbo`.
         mean: of :func:`posterior`, of the same images.
 
     Returns:
@@ -196,57 +190,6 @@ def calibration(spread, error, bins: int = 10) -> dict:
     return found | {"rank_correlation": float(scipy.stats.spearmanr(spread, np.abs(error)).statistic)}
 
 
-def variational_dir() -> Path:
-    """The tracked folder of released variational autoencoders."""
-    return restoring.weights_dir() / "variational"
-
-
-def release_run(run_name: str, name: str, folder=None) -> dict:
-    """Releases both networks of a finished run of notebook 20, with a card that is read from the run's record.
-
-    Args:
-        run_name: of the run.
-        name: of the pair; ``"default"`` is what the study shows. The one that images are drawn from gets ``NAME-drawing``.
-        folder: default ``data/weights/variational``.
-
-    Returns:
-        dict: what stands in the JSON of the one that restores.
-
-    Raises:
-        FileNotFoundError: no such run, or a network is missing.
-        ValueError: a run that is not finished, a name of other characters.
-    """
-    run, record = restoring.finished_run(run_name)
-    folder, name = folder or variational_dir(), restoring.check_name(name)
-    pair = {name: models.read(run.folder, "autoencoder"), f"{name}-drawing": models.read(run.folder, "drawing")}
-    card = {
-        "protocol": record["protocol"], "numbers": restoring.tested_numbers(run), **record["variational"],
-        **restoring.origin(record), "limits": LIMITS,
-    }  # fmt: skip
-    tasks = "draws restored images of what the protocol degrades, as many as one likes", "draws images from nothing"
-    described = [
-        models.write(network, folder, own, old["builder"], old["arguments"], card={"task": task, **card})
-        for (own, (network, old)), task in zip(pair.items(), tasks, strict=True)
-    ]
-    return described[0]
-
-
-def load_released(name: str = "default", folder=None) -> tuple:
-    """A released pair of variational autoencoders: the one that restores, the one that images are drawn from, and the card.
-
-    Raises:
-        FileNotFoundError: none is released at all, or a file is missing.
-        ValueError: an unknown name; weights that are not those that were released.
-    """
-    folder = Path(folder or variational_dir())
-    known = [one for one in restoring.released(folder) if not one.endswith("-drawing")]
-    if not known:
-        raise FileNotFoundError(f"there are no released variational autoencoders in {folder}")
-    checks.choice(restoring.check_name(name), "weights", known)
-    network, described = models.read(folder, name)
-    return network, models.read(folder, f"{name}-drawing")[0], described["card"]
-
-
 def _outputs(model, inputs):
     """A model's output, or a list of them, as arrays."""
     found = model(inputs, training=False)
@@ -257,3 +200,49 @@ def _outputs(model, inputs):
 def _draw(generator, mean, log_variance):
     noise = generator.standard_normal(mean.shape).astype(np.float32)
     return mean + np.exp(np.clip(log_variance, -14, 8) / 2) * noise
+
+
+def bits_of_pixels(clean, mean, sigma: float) -> np.ndarray:
+    """What the 8-bit values of images cost under normal distributions, in bits a value.
+
+    Args:
+        clean: ``(n, height, width, 3)``, uint8.
+        mean: of the distributions, the same shape, float in units of [0, 1].
+        sigma: of all of them, in the same units, above 0 up to 10.
+
+    Returns:
+        numpy.ndarray: ``(n,)``, the mean over each image's values of minus the logarithm of the probability of that value:
+        what of the distribution lies within half a grey level of it, and beyond it at 0 and at 255.
+
+    Raises:
+        ValueError: different shapes, an argument out of range.
+    """
+    import scipy.special
+
+    clean = checks.images_uint8(clean, "clean")
+    mean = checks.images_float(mean, "mean", -np.inf, np.inf)
+    checks.same_shape(clean, mean, "clean", "mean")
+    checks.number(sigma, "sigma", 0, 10, above_low=True)
+    found = np.empty(len(clean))
+    for place, (image, centre) in enumerate(zip(clean.astype(np.float64), mean.astype(np.float64), strict=True)):
+        low = np.where(image == 0, -np.inf, ((image - 0.5) / 255 - centre) / sigma)
+        high = np.where(image == 255, np.inf, ((image + 0.5) / 255 - centre) / sigma)
+        # On the right of the mean both parts are nearly 1: mirrored, their difference keeps its digits.
+        low, high = np.where(low > 0, -high, low), np.where(low > 0, -low, high)
+        upper, lower = scipy.special.log_ndtr(high), scipy.special.log_ndtr(low)
+        found[place] = -np.mean(upper + np.log1p(-np.exp(np.minimum(lower - upper, -1e-12)))) / np.log(2)
+    return found
+
+
+def load_released(name: str = "default", folder=None) -> tuple:
+    """A released pair of variational autoencoders: the one that restores, the one that images are drawn from, and the card.
+
+    ``folder``: default ``data/weights/variational``.
+
+    Raises:
+        FileNotFoundError: none is released at all, or a file is missing.
+        ValueError: an unknown name; weights that are not those that were released.
+    """
+    folder = folder or weights.released_dir("variational")
+    network, described = weights.read_released(name, folder)
+    return network, weights.read_released(f"{name}-drawing", folder)[0], described["card"]

@@ -14,7 +14,9 @@ import time
 
 import numpy as np
 
-from lstm_ae_lib import checks, reporting, threads
+from lstm_ae_lib import checks
+from lstm_ae_lib.fast import threads
+from lstm_ae_lib.study import reporting
 
 BATCHES = {
     "training step": (32, 64, 256),
@@ -74,7 +76,7 @@ def measure(rounds: int = 7, cores=(1, 2), share: float = 1.0, tasks=()) -> list
 
 
 def _measure_with(cores, rounds, share, tasks):
-    from lstm_ae_lib import runs
+    from lstm_ae_lib.study import runs
 
     workers = {}
     for name in IMPLEMENTATIONS:
@@ -151,7 +153,7 @@ class _Worker:
             "KERAS_BACKEND": "tensorflow",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lstm_ae_lib.bench_train", name, str(cores)],
+            [sys.executable, "-m", "lstm_ae_lib.study.bench_train", name, str(cores)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         )  # fmt: skip
         self.ready = self.process.stdout.readline() == "ready\n"
@@ -210,13 +212,13 @@ def scaling() -> list:
     Returns:
         list: records with ``what``, ``value``, ``size``, ``seconds``, ``peak_mebibytes``, ``exponent``.
     """
-    from lstm_ae_lib import runs
+    from lstm_ae_lib.study import runs
 
     records = []
     for what, values in SCALES.items():
         points = []
         for value in values:
-            command = [sys.executable, "-m", "lstm_ae_lib.bench_train", "scaling", what, str(value)]
+            command = [sys.executable, "-m", "lstm_ae_lib.study.bench_train", "scaling", what, str(value)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"measuring {what} {value} failed: {done.stderr.strip().splitlines()[-1]}")

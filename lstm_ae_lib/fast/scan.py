@@ -15,7 +15,7 @@ import threading
 import numba
 import numpy as np
 
-from lstm_ae_lib import threads
+from lstm_ae_lib.fast import threads
 
 # Sequences taken through all steps together, the most and the fewest. Beyond so many multiply-adds a matrix product is shared
 # out among OpenBLAS' own threads, and those of several chunks wait for each other.
@@ -27,7 +27,7 @@ _jit = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy"
 _inline = functools.partial(_jit, inline="always")
 
 
-def applies(features: int, units: int) -> bool:
+def is_supported(features: int, units: int) -> bool:
     """Whether LSTMs of this size are small enough for :func:`sweep` to be the faster way."""
     return CHUNKS[-1] * _multiply_adds(features, units) <= MAX_PRODUCT
 

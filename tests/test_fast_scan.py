@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lstm_ae_lib import compiled, kernels, layers, threads
+from lstm_ae_lib import layers
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.fast import lstm, scan, threads
 
 only_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the gradient tape is TensorFlow's")
 
@@ -14,8 +15,8 @@ def numbers(*shape, seed=0):
 
 
 def sweep_and_gradient(inputs, axis, weights, backwards=(False, True)):
-    outputs, saved = compiled.sweep(inputs, axis, weights, backwards)
-    to_inputs, to_weights = compiled.sweep_gradient(inputs, axis, weights, backwards, outputs, saved, np.cos(outputs))
+    outputs, saved = scan.sweep(inputs, axis, weights, backwards)
+    to_inputs, to_weights = scan.sweep_gradient(inputs, axis, weights, backwards, outputs, saved, np.cos(outputs))
     return [outputs, to_inputs, *to_weights]
 
 
@@ -58,7 +59,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
     for count in (1, 2, 3):
         monkeypatch.setattr(threads, "inter_op", lambda count=count: count)
         found.append([array.copy() for array in sweep_and_gradient(inputs, 1, weights)])
-    assert len(compiled._Shape(inputs, 1, weights).edges) > 3
+    assert len(scan._Shape(inputs, 1, weights).edges) > 3
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(one, two)
@@ -72,19 +73,19 @@ def test_no_images_at_all():
 
 @only_tensorflow
 def test_what_is_too_large_is_left_to_tensorflow(monkeypatch):
-    assert compiled.applies(32, 32) and not compiled.applies(256, 128)
-    monkeypatch.setattr(compiled, "MAX_PRODUCT", 0)
+    assert scan.is_supported(32, 32) and not scan.is_supported(256, 128)
+    monkeypatch.setattr(scan, "MAX_PRODUCT", 0)
     images = numbers(2, 4, 6, 3)
     sweep = layers.LSTMSweep(4, "columns")
-    monkeypatch.setattr(compiled, "sweep", None)
+    monkeypatch.setattr(scan, "sweep", None)
     left = np.asarray(sweep(images))
     monkeypatch.undo()
     np.testing.assert_allclose(np.asarray(sweep(images)), left, rtol=1e-5, atol=1e-6)
-    assert kernels.applies(keras.ops.convert_to_tensor(images), sweep.sweeps[0].cell, 4)
+    assert lstm.is_supported(keras.ops.convert_to_tensor(images), sweep.sweeps[0].cell, 4)
 
 
 def test_memory_is_used_again_only_when_nobody_holds_it():
-    memory = compiled._Memory()
+    memory = scan._Memory()
     first, second = memory.array(10, 20), memory.array(10, 20)
     assert not np.shares_memory(first, second)
     assert all(array.ctypes.data % memory.ALIGNMENT == 0 for array in (first, second))
@@ -96,7 +97,7 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
 
 
 def test_memory_that_is_not_wanted_any_more_is_given_back(monkeypatch):
-    memory = compiled._Memory()
+    memory = scan._Memory()
     monkeypatch.setattr(memory, "SPARE", 5000)
     for size in range(1, 200):
         memory.array(size, 10)

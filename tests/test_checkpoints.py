@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lstm_ae_lib import resuming
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.study import checkpoints
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 only_tensorflow = pytest.mark.skipif(not TENSORFLOW, reason="tf.data, and checkpoints in mid-epoch, need TensorFlow")
@@ -78,9 +78,9 @@ def test_sigterm_saves_ends_with_its_own_code_and_resumes(tmp_path):
             process.terminate()
             break
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == resuming.EXIT_TERMINATED == 75, errors
+    assert process.returncode == checkpoints.EXIT_TERMINATED == 75, errors
     # Step 4 ends the fifth step; without the signal the last checkpoint would be that of the fourth.
-    last = resuming.Checkpoints(folder / "checkpoints")
+    last = checkpoints.Checkpoints(folder / "checkpoints")
     assert last.epoch == 0 and last._first_step % 2 == 1
     assert train(folder).returncode == 0
     assert train(tmp_path / "undisturbed").returncode == 0
@@ -132,10 +132,10 @@ def batches(first_epoch=0, poison=None):
     return endless.map(lambda _, x: (x, x))
 
 
-def fit(model, checkpoints, epochs=4, poison=None, before=()):
+def fit(model, saved, epochs=4, poison=None, before=()):
     return model.fit(
-        batches(checkpoints.epoch, poison), steps_per_epoch=STEPS, epochs=epochs, initial_epoch=checkpoints.epoch,
-        validation_data=(VALUES, VALUES), shuffle=False, verbose=0, callbacks=[*before, checkpoints],
+        batches(saved.epoch, poison), steps_per_epoch=STEPS, epochs=epochs, initial_epoch=saved.epoch,
+        validation_data=(VALUES, VALUES), shuffle=False, verbose=0, callbacks=[*before, saved],
     )  # fmt: skip
 
 
@@ -145,25 +145,25 @@ def weights(model):
 
 def undisturbed(tmp_path, **arguments):
     model = tiny_model(**arguments)
-    history = fit(model, resuming.Checkpoints(tmp_path / "undisturbed", steps=1))
+    history = fit(model, checkpoints.Checkpoints(tmp_path / "undisturbed", steps=1))
     return weights(model), history.history
 
 
 def assert_ends_the_same(folder, expected, epochs=4, **arguments):
     expected_weights, expected_history = expected
     model = tiny_model(**arguments)
-    history = fit(model, resuming.Checkpoints(folder, steps=1), epochs)
+    history = fit(model, checkpoints.Checkpoints(folder, steps=1), epochs)
     for found, wanted in zip(weights(model), expected_weights, strict=True):
         np.testing.assert_array_equal(found, wanted)
     assert history.history == expected_history and history.epoch == list(range(epochs))
 
 
 def interrupted_training(folder, at=(2, 3), **arguments):
-    checkpoints = resuming.Checkpoints(folder, steps=1, keep=4)
+    saved = checkpoints.Checkpoints(folder, steps=1, keep=4)
     # The interruption is listed first, so its step is done and not saved.
     with pytest.raises(Interrupted):
-        fit(tiny_model(**arguments), checkpoints, before=[Interrupt(*at)])
-    return resuming.Checkpoints(folder).files()
+        fit(tiny_model(**arguments), saved, before=[Interrupt(*at)])
+    return checkpoints.Checkpoints(folder).files()
 
 
 @only_tensorflow
@@ -186,32 +186,32 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(tmp_path,
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes({"flipped bit": content, "truncated": content[: len(content) // 2], "empty": b""}[damage])
-    checkpoints = resuming.Checkpoints(tmp_path / "run")
+    saved = checkpoints.Checkpoints(tmp_path / "run")
     assert f"the checkpoint {last.name[:15]} is damaged" in capsys.readouterr().err
-    assert checkpoints.files()[-1] == before and last.with_name(last.name + ".damaged").is_file()
+    assert saved.files()[-1] == before and last.with_name(last.name + ".damaged").is_file()
     assert_ends_the_same(tmp_path / "run", undisturbed(tmp_path))
 
 
 @only_tensorflow
 def test_a_finished_training_is_restored_and_not_trained_further(tmp_path):
     expected = undisturbed(tmp_path)
-    assert resuming.Checkpoints(tmp_path / "undisturbed").epoch == 4
+    assert checkpoints.Checkpoints(tmp_path / "undisturbed").epoch == 4
     assert_ends_the_same(tmp_path / "undisturbed", expected)
 
 
 @only_tensorflow
 def test_a_second_fit_with_the_same_checkpoints_mixes_nothing_up(tmp_path):
-    checkpoints = resuming.Checkpoints(tmp_path / "run", steps=1)
+    saved = checkpoints.Checkpoints(tmp_path / "run", steps=1)
     with pytest.raises(Interrupted):
-        fit(tiny_model(), checkpoints, before=[Interrupt(2, 3)])
-    before = checkpoints.files()
+        fit(tiny_model(), saved, before=[Interrupt(2, 3)])
+    before = saved.files()
     with pytest.raises(
         ValueError, match="goes on with initial_epoch=2, got initial_epoch=0; make the Checkpoints and the pipeline anew"
     ):
-        fit(tiny_model(), checkpoints)
-    assert checkpoints.files() == before
+        fit(tiny_model(), saved)
+    assert saved.files() == before
     model = tiny_model()
-    fit(model, checkpoints)  # it has read the folder by now
+    fit(model, saved)  # it has read the folder by now
     expected = undisturbed(tmp_path)
     for found, wanted in zip(weights(model), expected[0], strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -223,11 +223,11 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
     worse = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: (snapshots.append(model.get_weights()), logs.update(val_loss=[3.0, 1.0, 2.0, 4.0][epoch]))
     )
-    checkpoints = resuming.Checkpoints(tmp_path / "run", steps=1, keep=2)
-    fit(model, checkpoints, before=[worse])
-    assert [path.name[:15] for path in checkpoints.files()] == ["000002-00000000", "000003-00000006", "000004-00000000"]
+    saved = checkpoints.Checkpoints(tmp_path / "run", steps=1, keep=2)
+    fit(model, saved, before=[worse])
+    assert [path.name[:15] for path in saved.files()] == ["000002-00000000", "000003-00000006", "000004-00000000"]
     other = tiny_model()
-    assert resuming.Checkpoints(tmp_path / "run").restore_best(other) == 2
+    assert checkpoints.Checkpoints(tmp_path / "run").restore_best(other) == 2
     for found, wanted in zip(other.get_weights(), snapshots[1], strict=True):
         np.testing.assert_array_equal(found, wanted)
 
@@ -240,7 +240,7 @@ def test_a_full_disk_loses_nothing(tmp_path, capsys):
     model = tiny_model()
     resource.setrlimit(resource.RLIMIT_FSIZE, (files[-1].stat().st_size // 2, hard))
     try:
-        fit(model, resuming.Checkpoints(tmp_path / "run", steps=1))
+        fit(model, checkpoints.Checkpoints(tmp_path / "run", steps=1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     errors = capsys.readouterr().err
@@ -260,19 +260,19 @@ def test_a_second_process_is_refused(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "locked\n"
-        with pytest.raises(RuntimeError, match="another process trains with the checkpoints in"):
-            fit(tiny_model(), resuming.Checkpoints(tmp_path))
+        with pytest.raises(RuntimeError, match="another process trains with the saved in"):
+            fit(tiny_model(), checkpoints.Checkpoints(tmp_path))
         other.stdin.close()
-    fit(tiny_model(), resuming.Checkpoints(tmp_path), epochs=1)
+    fit(tiny_model(), checkpoints.Checkpoints(tmp_path), epochs=1)
 
 
 @only_tensorflow
 def test_a_nan_in_a_batch_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path):
-    checkpoints = resuming.Checkpoints(tmp_path / "run", steps=1)
+    saved = checkpoints.Checkpoints(tmp_path / "run", steps=1)
     with pytest.raises(
         FloatingPointError, match=r"the loss became nan in step 3 of epoch 2; the last good checkpoint is \S+000001-00000002"
     ):
-        fit(tiny_model(), checkpoints, poison=STEPS + 2)
+        fit(tiny_model(), saved, poison=STEPS + 2)
     # Without the poison it goes on as if nothing had been.
     assert_ends_the_same(tmp_path / "run", undisturbed(tmp_path))
 
@@ -280,7 +280,7 @@ def test_a_nan_in_a_batch_stops_at_its_step_and_keeps_the_last_good_checkpoint(t
 @only_tensorflow
 def test_a_nan_is_placed_among_the_steps_of_its_execution(tmp_path):
     with pytest.raises(FloatingPointError, match="in one of the steps 3 to 4 of epoch 1; the last good checkpoint is "):
-        fit(tiny_model(steps_per_execution=2), resuming.Checkpoints(tmp_path, steps=1), poison=2)
+        fit(tiny_model(steps_per_execution=2), checkpoints.Checkpoints(tmp_path, steps=1), poison=2)
 
 
 @only_tensorflow
@@ -294,8 +294,8 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     with pytest.raises(
         FloatingPointError, match=r"is not finite after step 4 of epoch 1; the last good checkpoint is \S+000000-00000003"
     ):
-        fit(model, resuming.Checkpoints(tmp_path, steps=1), before=[spoil])
-    assert [path.name[:15] for path in resuming.Checkpoints(tmp_path).files()] == [f"000000-0000000{step}" for step in (1, 2, 3)]
+        fit(model, checkpoints.Checkpoints(tmp_path, steps=1), before=[spoil])
+    assert [path.name[:15] for path in checkpoints.Checkpoints(tmp_path).files()] == [f"000000-0000000{step}" for step in (1, 2, 3)]
 
 
 @only_tensorflow
@@ -304,15 +304,15 @@ def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"is of another model or optimiser: .*first difference is .*\(\(64, 32\), 'float32'\) here"
     ):
-        fit(tiny_model(units=32), resuming.Checkpoints(tmp_path))
+        fit(tiny_model(units=32), checkpoints.Checkpoints(tmp_path))
     with pytest.raises(ValueError, match=r"holds the states of the callbacks \[\], got callbacks=\['EarlyStopping'\]"):
-        fit(tiny_model(), resuming.Checkpoints(tmp_path, callbacks=[keras.callbacks.EarlyStopping()]))
+        fit(tiny_model(), checkpoints.Checkpoints(tmp_path, callbacks=[keras.callbacks.EarlyStopping()]))
     with pytest.raises(ValueError, match="goes on with initial_epoch=2, got initial_epoch=0"):
         tiny_model().fit(
-            batches(), steps_per_epoch=STEPS, epochs=4, shuffle=False, verbose=0, callbacks=[resuming.Checkpoints(tmp_path)]
+            batches(), steps_per_epoch=STEPS, epochs=4, shuffle=False, verbose=0, callbacks=[checkpoints.Checkpoints(tmp_path)]
         )
     with pytest.raises(FileNotFoundError, match="there is no best checkpoint"):
-        resuming.Checkpoints(tmp_path / "elsewhere").restore_best(tiny_model())
+        checkpoints.Checkpoints(tmp_path / "elsewhere").restore_best(tiny_model())
 
 
 @pytest.mark.parametrize(
@@ -321,17 +321,17 @@ def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path):
 )
 def test_bad_checkpoint_arguments_are_refused(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
-        resuming.Checkpoints(tmp_path, **arguments)
+        checkpoints.Checkpoints(tmp_path, **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.backends
 def test_every_backend_goes_on_between_epochs(tmp_path):
     def fit_arrays(folder, epochs):
-        checkpoints, model = resuming.Checkpoints(folder, history=folder / "history.csv"), tiny_model()
+        saved, model = checkpoints.Checkpoints(folder, history=folder / "history.csv"), tiny_model()
         model.fit(
-            VALUES, VALUES, batch_size=BATCH, epochs=epochs, initial_epoch=checkpoints.epoch, shuffle=False, verbose=0,
-            callbacks=[checkpoints],
+            VALUES, VALUES, batch_size=BATCH, epochs=epochs, initial_epoch=saved.epoch, shuffle=False, verbose=0,
+            callbacks=[saved],
         )  # fmt: skip
         return weights(model)
 

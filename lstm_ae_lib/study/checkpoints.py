@@ -96,7 +96,7 @@ class Checkpoints(keras.callbacks.Callback):
                 self._meta, self._arrays = _read(path)
             except (OSError, ValueError) as error:
                 path.rename(path.with_name(path.name + ".damaged"))
-                _say(f"the checkpoint {path.name[:15]} is damaged ({error}) and was set aside; the one before is taken")
+                print(f"the checkpoint {path.name[:15]} is damaged ({error}) and was set aside; the one before is taken", file=sys.stderr)
                 continue
             self._saved = path
             self.epoch, self._first_step = self._meta["epoch"], self._meta["step"]
@@ -185,7 +185,7 @@ class Checkpoints(keras.callbacks.Callback):
             metrics = arrays[meta["variables"] : meta["variables"] + meta["metrics"]]
             _assign(self.model.metrics_variables, metrics, path)
 
-        _say(f"going on after epoch {self.epoch}, step {self._first_step}")
+        print(f"going on after epoch {self.epoch}, step {self._first_step}", file=sys.stderr)
         if self._first_step:
             self._skip(self._first_step, restore)
         else:  # an epoch begins with empty metrics anyway
@@ -238,7 +238,7 @@ class Checkpoints(keras.callbacks.Callback):
     def _leave_if_asked(self):
         if self._terminated:
             self._release()
-            _say(f"asked to end: saved as {self._saved.name[:15] if self._saved else 'nothing'} in {self.folder}")
+            print(f"asked to end: saved as {self._saved.name[:15] if self._saved else 'nothing'} in {self.folder}", file=sys.stderr)
             raise SystemExit(EXIT_TERMINATED)
 
     def _release(self):
@@ -312,8 +312,9 @@ class Checkpoints(keras.callbacks.Callback):
         try:
             self._saved = _write(self.folder, epoch, step, meta, arrays)
         except OSError as error:
-            _say(
-                f"no checkpoint after epoch {epoch}, step {step}: {error}; training goes on, {self._saved or 'none'} stays the last"
+            print(
+                f"no checkpoint after epoch {epoch}, step {step}: {error}; training goes on, {self._saved or 'none'} stays the last",
+                file=sys.stderr,
             )
             self._last = time.monotonic()
             return
@@ -431,7 +432,3 @@ def write_history(path, rows) -> None:
 
 def _columns(rows):
     return list(dict.fromkeys(["epoch", *(name for row in rows for name in row)]))
-
-
-def _say(message):
-    print(message, file=sys.stderr, flush=True)

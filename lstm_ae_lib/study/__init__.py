@@ -1,0 +1,1 @@
+"""Running and recording: checkpoints, runs, sweeps, releases, reports, benchmarks."""

@@ -1,0 +1,145 @@
+"""Releasing what a finished run has trained: weights, and a card that is read from the run's records."""
+
+import numpy as np
+
+from lstm_ae_lib import cifar10, degradations, metrics, models, pictures, restoring, weights
+from lstm_ae_lib.study import runs
+from lstm_ae_lib.tasks import codec
+
+SAMPLE_IMAGES = 50
+_TRAINED = "Trained on CIFAR-10's 32x32 images, on one seed"
+LIMITS = {
+    "autoencoder": f"{_TRAINED}, with this one degradation. Another blur, noise that the training did not have, or JPEG artefacts "
+    "come out worse, not better; detail that the blur has wiped out is guessed or left out.",
+    "gan": " Trained against a discriminator: it draws detail that looks right and need not be, and has more error than the "
+    "network that it began as.",
+    "compressor": f"{_TRAINED}, at this one rate. A larger picture is cut into blocks of that size, each written without regard to "
+    "its neighbours: their borders show, the more the coarser the step.",
+    "classifier": "Trained on clean CIFAR-10 images only, on one seed. Distances in its features compare with no other network's.",
+    "drawing": f"{_TRAINED}, for 32x32 images only. Numbers of the latent are independent of each other given the degraded image: "
+    "detail that extends over some distance is not drawn.",
+}  # fmt: skip
+FOLDERS = {"autoencoder": "", "compressor": "compress", "classifier": "classify", "drawing": "variational"}
+
+
+def release_run(run_name: str, name: str, folder=None) -> dict:
+    """Releases what a finished run has trained: a restorer, a compressor, a classifier or a pair of variational autoencoders.
+
+    Args:
+        run_name: of a run whose notebooks have trained and evaluated.
+        name: of the weights, such as ``"gauss2"``. Of a variational pair, the network that draws images gets ``NAME-drawing``.
+        folder: default the folder of its kind in ``data/weights``.
+
+    Returns:
+        dict: what stands in the JSON; and ``folder``, where it was written.
+
+    Raises:
+        FileNotFoundError: no such run, or it has no network or no records.
+        ValueError: a run that is not finished, a name of other characters.
+    """
+    run = runs.open_run(run_name)
+    record = run.record
+    if runs.status(record) != "finished":
+        raise ValueError(f"only a finished run is released; {run_name} is {runs.status(record)}")
+    kind = next((kind for kind in ("drawing", "classifier", "compressor") if run.path(f"{kind}.json").is_file()), "autoencoder")
+    folder = folder or weights.released_dir(FOLDERS[kind])
+    origin = {"run": record["name"]} | {key: record[key] for key in ("training", "parameters", "data", "versions", "hardware")}
+    network, description = weights.read(run.folder, "autoencoder" if kind == "drawing" else kind)
+    card = _CARDS[kind](run, record, network, description) | origin | {"limits": LIMITS[kind]}
+    more = {"card": card}
+    if kind == "autoencoder" and "gan" in record["training"]:
+        card["limits"] += LIMITS["gan"]
+    elif kind == "compressor":
+        more |= {field: description[field] for field in ("tables", "fingerprint")}
+    elif kind == "drawing":
+        card = {"task": "draws restored images of what the protocol degrades, any number of them", **card}
+        drawing, its = weights.read(run.folder, "drawing")
+        weights.write(drawing, folder, f"{name}-drawing", its["builder"], its["arguments"],
+                      card={**card, "task": "draws images from the prior"})  # fmt: skip
+        more = {"card": card}
+    written = weights.write(network, folder, name, description["builder"], description["arguments"], **more)
+    return written | {"folder": str(folder)}
+
+
+def _restorer_card(run, record, network, description):
+    restorer = restoring.ReleasedRestorer(run.name, network, description["builder"], description["arguments"], {})
+    asked = {"protocol": record["protocol"], "sigma": 0.0} | record["parameters"]  # notebook 21 has one protocol and no word for it
+    protocol = degradations.get_protocol(asked["protocol"], asked["sigma"])
+    return {
+        "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
+        "numbers": tested_numbers(run), "photographs": measure_photographs(restorer, protocol),
+        "sample": measure_sample(restorer, protocol), "multiply_adds": models.multiply_adds(network),
+    }  # fmt: skip
+
+
+def _compressor_card(run, record, network, description):
+    codec.codec_of(network, description, "compressor")  # tables that are not the weights' own are not released
+    fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
+    measured = next(one for one in run.records() if one["restorer"] == "compressor" and "bits_per_pixel" in one)
+    return {"task": "compresses pictures, in blocks of 32x32 pixels", "numbers": {field: measured[field] for field in fields}}
+
+
+def _classifier_card(run, record, network, description):
+    task = "names the class of a clean CIFAR-10 image; its features measure how natural images look"
+    return {"task": task, **record["classifier"], "multiply_adds": models.multiply_adds(network)}
+
+
+def _variational_card(run, record, network, description):
+    return {"protocol": record["protocol"], "numbers": tested_numbers(run), **record["variational"]}
+
+
+_CARDS = {
+    "autoencoder": _restorer_card, "compressor": _compressor_card, "classifier": _classifier_card, "drawing": _variational_card,
+}  # fmt: skip
+
+
+def tested_numbers(run) -> dict:
+    """Of a run's records what a card says about the test images: restorer -> its numbers."""
+    names = ("mse", "psnr", "ssim", "frechet", "kernel_distance", "accuracy")
+    fields = ["images", "gradient_energy", *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]
+    tested = [entry for entry in run.records() if entry["split"] == "test"]
+    return {entry["restorer"]: {field: entry[field] for field in fields if field in entry} for entry in tested}
+
+
+def measure_sample(restorer, protocol) -> dict:
+    """PSNR in dB on the first test images of the bundled sample: a number that anyone who loads the weights can check.
+
+    Args:
+        restorer: a :class:`~lstm_ae_lib.restoring.ReleasedRestorer`.
+        protocol: how the images are degraded first.
+
+    Returns:
+        dict: ``"images"``, and the mean PSNR ``"degraded"``, ``"linear"`` (where the restorer has such a start) and ``"restored"``.
+    """
+    clean = cifar10.load_cifar10("sample").test_images[:SAMPLE_IMAGES]
+    degraded = degradations.as_float(degradations.degrade(clean, protocol))
+    linear = restoring.linear_part(restorer)
+    found = {"degraded": np.clip(degraded, 0, 1), "linear": linear and linear(degraded), "restored": restorer(degraded)}
+    values = {name: metrics.per_image(clean, images) for name, images in found.items() if images is not None}
+    return {"images": len(clean), **{name: metrics.summarize(value)["psnr"] for name, value in values.items()}}
+
+
+def measure_photographs(restorer, protocol) -> dict:
+    """PSNR in dB on photographs that are not 32x32 pixels: degraded, after the restorer's linear start, and restored.
+
+    Args:
+        restorer: a :class:`~lstm_ae_lib.restoring.ReleasedRestorer`.
+        protocol: how :func:`lstm_ae_lib.pictures.photographs` are degraded first.
+
+    Returns:
+        dict: title -> {"degraded", "linear" (where the restorer has such a start), "restored"}; without photographs that the
+        protocol happens to leave as they are.
+    """
+    linear = restoring.linear_part(restorer)
+    found = {}
+    for position, (title, photograph) in enumerate(pictures.photographs().items()):
+        degraded = np.clip(degradations.as_float(degradations.degrade(photograph[None], protocol, position)[0]), 0, 1)
+        if (degraded == degradations.as_float(photograph)).all():
+            continue  # a sigma near 0 was drawn: there is nothing to restore
+        shown = {"degraded": degraded, "linear": linear and restoring.restore(degraded, linear), "restored": restoring.restore(degraded, restorer)}
+        found[title] = {
+            name: float(metrics.per_image(photograph[None], image[None])["psnr"][0])
+            for name, image in shown.items()
+            if image is not None
+        }
+    return found

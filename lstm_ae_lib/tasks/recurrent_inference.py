@@ -1,0 +1,140 @@
+"""A convolutional LSTM over iterations: a recurrent inference machine for restoration."""
+
+import math
+
+import numpy as np
+
+from lstm_ae_lib import checks, degradations, layers, peers, spectral, weights
+from lstm_ae_lib._backend import keras
+
+ops = keras.ops
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class ConvLSTMStep(keras.layers.Layer):
+    """One step of a convolutional LSTM: gates by a convolution over input and state (Shi et al., "Convolutional LSTM Network",
+    2015; without the peepholes).
+
+    Keras' ``ConvLSTM2D`` runs over a sequence that is known beforehand; a network that looks at its own last answer calls
+    this layer once an iteration, with the same weights.
+
+    Args:
+        filters: channels of the state, 1 to 65,536.
+        kernel_size: 1 to 31, odd. Default 3.
+
+    Weights: ``kernel`` ``(kernel_size, kernel_size, channels + filters, 4 * filters)`` and ``bias`` ``(4 * filters,)``; the gates
+    in Keras' order (input, forget, cell, output), the forget gate's bias 1 at first.
+
+    Input: ``(batch, height, width, channels + 2 * filters)``, the features and behind them the state, hidden and cell. Output:
+    the new state ``(batch, height, width, 2 * filters)``.
+
+    Raises:
+        ValueError: an argument out of range, or an input without room for features and state.
+
+    Example:
+        >>> ConvLSTMStep(8)(np.zeros((2, 32, 32, 3 + 16), "float32")).shape
+        TensorShape([2, 32, 32, 16])
+    """
+
+    def __init__(self, filters, kernel_size=3, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = int(checks.number(filters, "filters", 1, 65536, whole=True))
+        self.kernel_size = int(checks.number(kernel_size, "kernel_size", 1, 31, whole=True))
+        if not self.kernel_size % 2:
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+
+    def build(self, input_shape):
+        self.compute_output_shape(input_shape)
+        side, channels = self.kernel_size, input_shape[-1] - self.filters
+        self.kernel = self.add_weight(name="kernel", shape=(side, side, channels, 4 * self.filters), initializer="glorot_uniform")
+        self.bias = self.add_weight(name="bias", shape=(4 * self.filters,), initializer=self._initial_bias)
+        self.built = True
+
+    def _initial_bias(self, shape, dtype=None):
+        forget = np.zeros(shape)
+        forget[self.filters : 2 * self.filters] = 1
+        return ops.convert_to_tensor(forget, dtype)
+
+    def call(self, inputs):
+        gates = ops.conv(inputs[..., : -self.filters], self.kernel, padding="same") + self.bias
+        input_gate, forget, candidate, output = ops.split(gates, 4, axis=-1)
+        cell = ops.sigmoid(forget) * inputs[..., -self.filters :] + ops.sigmoid(input_gate) * ops.tanh(candidate)
+        return ops.concatenate([ops.sigmoid(output) * ops.tanh(cell), cell], -1)
+
+    def multiply_adds(self, given, made):
+        return math.prod(made[1:3]) * math.prod(self.kernel.shape)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters, "kernel_size": self.kernel_size}
+
+    def compute_output_shape(self, input_shape):
+        if len(input_shape) != 4 or input_shape[-1] is None or input_shape[-1] <= 2 * self.filters:
+            raise ValueError(
+                f"ConvLSTMStep needs (batch, height, width, more than {2 * self.filters} channels), got {tuple(input_shape)}"
+            )
+        return (*input_shape[:3], 2 * self.filters)
+
+
+@weights.register
+def recurrent_inference(
+    image_shape=(32, 32, 3), width: int = 64, iterations: int = 3, sigma: float = 2.0, border: str = "reflect_101",
+    linear_start: str = "dct1", name: str = "recurrent_inference",
+):  # fmt: skip
+    """A convolutional LSTM over iterations instead of positions: the same weights improve the estimate again and again.
+
+    Each iteration sees its estimate x, what the blur took from it (y - x) and the data term A(y - A x), which says where
+    the estimate, blurred again, is not yet the degraded image; a convolutional LSTM at half the resolution, with a residual
+    block behind it, remembers what earlier iterations have seen, and adds to the estimate (a recurrent inference machine:
+    Putzky and Welling, 2017).
+
+    Args:
+        image_shape: ``(height, width, channels)``, known, both sides even.
+        width: channels of the state, 1 to 4,096. Default 64.
+        iterations: 1 to 100. Default 3.
+        sigma: of the blur A in pixels; 0 where it is not known, then there is no data term. Default 2.
+        border: of A: ``"reflect_101"`` or ``"reflect"``.
+        linear_start: as for the peers: where the iterations begin, instead of at the degraded image. Default ``"dct1"``.
+        name: the model's name.
+
+    Returns:
+        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    checks.number(width, "width", 1, 4096, whole=True)
+    checks.number(iterations, "iterations", 1, 100, whole=True)
+    checks.number(sigma, "sigma", 0, 64)
+    peers.check_divides(image_shape, 2)
+
+    degraded = keras.layers.Input(image_shape, name="degraded")
+    estimate = degraded
+    if linear_start:
+        estimate = spectral.linear_layer(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
+    blur = degradations.GaussianBlur(sigma, border, dtype="float32", name="blur") if sigma else None
+    difference, join = keras.layers.Subtract(dtype="float32", name="difference"), keras.layers.Concatenate(dtype="float32", name="seen")
+    first = keras.layers.Conv2D(width, 6, strides=2, padding="same", activation="relu", name="first")
+    step = ConvLSTMStep(width, name="lstm")
+    widen = keras.layers.Conv2D(width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name="conv1")
+    narrow = keras.layers.Conv2D(width, 3, padding="same", kernel_initializer="zeros", name="conv2")
+    last = keras.layers.Conv2D(4 * image_shape[-1], 3, padding="same", kernel_initializer="zeros", name="last")
+    residual, shuffle, improve = (
+        keras.layers.Add(name="residual"),
+        layers.DepthToSpace(2, name="shuffle"),
+        keras.layers.Add(dtype="float32", name="add"),
+    )
+    remember = keras.layers.Concatenate(name="remember")
+    state = None
+    for _ in range(iterations):
+        seen = [estimate, difference([degraded, estimate])]
+        if blur is not None:
+            seen.append(blur(difference([degraded, blur(estimate)])))
+        features = first(join(seen))
+        if state is None:
+            nothing = keras.ops.zeros_like(features)
+            state = remember([nothing, nothing])
+        state = step(remember([features, state]))
+        hidden = state[..., :width]
+        found = residual([hidden, narrow(widen(hidden))])
+        estimate = improve([estimate, shuffle(last(found))])
+    return keras.Model(degraded, estimate, name=name)

@@ -1,0 +1,122 @@
+"""Models as files: a builder's name, its arguments, and weights with their SHA-256; and which of them are released."""
+
+from pathlib import Path
+
+from lstm_ae_lib import checks, files, models, paths, peers, spectral
+
+BUILDERS = {
+    builder.__name__: builder
+    for builder in (
+        models.reference_lstm_autoencoder, models.flagship, spectral.linear_filter, spectral.linear_mixture,
+        peers.dncnn, peers.rednet, peers.unet, peers.nafnet,
+    )
+}  # fmt: skip
+
+
+def register(builder):
+    """A decorator that makes a builder known by its name, so that :func:`build` and :func:`read` find it."""
+    BUILDERS[builder.__name__] = builder
+    return builder
+
+
+# Arguments of builders under the names that released cards and recorded runs know them by.
+RENAMED_ARGUMENTS = {
+    "variational_autoencoder": {"warm_up": "kl_warmup_steps"}, "conditional_vae": {"warm_up": "kl_warmup_steps"},
+}  # fmt: skip
+
+
+def build(builder: str, arguments: dict):
+    """Builds a model from its builder's name and arguments, as a run folder records them.
+
+    Raises:
+        ValueError: an unknown builder, or arguments that it does not take.
+    """
+    checks.choice(builder, "builder", BUILDERS)
+    new_names = RENAMED_ARGUMENTS.get(builder, {})
+    try:
+        return BUILDERS[builder](**{new_names.get(name, name): value for name, value in arguments.items()})
+    except TypeError as error:
+        raise ValueError(f"{builder} does not take these arguments: {error}") from error
+
+
+def write(model, folder, name: str, builder: str, arguments: dict, **more) -> dict:
+    """Writes a model as ``NAME.weights.h5`` and ``NAME.json``: its builder's name, the builder's arguments, the SHA-256.
+
+    Args:
+        model: what ``builder`` with ``arguments`` built, trained.
+        folder: where to; it is made if it is missing.
+        name: of the files.
+        builder: a name in :data:`BUILDERS`.
+        arguments: what the builder was called with, plain values.
+        **more: what else to write down, plain values.
+
+    Returns:
+        dict: what stands in the JSON.
+
+    Raises:
+        ValueError: an unknown builder.
+    """
+    checks.choice(builder, "builder", BUILDERS)
+    weights = Path(folder) / f"{name}.weights.h5"
+    with files.replacing(weights) as temporary:
+        model.save_weights(temporary)
+    description = {
+        "builder": builder, "arguments": arguments, "parameters": int(model.count_params()), "sha256": files.sha256(weights),
+        **more,
+    }  # fmt: skip
+    files.write_json(Path(folder) / f"{name}.json", description)
+    return description
+
+
+def read(folder, name: str) -> tuple:
+    """A model that :func:`write` has written, and what stands in its JSON.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: a damaged description, or weights that are not the ones that were written.
+    """
+    described, weights = Path(folder) / f"{name}.json", Path(folder) / f"{name}.weights.h5"
+    for path in (described, weights):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no {path}")
+    description = files.read_json(described)
+    expected = {"builder": str, "arguments": dict, "sha256": str}
+    wrong = [key for key, kind in expected.items() if not isinstance(description, dict) or not isinstance(description.get(key), kind)]
+    if wrong:
+        raise ValueError(f"{described} is damaged: it lacks {', '.join(wrong)}")
+    if files.sha256(weights) != description["sha256"]:
+        raise ValueError(f"{weights} is damaged: its SHA-256 is not the one in {described.name}")
+    model = build(description["builder"], description["arguments"])
+    model.load_weights(weights)
+    return model, description
+
+
+def released_dir(kind: str = "") -> Path:
+    """The tracked folder of released weights: of restorers, or of a ``kind``: ``"compress"``, ``"classify"``, ``"variational"``."""
+    return paths.data_dir() / "weights" / kind
+
+
+def released(folder=None) -> list:
+    """The names of the released weights in a folder, by default the restorers'."""
+    return sorted(path.stem for path in Path(folder or released_dir()).glob("*.json"))
+
+
+def read_released(name: str, folder=None) -> tuple:
+    """Released weights by their name, as :func:`read` returns them.
+
+    Args:
+        name: one of :func:`released`.
+        folder: default ``data/weights``.
+
+    Raises:
+        FileNotFoundError: the folder holds no weights at all, or one of the two files is missing.
+        ValueError: an unknown name; weights that are not those that were released.
+    """
+    folder = Path(folder or released_dir())
+    known = released(folder)
+    if not known:
+        raise FileNotFoundError(f"there are no released weights in {folder}")
+    model, description = read(folder, checks.choice(checks.file_name(name, "weights"), "weights", known))
+    if "card" not in description:
+        raise ValueError(f"{folder / name}.json is damaged: it lacks card")
+    return model, description
