@@ -7,10 +7,15 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV   ?= .venv
 COLAB  ?= .venv-colab
 RUN     = $(VENV)/bin/python
-# Runs and downloads of the tests stay out of data/.
-PYTEST  = -m pytest
-# nbval waits for a dead kernel as long as its cell timeout.
+# Two workers, each with the tests of whole files and a data folder of its own.
+PYTEST  = -m pytest -n $(WORKERS) --dist loadfile
+WORKERS ?= 2
+# nbval waits for a dead kernel as long as its cell timeout. Its runs stay out of data/.
 NBVAL   = -m pytest --nbval --nbval-cell-timeout=600 --nbval-kernel-name=python3 -p no:warnings notebooks
+NBDATA  = export LSTM_AE_DATA="$$(mktemp -d)"; trap 'rm -rf "$$LSTM_AE_DATA"' EXIT
+# Both at once: the notebooks' report is shown when the tests have ended.
+both    = ($(NBDATA); $(1) $(NBVAL)) > .nbval.log 2>&1 & notebooks=$$!; \
+          $(1) $(PYTEST); tests=$$?; wait $$notebooks; notebooks=$$?; cat .nbval.log; rm -f .nbval.log; exit $$((tests | notebooks))
 
 .DEFAULT_GOAL := help
 .PHONY: help study full data test test-quick test-nbval test-colab test-backends soak bench bench-train notebooks address clean
@@ -27,24 +32,24 @@ full: $(VENV)/.installed  ## the same on all of CIFAR-10 (fetches it; about 12 m
 data: $(VENV)/.installed  ## find or fetch the full CIFAR-10 and verify it
 	$(RUN) -m lstm_ae_lib data
 
-test: test-quick test-nbval  ## install, then pytest and the notebooks' regression test
+test: $(VENV)/.installed-test  ## install, then pytest and the notebooks' regression test side by side
+	@$(call both,$(RUN))
 
-test-quick: $(VENV)/.installed-test
+test-quick: $(VENV)/.installed-test  ## pytest alone
 	$(RUN) $(PYTEST)
 
-test-nbval: $(VENV)/.installed-test
-	$(RUN) $(NBVAL)
+test-nbval: $(VENV)/.installed-test  ## the notebooks' regression test alone
+	@$(NBDATA); $(RUN) $(NBVAL)
 
 test-colab: $(COLAB)/.installed  ## the tests with the versions that Colab has
-	$(COLAB)/bin/python $(PYTEST)
-	$(COLAB)/bin/python $(NBVAL)
+	@$(call both,$(COLAB)/bin/python)
 
 test-backends: $(VENV)-backends/.installed  ## layer, model and metric tests on PyTorch and JAX
-	KERAS_BACKEND=torch $(VENV)-backends/bin/python $(PYTEST) -m backends
-	KERAS_BACKEND=jax $(VENV)-backends/bin/python $(PYTEST) -m backends
+	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest -m backends
+	KERAS_BACKEND=jax $(VENV)-backends/bin/python -m pytest -m backends
 
 soak: $(VENV)/.installed-test  ## the tests that take minutes: a training killed twenty times
-	$(RUN) $(PYTEST) -m soak
+	$(RUN) -m pytest -m soak
 
 bench: $(VENV)/.installed  ## measure speed on this machine
 	$(RUN) -m lstm_ae_lib bench

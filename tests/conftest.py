@@ -31,6 +31,14 @@ def blurred(clean):
     return degradations.degrade(clean, "gauss2")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_data_folder(tmp_path_factory):
+    """No test reads or writes the checkout's runs; with several workers, each has a folder of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_AE_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """A data folder of the test's own: raw/ and runs/ live there."""
