@@ -31,7 +31,7 @@ _CHUNKS = {
     "xmp": lambda packet: (b"iTXt", _XMP + packet), "comment": lambda text: (b"tEXt", b"Comment\0" + text),
     "dpi": lambda dpi: (b"pHYs", struct.pack(">IIB", *(round(side / 0.0254) for side in dpi), 1)),
 }  # fmt: skip
-_TITLES = {"icc_profile": "ICC profile", "exif": "EXIF", "xmp": "XMP", "APP2 MPF": "further pictures"}
+_TITLES = {"icc_profile": "ICC profile", "exif": "EXIF", "xmp": "XMP", "APP2 MPF": "further pictures", "tRNS": "transparency"}
 _KEPT_CHUNKS = {"cICP", "gAMA", "cHRM", "sRGB", "mDCV", "cLLI", "pHYs", "tEXt", "zTXt", "iTXt"}
 _PIXEL_CHUNKS = {"bKGD", "hIST", "sBIT", "sPLT", "tIME", "acTL", "fcTL", "fdAT"}  # of the file's own samples
 _LIBJPEG = ("Corrupt JPEG", "Premature end", "Inconsistent progression", "Invalid SOS", "Unknown Adobe", "Application transferred")
@@ -71,6 +71,8 @@ def read_with_metadata(source) -> tuple:
         raise ValueError(f"{name} {error}") from None
     orientation = _take_orientation(metadata, broken)
     warn(f"{name}: broken and ignored", broken)
+    if orientation > 4 and "dpi" in metadata:
+        metadata["dpi"] = metadata["dpi"][::-1]
     space = metadata.get("icc_profile", b"")[16:20]
     if space not in (b"", b"GRAY" if image.ndim == 2 else b"RGB "):
         metadata[f"icc_profile ({space.decode('latin-1').strip()})"] = metadata.pop("icc_profile")
@@ -102,11 +104,11 @@ def _png_header(content):
             if kind == "IHDR":
                 width, height, _, colours = struct.unpack_from(">IIBB", data)
             elif kind == "iCCP":
-                metadata["icc_profile"] = zlib.decompressobj().decompress(data[data.index(b"\0") + 2 :], 2**24)
+                metadata["icc_profile"] = _inflated(data[data.index(b"\0") + 2 :])
             elif kind == "pHYs" and data[8] == 1:
                 metadata["dpi"] = tuple(side * 0.0254 for side in struct.unpack_from(">II", data))
             elif data.startswith(b"Raw profile type exif\0\0"):  # ImageMagick's: hexadecimal digits below three lines
-                metadata["exif"] = bytes.fromhex(b"".join(zlib.decompress(data[23:]).split(b"\n")[3:]).decode())
+                metadata["exif"] = bytes.fromhex(b"".join(_inflated(data[23:]).split(b"\n")[3:]).decode())
             elif kind == "eXIf":
                 metadata["exif"] = b"Exif\0\0" + data
             elif kind == "iTXt" and data.startswith(_XMP):
@@ -118,6 +120,10 @@ def _png_header(content):
     return height, width, metadata, broken
 
 
+def _inflated(data):
+    return zlib.decompressobj().decompress(data, 2**24)  # a few bytes can become billions
+
+
 def _jpeg_header(content):
     import PIL.Image
 
@@ -127,10 +133,10 @@ def _jpeg_header(content):
             header = PIL.Image.open(io.BytesIO(content), formats=("JPEG",))
         except PIL.Image.DecompressionBombError as error:
             raise ValueError(f"is too large: {error}") from None
-        except (OSError, SyntaxError, ValueError, struct.error) as error:
-            raise ValueError(f"is damaged: {error}") from None
+        except (OSError, SyntaxError, ValueError, struct.error):
+            raise ValueError("is damaged: its header cannot be read") from None
     names = ("icc_profile", "exif", "xmp", "comment", *(["dpi"] if header.info.get("jfif_unit") else []))
-    metadata = {name: header.info[name] for name in names if name in header.info}
+    metadata = {name: header.info[name] for name in names if header.info.get(name)}
     known = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe\0")
     for kind, data in header.applist:
         if kind != "COM" and not data.startswith(known):
@@ -169,8 +175,8 @@ def _decode(content):
     with _held_stderr(lines), contextlib.suppress(cv2.error):
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     for line in lines:
-        if not _DECODERS.match(line):  # another thread's
-            print(line, file=sys.stderr)
+        if not _DECODERS.match(line):
+            print(line, file=sys.stderr)  # another thread's
     damage = [line for line in lines if line.startswith(_LIBJPEG)]
     if image is None or damage:
         raise ValueError(f"is damaged: {damage[0] if damage else 'OpenCV cannot read it'}")

@@ -101,11 +101,11 @@ XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" dc:creator="me"/></x:xm
 def test_profile_exif_xmp_resolution_and_comment_are_kept(tmp_path, form, suffix):
     packet = b"XML:com.adobe.xmp" + bytes(5) + XMP
     options = {"PNG": {"chunks": [(b"iTXt", packet)]}, "JPEG": {"xmp": XMP, "comment": b"hello"}}[form]
-    image, metadata = pictures.read_with_metadata(saved(smooth(), form, icc_profile=ICC, exif=exif(), dpi=(300, 300), **options))
+    image, metadata = pictures.read_with_metadata(saved(smooth(), form, icc_profile=ICC, exif=exif(), dpi=(150, 300), **options))
     pictures.write(tmp_path / f"it{suffix}", image, metadata)
     found = opened(tmp_path / f"it{suffix}")
     assert found.size == (24, 35)  # turned
-    assert found.info["icc_profile"] == ICC and found.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+    assert found.info["icc_profile"] == ICC and found.info["dpi"] == pytest.approx((300, 150), abs=0.013)  # a PNG has whole pixels a metre
     assert found.info["xmp"] == XMP.replace(b'"6"', b'"1"')
     read = found.getexif()
     assert read[274] == 1 and read[271] == "Maker" and read[306] == "2020:01:02 03:04:05"
@@ -242,6 +242,12 @@ def test_what_others_print_meanwhile_is_printed(capfd):
     finally:
         cv2.imdecode = real
     assert capfd.readouterr().err == "another thread's line\n"
+
+
+def test_a_transparent_grey_is_named(tmp_path):
+    image, metadata = pictures.read_with_metadata(saved(smooth(channels=1)[..., 0], transparency=100))
+    with pytest.warns(pictures.PictureWarning, match="not kept in it.png: transparency"):
+        pictures.write(tmp_path / "it.png", image, metadata)
 
 
 def test_palettes_and_cmyk_in_files_are_colours():
