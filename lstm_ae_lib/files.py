@@ -4,57 +4,80 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import stat
+import sys
 from pathlib import Path
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """A temporary path beside ``path`` to write to; on success it takes ``path``'s place in one step.
+    """A temporary path beside ``path`` to write to, which ends as ``path`` does; on success it takes ``path``'s place in one step.
 
-    The bytes reach the disk before the rename, so a machine that loses power keeps the old file or has the new one. If
-    the body raises, the temporary file is removed and ``path`` is as it was.
-
-    Args:
-        path: the file to make or replace; its folder is made if it is missing.
-
-    Yields:
-        Path: where to write. It ends as ``path`` does, for writers that go by the file's suffix.
+    The bytes reach the disk before the rename: after a loss of power there is the old file or the new one. If the body
+    raises, ``path`` is as it was. A missing folder is made, an existing file's mode is kept, a link is followed.
 
     Raises:
-        OSError: the folder cannot be written to; the message names it.
+        OSError: the folder cannot be written to, or the file is read-only; the message names it.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    check_writable(path)
+    temporary = path.parent / f".tmp-{secrets.token_hex(4)}-{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix="-" + path.name, dir=path.parent)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less the umask
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path.name}: {error.strerror or error}", str(path.parent)) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
+        if path.exists():
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         yield temporary
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        # mkstemp makes a file that only its owner can read; a result is for everyone whom the umask lets read it.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if os.name == "posix":
+            _sync(path.parent, os.O_RDONLY)  # the new name, too
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder):
-    """The new name, too, must reach the disk."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path, flags):
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_writable(path) -> None:
+    """Raises ``OSError`` for what exists and is a folder, or read-only, also where the user is root."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path} is a folder")
+    if os.path.exists(path) and not (os.stat(path).st_mode & 0o222 and os.access(path, os.W_OK)):
+        raise PermissionError(f"cannot write {path}: it is read-only")
+
+
+def check_source(source) -> None:
+    """Raises ``FileNotFoundError`` unless :func:`read` can read ``source``."""
+    if not isinstance(source, bytes) and str(source) != "-" and (not Path(source).exists() or Path(source).is_dir()):
+        raise FileNotFoundError(f"there is no file {source}")
+
+
+def read(source) -> bytes:
+    """The content of a file, of a pipe, of standard input (``-``), or ``source`` itself if it is bytes."""
+    check_source(source)
+    if isinstance(source, bytes):
+        return source
+    return sys.stdin.buffer.read() if str(source) == "-" else Path(source).read_bytes()
+
+
+def write(target, content: bytes) -> None:
+    """Writes a file, whole or not at all, or to standard output (``-``)."""
+    if str(target) == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        with replacing(target) as temporary:
+            temporary.write_bytes(content)
 
 
 def sha256(path) -> str:
@@ -65,9 +88,7 @@ def sha256(path) -> str:
 
 def write_json(path, value) -> None:
     """Writes ``value`` as indented JSON, atomically. NaN and infinity are refused with a ``ValueError``."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path):

@@ -1,17 +1,11 @@
 """Where things live. Importing this module, or asking it for a path, creates nothing.
 
-Two kinds of files are kept apart:
-
-* what the project ships (notebooks, the bundled sample, parameter files, reference metrics) lies in the checkout;
-* what it makes (the full data set, runs) lies in ``data/raw`` and ``data/runs`` of the checkout, or under the folder that
-  the environment variable ``LSTM_AE_DATA`` names, so that a read-only checkout works and several checkouts can share one
-  copy of the images.
+What the project ships (notebooks, the bundled sample, parameter files, released weights) lies in the checkout; what it makes
+(the full data set, runs) lies under :func:`output_dir`, so that a read-only checkout works, and several can share one copy.
 """
 
 import os
 from pathlib import Path
-
-DATA_VARIABLE = "LSTM_AE_DATA"
 
 
 def checkout() -> Path | None:
@@ -20,20 +14,20 @@ def checkout() -> Path | None:
     return folder if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file() else None
 
 
-def _require_checkout(what: str) -> Path:
+def _in_checkout(name: str) -> Path:
     folder = checkout()
     if folder is None:
         raise FileNotFoundError(
-            f"{what} is part of the project's checkout, and this copy of lstm_ae_lib was installed without it; "
+            f"the {name} folder is part of the project's checkout, and this copy of lstm_ae_lib was installed without it; "
             "clone the repository and run `make study` there"
         )
-    return folder
+    return folder / name
 
 
 def output_dir() -> Path:
     """The folder that holds ``raw/`` and ``runs/``: ``$LSTM_AE_DATA``, else the checkout's ``data/``, else ``~/.lstm_ae``."""
-    if os.environ.get(DATA_VARIABLE):
-        return Path(os.environ[DATA_VARIABLE]).expanduser().resolve()
+    if os.environ.get("LSTM_AE_DATA"):
+        return Path(os.environ["LSTM_AE_DATA"]).expanduser().resolve()
     folder = checkout()
     return folder / "data" if folder else Path.home() / ".lstm_ae"
 
@@ -50,27 +44,32 @@ def runs_dir() -> Path:
 
 def sample_file() -> Path:
     """The bundled sample: in the checkout's ``data/``, or in the installed package's."""
-    return ((checkout() or Path(__file__).resolve().parent) / "data") / "cifar10_sample.npz"
+    return (checkout() or Path(__file__).resolve().parent) / "data" / "cifar10_sample.npz"
 
 
 def data_dir() -> Path:
     """The tracked ``data/`` folder of the checkout."""
-    return _require_checkout("the data folder") / "data"
+    return _in_checkout("data")
 
 
 def notebooks_dir() -> Path:
     """The notebooks' folder of the checkout."""
-    return _require_checkout("the notebooks folder") / "notebooks"
+    return _in_checkout("notebooks")
 
 
 def figures_dir() -> Path:
     """The tracked ``figures/`` folder of the checkout: the published pictures."""
-    return _require_checkout("the figures folder") / "figures"
+    return _in_checkout("figures")
 
 
 def published_dir() -> Path:
     """The tracked folder that keeps the records of published runs."""
     return data_dir() / "published"
+
+
+def released_dir(kind: str = "") -> Path:
+    """The tracked folder of released weights: of restorers, or of a ``kind``, such as ``"compress"``."""
+    return data_dir() / "weights" / kind
 
 
 def reference_metrics_file() -> Path:

@@ -1,8 +1,20 @@
-"""Picture files and pictures of any kind: grey, colours, alpha, 8 or 16 bits, upright or not."""
+"""Pictures of any kind (grey, colours, alpha, 8 or 16 bits), PNG and JPEG files, and what these say beside the pixels.
+
+Metadata is a dictionary with Pillow's names (``icc_profile``, ``exif``, ``xmp``, ``dpi``, ``comment``) and those of PNG chunks and
+JPEG segments. It is the upright picture's: EXIF's and XMP's orientation is 1.
+"""
 
 import contextlib
+import functools
 import io
+import os
+import re
+import struct
+import sys
+import tempfile
+import threading
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,79 +23,236 @@ from lstm_ae_lib import checks, files
 
 MAX_PIXELS = 2**26
 FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg")}
+SUFFIXES = (*FORMATS["PNG"], *FORMATS["JPEG"])
+QUALITY = 95
+_XMP = b"XML:com.adobe.xmp" + bytes(5)  # what begins a PNG's text that is XMP, not compressed
+_CHUNKS = {
+    "icc_profile": lambda profile: (b"iCCP", b"ICC\0\0" + zlib.compress(profile)), "exif": lambda exif: (b"eXIf", exif[6:]),
+    "xmp": lambda packet: (b"iTXt", _XMP + packet), "comment": lambda text: (b"tEXt", b"Comment\0" + text),
+    "dpi": lambda dpi: (b"pHYs", struct.pack(">IIB", *(round(side / 0.0254) for side in dpi), 1)),
+}  # fmt: skip
+_TITLES = {"icc_profile": "ICC profile", "exif": "EXIF", "xmp": "XMP", "APP2 MPF": "further pictures", "tRNS": "transparency"}
+_KEPT_CHUNKS = {"cICP", "gAMA", "cHRM", "sRGB", "mDCV", "cLLI", "pHYs", "tEXt", "zTXt", "iTXt"}
+_PIXEL_CHUNKS = {"bKGD", "hIST", "sBIT", "sPLT", "tIME", "acTL", "fcTL", "fdAT"}  # of the file's own samples
+_LIBJPEG = ("Corrupt JPEG", "Premature end", "Inconsistent progression", "Invalid SOS", "Unknown Adobe", "Application transferred")
+_DECODERS = re.compile(rf"{'|'.join(_LIBJPEG)}|Warning: unknown JFIF|libpng (error|warning)|\[ ?(WARN|ERROR|INFO):")
+_HELD = threading.Lock()
+
+
+class PictureWarning(UserWarning):
+    """What a person should know about a picture that was read, restored or written. The command line shows it in one line."""
 
 
 def read(source) -> np.ndarray:
     """A PNG or JPEG picture as an array, ``(height, width)`` or ``(height, width, 3 or 4)``, RGB, uint8 or uint16, upright.
 
     Args:
-        source: a path, or the bytes of a file.
+        source: a path (a pipe's too), ``-`` for standard input, or the bytes of a file. Of several pictures in a JPEG the
+            first is read.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no picture, a damaged, animated, empty or too large one.
+        ValueError: no picture, an empty, animated or too large one, or one whose damage the decoder reports.
     """
-    import cv2
+    return read_with_metadata(source)[0]
+
+
+def read_with_metadata(source) -> tuple:
+    """The picture as from :func:`read`, and its metadata; what is broken there is left out with a :class:`PictureWarning`."""
+    content, name = files.read(source), title(source)
+    try:
+        if not content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+            raise ValueError("is neither a PNG nor a JPEG picture" if content else "is empty")
+        height, width, metadata, broken = (_png_header if content.startswith(b"\x89") else _jpeg_header)(content)
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are allowed")
+        image = _decode(content)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+    orientation = _take_orientation(metadata, broken)
+    warn(f"{name}: broken and ignored", broken)
+    if orientation > 4 and "dpi" in metadata:
+        metadata["dpi"] = metadata["dpi"][::-1]
+    space = metadata.get("icc_profile", b"")[16:20]
+    if space not in (b"", b"GRAY" if image.ndim == 2 else b"RGB "):
+        metadata[f"icc_profile ({space.decode('latin-1').strip()})"] = metadata.pop("icc_profile")
+    return _upright(image, orientation), metadata
+
+
+def title(source) -> str:
+    """What messages call a picture."""
+    return "the picture" if isinstance(source, bytes) else "standard input" if str(source) == "-" else Path(source).name
+
+
+def warn(text, names) -> None:
+    """A :class:`PictureWarning` about metadata, if there are any ``names``."""
+    if names:
+        warnings.warn(f"{text}: {', '.join(_TITLES.get(name, name) for name in names)}", PictureWarning, stacklevel=4)
+
+
+def _png_header(content):
+    height, width, metadata, broken, place, kind = 0, 0, {}, [], 8, ""
+    while kind != "IEND":
+        size = int.from_bytes(content[place : place + 4])
+        kind, data = content[place + 4 : place + 8].decode("latin-1"), content[place + 8 : place + 8 + size]
+        if content[place + 8 + size : place + 12 + size] != zlib.crc32(content[place + 4 : place + 8 + size]).to_bytes(4):
+            raise ValueError("is damaged: it is cut off, or a checksum is wrong")
+        place += 12 + size
+        if kind == "acTL" and (frames := int.from_bytes(data[:4])) > 1:
+            raise ValueError(f"is animated ({frames} frames): save the frame to restore as a picture")
+        try:
+            if kind == "IHDR":
+                width, height, _, colours = struct.unpack_from(">IIBB", data)
+            elif kind == "iCCP":
+                metadata["icc_profile"] = _inflated(data[data.index(b"\0") + 2 :])
+            elif kind == "pHYs" and data[8] == 1:
+                metadata["dpi"] = tuple(side * 0.0254 for side in struct.unpack_from(">II", data))
+            elif data.startswith(b"Raw profile type exif\0\0"):  # ImageMagick's: hexadecimal digits below three lines
+                metadata["exif"] = bytes.fromhex(b"".join(_inflated(data[23:]).split(b"\n")[3:]).decode())
+            elif kind == "eXIf":
+                metadata["exif"] = b"Exif\0\0" + data
+            elif kind == "iTXt" and data.startswith(_XMP):
+                metadata["xmp"] = data[len(_XMP) :]
+            elif kind[0].islower() and kind not in _PIXEL_CHUNKS and (kind != "tRNS" or colours == 0):
+                metadata.setdefault(kind, []).append(data)
+        except (ValueError, IndexError, struct.error, zlib.error):
+            broken.append(kind)
+    return height, width, metadata, broken
+
+
+def _inflated(data):
+    return zlib.decompressobj().decompress(data, 2**24)  # a few bytes can become billions
+
+
+def _jpeg_header(content):
     import PIL.Image
 
-    if isinstance(source, bytes):
-        name, content = "the picture", source
-    elif Path(source).is_file():
-        name, content = Path(source).name, Path(source).read_bytes()
-    else:
-        raise FileNotFoundError(f"there is no file {source}")
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        warnings.simplefilter("ignore")  # of pictures that are large, which the header says below
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pictures that are large, which is said elsewhere
         try:
-            header = stack.enter_context(PIL.Image.open(io.BytesIO(content), formats=tuple(FORMATS)))
+            header = PIL.Image.open(io.BytesIO(content), formats=("JPEG",))
         except PIL.Image.DecompressionBombError as error:
-            raise ValueError(f"{name} is too large: {error}") from None
-        except (OSError, SyntaxError, ValueError):
-            what = "is empty" if not content else "is neither a PNG nor a JPEG picture"
-            raise ValueError(f"{name} {what}") from None
-        width, height = header.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{name} is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are allowed")
-        if getattr(header, "is_animated", False):
-            raise ValueError(f"{name} is animated ({header.n_frames} frames): save the frame to restore as a picture")
+            raise ValueError(f"is too large: {error}") from None
+        except (OSError, SyntaxError, ValueError, struct.error):
+            raise ValueError("is damaged: its header cannot be read") from None
+    names = ("icc_profile", "exif", "xmp", "comment", *(["dpi"] if header.info.get("jfif_unit") else []))
+    metadata = {name: header.info[name] for name in names if header.info.get(name)}
+    known = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe\0")
+    for kind, data in header.applist:
+        if kind != "COM" and not data.startswith(known):
+            metadata[f"{kind} {data.split(bytes(1))[0][:20].decode('ascii', 'replace')}"] = data
+    return *header.size[::-1], metadata, []
+
+
+def _take_orientation(metadata, broken):
+    """EXIF's, or else XMP's orientation, 1 to 8, which becomes 1 there. EXIF that Pillow cannot read is left out."""
+    import PIL.Image
+
+    orientation, exif, said = 1, PIL.Image.Exif(), []
+    if tag := re.search(rb'tiff:Orientation(?:="|>)([1-8])', metadata.get("xmp", b"")):
+        orientation = int(tag[1])
+        metadata["xmp"] = tag.string[: tag.start(1)] + b"1" + tag.string[tag.end(1) :]
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            exif.load(metadata.get("exif", b""))
+            orientation = exif.get(274, orientation)
+            if exif.get(274, 1) != 1:
+                exif[274] = 1
+                metadata["exif"] = exif.tobytes()
+    except Exception:  # of whatever kind Pillow's parser runs into
+        said = ["cannot be read"]
+    if said:
+        del metadata["exif"]
+        broken.append("exif")
+    return orientation
+
+
+def _decode(content):
+    import cv2
+
+    image, lines = None, []
+    with _held_stderr(lines), contextlib.suppress(cv2.error):
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    for line in lines:
+        if not _DECODERS.match(line):
+            print(line, file=sys.stderr)  # another thread's
+    damage = [line for line in lines if line.startswith(_LIBJPEG)]
+    if image is None or damage:
+        raise ValueError(f"is damaged: {damage[0] if damage else 'OpenCV cannot read it'}")
+    return _swap_red_and_blue(image)
+
+
+@contextlib.contextmanager
+def _held_stderr(lines):
+    """Appends to ``lines`` what the process prints on standard error meanwhile: libjpeg reports damage nowhere else."""
+    with _HELD, tempfile.TemporaryFile() as held:
+        real = os.dup(2)
+        os.dup2(held.fileno(), 2)
         try:
-            orientation = header.getexif().get(274, 1)
-            header.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{name} is damaged: {error}") from None
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ValueError(f"{name} is damaged: OpenCV cannot read it")
-    return _upright(_swap_red_and_blue(image), orientation)
+            yield
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+            held.seek(0)
+            lines += held.read().decode(errors="replace").splitlines()
 
 
-def check_target(path) -> None:
-    """Raises ``ValueError`` for a file to write that is neither PNG nor JPEG by its suffix."""
-    suffixes = [suffix for group in FORMATS.values() for suffix in group]
-    checks.choice(Path(path).suffix.lower(), "the suffix of the file to write", suffixes)
+def check_target(target, source=b"", suffixes=SUFFIXES) -> None:
+    """Raises an error for a file that cannot be written: another suffix, no folder, read-only, or ``source`` by another name."""
+    if str(target) == "-":
+        return
+    checks.choice(Path(target).suffix.lower(), "the suffix of the file to write", suffixes)
+    path = Path(os.path.realpath(target))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
+    if path.exists() and not isinstance(source, bytes) and Path(source).exists() and path.samefile(source):
+        raise ValueError(f"{target} is what is read: write to another file")
+    files.check_writable(path)
 
 
-def write(path, image) -> None:
+def write(path, image, metadata=None, quality: int = QUALITY) -> None:
     """Writes a picture, whole or not at all; 16 bits become 8 in a JPEG.
 
     Args:
-        path: ``.png``, ``.jpg`` or ``.jpeg``; missing folders are made.
+        path: ``.png``, ``.jpg`` or ``.jpeg``, whose missing folder is made; or ``-``, a PNG on standard output.
         image: as :func:`read` returns it.
+        metadata: as from :func:`read_with_metadata`. A :class:`PictureWarning` names what the format cannot hold.
+        quality: of a JPEG, 1 to 100; its colours have the full resolution. Default 95.
 
     Raises:
-        ValueError: another suffix, or a picture that OpenCV cannot write.
+        ValueError: another suffix, a quality out of range, or a picture that cannot be written.
     """
+    suffix = ".png" if str(path) == "-" else Path(path).suffix.lower()
+    checks.choice(suffix, "the suffix of the file to write", SUFFIXES)
+    checks.number(quality, "quality", 1, 100, whole=True)
+    encode = functools.partial(_jpeg, quality=quality) if suffix in FORMATS["JPEG"] else _png
+    content, kept = encode(image, metadata or {})
+    files.write(path, content)
+    warn(f"not kept in {Path(path).name}", [name for name in metadata or {} if name not in kept])
+
+
+def _png(image, metadata):
+    """A file's content, with the metadata behind its header of 33 bytes, and the names of what it holds."""
     import cv2
 
-    path = Path(path)
-    check_target(path)
-    if path.suffix.lower() in FORMATS["JPEG"] and image.dtype == np.uint16:
-        image = np.rint(image / 257).astype(np.uint8)
-    written, content = cv2.imencode(path.suffix, _swap_red_and_blue(image))
+    written, content = cv2.imencode(".png", _swap_red_and_blue(image))
     if not written:
-        raise ValueError(f"OpenCV could not write {path.name}")
-    with files.replacing(path) as temporary:
-        temporary.write_bytes(content.tobytes())
+        raise ValueError("OpenCV could not write the picture")
+    chunks = [_CHUNKS[name](value) for name, value in metadata.items() if name in _CHUNKS]
+    chunks += [(name.encode(), value) for name in metadata if name in _KEPT_CHUNKS for value in metadata[name]]
+    made = b"".join(len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks)
+    return content[:33].tobytes() + made + content[33:].tobytes(), {*_CHUNKS, *_KEPT_CHUNKS}
+
+
+def _jpeg(image, metadata, quality):
+    import PIL.Image
+
+    image = np.rint(image / 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    kept = {name: value for name, value in metadata.items() if name in _CHUNKS and (name == "icc_profile" or len(value) < 65000)}
+    stream = io.BytesIO()
+    PIL.Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=0, **kept)
+    return stream.getvalue(), {*kept, "sRGB"}  # which a JPEG without a profile is
 
 
 def upload_button():
@@ -96,8 +265,7 @@ def upload_button():
 def uploaded(button) -> np.ndarray:
     """The picture that was chosen with an :func:`upload_button`, as :func:`read` returns it.
 
-    Raises:
-        ValueError: none was chosen, or it is no picture.
+    Raises ``ValueError`` where none was chosen, or where it is no picture.
     """
     chosen = button.value
     # A tuple of files since ipywidgets 8; before, as on Colab, a dictionary by name.
@@ -107,19 +275,25 @@ def uploaded(button) -> np.ndarray:
     return read(bytes(chosen[0]["content"]))
 
 
+def as_array(image) -> np.ndarray:
+    """An array; of a PIL image its pixels as grey, RGB or RGBA, with 16 bits where it has them."""
+    if not hasattr(image, "getbands") or image.mode in ("I", "F"):
+        return np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"))
+
+
 def to_colours(image) -> tuple:
-    """A picture as a restorer takes it, and the way back.
+    """A picture as a restorer takes it, ``(height, width, 3)`` float32 in [0, 1], grey as three equal colours; and the way back.
 
     Args:
         image: ``(height, width)`` or ``(height, width, channels)`` with 1 (grey), 3 (RGB) or 4 (RGBA) channels; uint8, uint16,
-            or floating in [0, 1].
+            or floating in [0, 1]. Anything else is a ``ValueError``.
 
     Returns:
-        tuple: ``(height, width, 3)`` float32 in [0, 1], grey as three equal colours; and a function that makes of such an
-        image one of the picture's own shape and dtype, with its alpha.
-
-    Raises:
-        ValueError: another shape or dtype, an empty image, values out of range.
+        tuple: the colours; and a function that clips such an image to [0, 1] and gives it the picture's own shape, dtype and
+        alpha. It raises ``ValueError`` for values that are not finite.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or min(image.shape, default=0) < 1:
         raise ValueError(f"image must be (height, width) or (height, width, 1, 3 or 4 channels), not empty, got {image.shape}")
@@ -138,8 +312,11 @@ def to_colours(image) -> tuple:
     colours = np.repeat(colours, 3, axis=2) if grey else colours
 
     def back(restored):
-        restored = restored.mean(axis=2, keepdims=True) if grey else restored
-        restored = restored * np.float32(scale)
+        if not np.isfinite(restored).all():
+            wrong = np.count_nonzero(~np.isfinite(restored))
+            raise ValueError(f"restored must be finite, got {wrong} values that are NaN or infinite")
+        restored = np.clip(restored, 0, 1)
+        restored = (restored.mean(axis=2, keepdims=True) if grey else restored) * np.float32(scale)
         restored = (np.rint(restored) if scale > 1 else restored).astype(image.dtype)
         if image.ndim == 3 and image.shape[2] == 4:
             restored = np.concatenate([restored, image[..., 3:]], axis=2)
@@ -149,12 +326,8 @@ def to_colours(image) -> tuple:
 
 
 def eight_bit_colours(image) -> np.ndarray:
-    """A picture of any kind that :func:`to_colours` takes, as ``(height, width, 3)`` uint8: what can be degraded and compared.
-
-    Raises:
-        ValueError: as :func:`to_colours`.
-    """
-    colours, _ = to_colours(np.asarray(image))
+    """A picture of any kind that :func:`to_colours` takes, as ``(height, width, 3)`` uint8: what can be degraded and compared."""
+    colours, _ = to_colours(as_array(image))
     return np.rint(colours * 255).astype(np.uint8)
 
 
@@ -172,11 +345,7 @@ def _upright(image, orientation):
 
 
 def photographs() -> dict:
-    """Photographs that come with scikit-image, of 300 to 640 pixels: what a restorer trained on 32x32 meets in use.
-
-    Returns:
-        dict: title -> ``(height, width, 3)`` uint8, RGB.
-    """
+    """Photographs that come with scikit-image, of 300 to 640 pixels: title -> ``(height, width, 3)`` uint8, RGB."""
     import skimage.data
 
     return {title: getattr(skimage.data, title)() for title in ("astronaut", "chelsea", "coffee", "rocket")}

@@ -93,7 +93,7 @@ def read(folder, name: str) -> tuple:
 
 def released_dir(kind: str = "") -> Path:
     """The tracked folder of released weights: of restorers, or of a ``kind``: ``"compress"``, ``"classify"``, ``"variational"``."""
-    return paths.data_dir() / "weights" / kind
+    return paths.released_dir(kind)
 
 
 def released(folder=None) -> list:

@@ -1,12 +1,15 @@
 """Bytes that come back as the same numbers, files that are refused, and what a compressor has to beat."""
 
+import io
 import sys
+import types
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 
-from lstm_ae_lib import __main__, metrics, weights
+from lstm_ae_lib import __main__, metrics, paths, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.tasks import codec, compression
 
@@ -21,7 +24,7 @@ def made_codec(sample):
 @pytest.fixture
 def released(made_codec, tmp_path, monkeypatch):
     folder = tmp_path / "compress"
-    monkeypatch.setattr(weights, "released_dir", lambda *_: folder)
+    monkeypatch.setattr(paths, "released_dir", lambda *_: folder)
     weights.write(made_codec.model, folder, "default", "compressor", ARGUMENTS, **codec.described(made_codec))
     return folder
 
@@ -109,7 +112,8 @@ def test_a_picture_of_any_size_comes_back(made_codec, size):
 def test_a_file_of_other_weights_is_refused(made_codec, sample):
     other = codec.fit_codec(compression.compressor(**ARGUMENTS | {"step": 0.5}), sample.train_images[:300])
     assert other.fingerprint != made_codec.fingerprint
-    with pytest.raises(ValueError, match=f"other weights \\({made_codec.fingerprint.hex()}\\); these are {other.fingerprint.hex()}"):
+    message = f"other weights \\({made_codec.fingerprint.hex()}\\); these are {other.fingerprint.hex()}"
+    with pytest.raises(ValueError, match=message):
         other.decompress(made_codec.compress(picture()))
 
 
@@ -161,12 +165,12 @@ def test_a_released_codec_is_the_same_again(made_codec, released):
     described.write_text(described.read_text().replace(made_codec.fingerprint.hex(), "0" * 16))
     with pytest.raises(ValueError, match="its tables are not those of the weights"):
         codec.load_codec("default")
-    with pytest.raises(FileNotFoundError, match="there are no released compressors in"):
+    with pytest.raises(FileNotFoundError, match="there are no released weights in"):
         codec.load_codec("default", released / "nowhere")
 
 
 def test_by_the_command_line(released, tmp_path, capsys):
-    source, packed, target = (str(tmp_path / name) for name in ("in.png", "made/packed.bin", "out.png"))
+    source, packed, target = (str(tmp_path / name) for name in ("in.png", "packed.laec", "out.png"))
     cv2.imwrite(source, picture()[..., ::-1])
     assert __main__.main(["compress", source, packed]) == 0
     assert __main__.main(["decompress", packed, target]) == 0
@@ -183,6 +187,71 @@ def test_by_the_command_line(released, tmp_path, capsys):
     assert "transparent" in capsys.readouterr().err
 
 
+def test_a_grey_picture_comes_back_grey_and_its_file_differs_in_one_bit(made_codec):
+    grey = picture()[..., 0]
+    content, coloured = made_codec.compress(grey), made_codec.compress(np.repeat(grey[..., None], 3, axis=2))
+    assert [one ^ other for one, other in zip(content[12:20], coloured[12:20], strict=True)] == [128, 0, 0, 0, 0, 0, 0, 0]
+    assert content[24:] == coloured[24:]
+    again = made_codec.decompress(content)
+    assert again.shape == grey.shape and again.dtype == np.uint8
+    np.testing.assert_array_equal(again, np.rint(made_codec.decompress(coloured).mean(axis=2)))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "sixteen bits"])
+def test_a_grey_file_comes_back_grey(made_codec, tmp_path, kind):
+    grey = picture()[..., 0]
+    source = str(tmp_path / ("in.jpg" if kind == "jpeg" else "in.png"))
+    cv2.imwrite(source, grey if kind == "jpeg" else grey.astype(np.uint16) * 257)
+    shape, _ = codec.compress_file(source, tmp_path / "it.laec", made_codec)
+    assert shape == (45, 70) == codec.decompress_file(tmp_path / "it.laec", tmp_path / "out.png", made_codec)
+    found = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)
+    assert found.shape == grey.shape and np.abs(found.astype(int) - grey).mean() < 12
+
+
+def test_through_standard_streams(released, tmp_path, monkeypatch, capsysbinary):
+    cv2.imwrite(str(tmp_path / "in.png"), picture()[..., ::-1])
+    content = (tmp_path / "in.png").read_bytes()
+    for command in ("compress", "decompress"):
+        monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
+        assert __main__.main([command, "-", "-"]) == 0
+        content, said = capsysbinary.readouterr()
+        assert b"-: 70 x 45 pixels" in said
+    assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED).shape == (45, 70, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("in.jpg", "in.jpg", "the suffix of the file to write must be one of .laec; got '.jpg'"),
+        ("in.jpg", "it.jpg", "the suffix of the file to write must be one of .laec; got '.jpg'"),
+        ("in.jpg", "nowhere/it.laec", "there is no folder"),
+        ("cut.jpg", "it.laec", "error: cut.jpg is damaged"),
+        ("in.png", "it.laec", "note: not kept in it.laec: gAMA\n"),
+    ],
+)
+def test_what_compress_refuses_or_leaves_out_takes_one_line(released, tmp_path, capfd, source, target, message):
+    content = cv2.imencode(".jpg", picture())[1].tobytes()
+    (tmp_path / "in.jpg").write_bytes(content)
+    (tmp_path / "cut.jpg").write_bytes(content[:-900] + content[-500:])
+    png, chunk = cv2.imencode(".png", picture())[1].tobytes(), b"gAMA" + (100_000).to_bytes(4)
+    (tmp_path / "in.png").write_bytes(png[:33] + (4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) + png[33:])
+    code = __main__.main(["compress", str(tmp_path / source), str(tmp_path / target)])
+    said = capfd.readouterr().err
+    assert message in said and said.count("\n") == 1 and code == (0 if said.startswith("note") else 2)
+    assert (tmp_path / "in.jpg").read_bytes() == content and (tmp_path / "it.laec").exists() == (code == 0)
+
+
+def test_decompress_writes_a_jpeg_of_the_quality_that_is_asked_for(released, tmp_path):
+    cv2.imwrite(str(tmp_path / "in.png"), picture()[..., ::-1])
+    assert __main__.main(["compress", str(tmp_path / "in.png"), str(tmp_path / "it.laec")]) == 0
+    sizes = []
+    for quality in ("5", "95"):
+        assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "it.jpg"), "--quality", quality]) == 0
+        sizes.append((tmp_path / "it.jpg").stat().st_size)
+    assert sizes[0] < 0.7 * sizes[1]
+    assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "it.laec")]) == 2
+
+
 # --- what it is compared with ---------------------------------------------------------------------------------------------
 
 
@@ -197,7 +266,7 @@ def test_image_formats_decode_and_count_their_bytes(suffix, sample):
     content = cv2.imencode(suffix, images[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80, cv2.IMWRITE_JPEG_OPTIMIZE, 1])[1]
     if suffix == ".jpg":
         assert fine[1][0] == content.size
-        assert content.tobytes()[compression._before_the_scan(content.tobytes()) - 3 :].startswith(b"\x00\x3f\x00")
+        assert content.tobytes()[codec._before_the_scan(content.tobytes()) - 3 :].startswith(b"\x00\x3f\x00")
 
 
 def test_principal_components_are_orthogonal_and_the_best_few(sample):

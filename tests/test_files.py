@@ -1,4 +1,6 @@
+import io
 import os
+import types
 
 import pytest
 
@@ -49,3 +51,58 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write value.json"):
         files.write_json(tmp_path / "file" / "value.json", 1)
+
+
+def test_the_umask_of_other_threads_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", None)
+    files.write_json(tmp_path / "value.json", 1)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o755])
+def test_a_file_keeps_its_mode(tmp_path, mode):
+    path = tmp_path / "value.json"
+    path.write_text("old")
+    path.chmod(mode)
+    files.write_json(path, 1)
+    assert path.stat().st_mode & 0o777 == mode and files.read_json(path) == 1
+
+
+def test_a_read_only_file_stays(tmp_path):
+    path = tmp_path / "value.json"
+    path.write_text("old")
+    path.chmod(0o444)
+    with pytest.raises(PermissionError, match="cannot write .*value.json: it is read-only"):
+        files.write_json(path, 1)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link, dangling = tmp_path / "there" / "target.json", tmp_path / "link.json", tmp_path / "dangling.json"
+    target.write_text("old")
+    link.symlink_to("there/target.json")
+    dangling.symlink_to("there/new.json")
+    for path in (link, dangling):
+        files.write_json(path, 1)
+        assert path.is_symlink() and files.read_json(path) == 1
+    assert files.read_json(target) == 1
+    assert sorted(path.name for path in target.parent.iterdir()) == ["new.json", "target.json"]
+
+
+def test_bytes_pipes_and_standard_streams(tmp_path, monkeypatch, capsysbinary):
+    content = bytes(range(256)) * 1000
+    assert files.read(content) == content
+    files.write(tmp_path / "a", content)
+    assert files.read(tmp_path / "a") == content
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
+    assert files.read("-") == content
+    files.write("-", content)
+    assert capsysbinary.readouterr().out == content
+    reading, writing = os.pipe()
+    os.write(writing, content[:1000])
+    os.close(writing)
+    assert files.read(f"/dev/fd/{reading}") == content[:1000]
+    os.close(reading)
+    for missing in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            files.read(missing)

@@ -1,3 +1,4 @@
+import io
 import re
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_data_that_cannot_be_had_exits_with_1(made, monkeypatch, capsys, tmp_pat
         ),
         (["run", "-p", "sigma", "-1"], "the parameter sigma must be from 0 to 64, got -1.0"),
         (["run", "--preset", "slow"], "preset must be one of flagship, full, precursor, quick; got 'slow'"),
-        (["run", "--name", "../x"], "a run's name is 1 to 100 letters"),
+        (["run", "--name", "../x"], "a run's name must be 1 to 100 letters"),
         (["run", "-p", "run_name", "mine"], "the run's name is not a parameter here: use --name mine"),
         (["run", "--resume", "nothing"], "there is no run 'nothing'"),
         (["run", "--resume", "one", "-p", "epochs", "3"], "--resume goes on with the run's own settings"),
@@ -61,6 +62,63 @@ def test_a_wrong_request_exits_with_2_and_says_why(made, capsys, arguments, mess
     assert __main__.main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not (made / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["restore", "nofile.png", "out.png"], "there is no file nofile.png"),
+        (["restore", "in.png", "out.gif"], "must be one of .png, .jpg, .jpeg; got '.gif'"),
+        (["restore", "in.png", "nowhere/out.png"], "there is no folder"),
+        (["restore", "in.png", "in.png"], "in.png is what is read"),
+        (["restore", "in.png", "out.png", "--weights", "x"], "weights must be one of awgn, blind, "),
+        (["restore", "in.png", "out.jpg", "--quality", "0"], "quality must be a whole number from 1 to 100, got 0"),
+        (["compress", "nofile.png", "out.laec"], "there is no file nofile.png"),
+        (["compress", "in.png", "out.png"], "must be one of .laec; got '.png'"),
+        (["compress", "in.png", "out.laec", "--weights", "x"], "weights must be one of coarse, default, fine; got 'x'"),
+        (["decompress", "nofile.laec", "out.png"], "there is no file nofile.laec"),
+        (["decompress", "in.png", "out.png", "--weights", "x"], "weights must be one of coarse, default, fine; got 'x'"),
+    ],
+)
+def test_what_can_be_told_at_once_is_told_without_keras(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.png").write_bytes(b"")
+    for module in ("lstm_ae_lib._backend", "lstm_ae_lib.restoring", "lstm_ae_lib.tasks.codec", "keras"):
+        monkeypatch.setitem(sys.modules, module, None)  # importing it would fail
+    for name in ("restoring", "tasks"):
+        monkeypatch.delattr(f"lstm_ae_lib.{name}", raising=False)
+    assert __main__.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_a_missing_file_is_told_quickly():
+    code = "import sys; from lstm_ae_lib.__main__ import main; main(['restore', 'nofile', 'o.png']); print('keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n" and "there is no file nofile" in done.stderr
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(made, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(__main__, "_protocols", lambda arguments: print("\xe4.png \udce4"))
+    assert __main__.main(["protocols"]) == 0
+    stream.flush()
+    assert stream.buffer.getvalue() == b"\\xe4.png \\udce4\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [(ImportError("no coder"), 1, "no coder"), (MemoryError(), 1, "MemoryError"), (BrokenPipeError("pipe"), 2, "pipe")],
+)
+def test_no_traceback(monkeypatch, capsys, error, code, message):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(__main__, "_protocols", fail)
+    assert __main__.main(["protocols"]) == code
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_no_runs_yet(made, capsys):

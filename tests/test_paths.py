@@ -1,8 +1,9 @@
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from lstm_ae_lib import paths
+from lstm_ae_lib import cifar10, paths
 
 
 def test_everything_lies_in_the_checkout(monkeypatch):
@@ -26,10 +27,16 @@ def test_the_variable_moves_what_is_made_and_not_what_is_shipped(made):
     assert not made.exists()
 
 
-def test_without_a_checkout_it_says_what_is_missing(monkeypatch):
+def test_without_a_checkout_it_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.delenv("LSTM_AE_DATA", raising=False)
-    monkeypatch.setattr(paths, "checkout", lambda: None)
-    assert paths.output_dir() == Path.home() / ".lstm_ae"
-    assert paths.sample_file().parts[-3:] == ("share", "lstm_ae_lib", "cifar10_sample.npz")
+    package = tmp_path / "lstm_ae_lib"  # as it is installed: with the sample, as pyproject.toml has it, and nothing else
+    (package / "data").mkdir(parents=True)
+    (package / "data" / "cifar10_sample.npz").symlink_to(paths.sample_file())
+    monkeypatch.setattr(paths, "__file__", str(package / "paths.py"))
+    setuptools = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["package-dir"]["lstm_ae_lib.data"] == "data" and "lstm_ae_lib.data" in setuptools["packages"]
+    assert setuptools["package-data"]["lstm_ae_lib.data"] == ["cifar10_sample.npz"]
+    assert paths.checkout() is None and paths.output_dir() == Path.home() / ".lstm_ae"
+    assert paths.sample_file().parent == package / "data" and cifar10.load_cifar10("sample").kind == "sample"
     with pytest.raises(FileNotFoundError, match="the notebooks folder is part of the project's checkout"):
         paths.notebooks_dir()

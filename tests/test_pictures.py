@@ -1,10 +1,14 @@
 """Picture files: what comes back is what was written, and an upload is a file like any other."""
 
 import io
+import os
 import types
+import zlib
 
+import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
 
 from lstm_ae_lib import pictures
@@ -51,3 +55,281 @@ def test_an_upload_is_read_in_both_forms_that_widgets_have_had():
         pictures.uploaded(pictures.upload_button())
     with pytest.raises(ValueError, match="the picture is neither a PNG nor a JPEG"):
         pictures.uploaded(types.SimpleNamespace(value=({"content": b"text"},)))
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------------
+
+
+def smooth(height=24, width=35, channels=3):
+    values = np.random.default_rng(0).random((4, 5, channels)).astype(np.float32)
+    return (255 * cv2.resize(values, (width, height)).reshape(height, width, channels)).astype(np.uint8)
+
+
+def chunk(kind, data):
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+def saved(image, form="PNG", chunks=(), **options):
+    """A file's content, by Pillow; ``chunks`` are put behind the header of a PNG."""
+    stream = io.BytesIO()
+    image = image if isinstance(image, PIL.Image.Image) else PIL.Image.fromarray(image)
+    image.save(stream, form, **options)
+    content = stream.getvalue()
+    return content[:33] + b"".join(chunk(*one) for one in chunks) + content[33:]
+
+
+def opened(path):
+    with PIL.Image.open(path) as image:
+        image.load()
+        return image
+
+
+def exif(orientation=6):
+    made = PIL.Image.Exif()
+    made[274], made[271], made[306] = orientation, "Maker", "2020:01:02 03:04:05"
+    made.get_ifd(0x8769)[0x927C] = b"the maker's own"
+    made.get_ifd(0x8825)[1] = "N"
+    return made
+
+
+ICC = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" dc:creator="me"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_profile_exif_xmp_resolution_and_comment_are_kept(tmp_path, form, suffix):
+    packet = b"XML:com.adobe.xmp" + bytes(5) + XMP
+    options = {"PNG": {"chunks": [(b"iTXt", packet)]}, "JPEG": {"xmp": XMP, "comment": b"hello"}}[form]
+    image, metadata = pictures.read_with_metadata(saved(smooth(), form, icc_profile=ICC, exif=exif(), dpi=(150, 300), **options))
+    pictures.write(tmp_path / f"it{suffix}", image, metadata)
+    found = opened(tmp_path / f"it{suffix}")
+    assert found.size == (24, 35)  # turned
+    assert found.info["icc_profile"] == ICC
+    assert found.info["dpi"] == pytest.approx((300, 150), abs=0.013)  # a PNG has whole pixels a metre
+    assert found.info["xmp"] == XMP.replace(b'"6"', b'"1"')
+    read = found.getexif()
+    assert read[274] == 1 and read[271] == "Maker" and read[306] == "2020:01:02 03:04:05"
+    assert read.get_ifd(0x8769)[0x927C] == b"the maker's own" and read.get_ifd(0x8825)[1] == "N"
+    if form == "JPEG":
+        assert found.info["comment" if suffix == ".jpg" else "Comment"] in (b"hello", "hello")
+    np.testing.assert_array_equal(pictures.read(tmp_path / f"it{suffix}").shape, image.shape)
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_colour_chunks_and_text_are_kept_in_a_png_and_named_for_a_jpeg(tmp_path, depth):
+    chunks = [(b"gAMA", (100000).to_bytes(4)), (b"cICP", bytes([9, 16, 0, 1])), (b"cHRM", bytes(range(32))), (b"sRGB", b"\0"),
+              (b"tEXt", b"Title\0one"), (b"tEXt", b"Author\0me"), (b"bKGD", bytes(6))]  # fmt: skip
+    content = cv2.imencode(".png", smooth().astype(depth) * 3)[1].tobytes()
+    content = content[:33] + b"".join(chunk(*one) for one in chunks) + content[33:]
+    image, metadata = pictures.read_with_metadata(content)
+    pictures.write(tmp_path / "it.png", image, metadata)
+    written = (tmp_path / "it.png").read_bytes()
+    assert all(chunk(*one) in written[: written.index(b"IDAT")] for one in chunks[:-1]) and b"bKGD" not in written
+    np.testing.assert_array_equal(pictures.read(tmp_path / "it.png"), image)
+    with pytest.warns(pictures.PictureWarning, match="^not kept in it.jpg: gAMA, cICP, cHRM, tEXt$"):
+        pictures.write(tmp_path / "it.jpg", image, metadata)
+
+
+def test_a_profile_of_other_colours_is_named_and_not_kept(tmp_path):
+    cmyk = bytearray(ICC)
+    cmyk[16:20] = b"CMYK"
+    content = saved(PIL.Image.fromarray(smooth()).convert("CMYK"), "JPEG", icc_profile=bytes(cmyk))
+    image, metadata = pictures.read_with_metadata(content)
+    assert image.shape == (24, 35, 3)
+    with pytest.warns(pictures.PictureWarning, match=r"not kept in it.png: icc_profile \(CMYK\)"):
+        pictures.write(tmp_path / "it.png", image, metadata)
+    assert "icc_profile" not in opened(tmp_path / "it.png").info
+
+
+def test_a_long_profile_is_kept_and_long_exif_is_named(tmp_path):
+    profile = len(ICC[4:] + bytes(200_000)).to_bytes(4) + ICC[4:] + bytes(200_000)
+    metadata = {"icc_profile": profile, "exif": b"Exif\0\0MM\0*" + bytes(70_000)}
+    with pytest.warns(pictures.PictureWarning, match="not kept in it.jpg: EXIF"):
+        pictures.write(tmp_path / "it.jpg", smooth(), metadata)
+    assert opened(tmp_path / "it.jpg").info["icc_profile"] == profile
+    assert pictures.read_with_metadata(tmp_path / "it.jpg")[1]["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("broken", [b"MM\0*", b"II*\0\x08\0\0\0\xff\xff\x12\x01", b"??"])
+def test_broken_exif_is_left_out_with_one_line_and_the_pixels_are_sound(broken):
+    with pytest.warns(pictures.PictureWarning, match="^the picture: broken and ignored: EXIF$"):
+        image, metadata = pictures.read_with_metadata(saved(smooth(), chunks=[(b"eXIf", broken)]))
+    np.testing.assert_array_equal(image, smooth())
+    assert metadata == {}
+    with pytest.warns(pictures.PictureWarning, match="EXIF"):
+        pictures.read(saved(smooth(), "JPEG", exif=b"Exif\0\0" + broken))
+
+
+def test_other_broken_metadata_is_left_out_too():
+    chunks = [(b"iCCP", b"no zero byte"), (b"iCCP", b"a\0\0no zlib"), (b"pHYs", b"123456789"[:8]), (b"gAMA", bytes(4))]
+    with pytest.warns(pictures.PictureWarning, match="broken and ignored: iCCP, iCCP, pHYs"):
+        image, metadata = pictures.read_with_metadata(saved(smooth(), chunks=chunks))
+    np.testing.assert_array_equal(image, smooth())
+    assert list(metadata) == ["gAMA"]
+
+
+def test_orientation_in_the_ways_that_older_programs_write_it():
+    digits = exif(8).tobytes().hex().encode()
+    raw = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n      99\n" + digits[:72] + b"\n" + digits[72:] + b"\n")
+    image, metadata = pictures.read_with_metadata(saved(smooth(), chunks=[(b"zTXt", raw)]))
+    np.testing.assert_array_equal(image, np.rot90(smooth()))
+    assert "zTXt" not in metadata
+    packet = b"XML:com.adobe.xmp" + bytes(5) + XMP
+    np.testing.assert_array_equal(pictures.read(saved(smooth(), chunks=[(b"iTXt", packet)])), np.rot90(smooth(), 3))
+
+
+# --- what is in a file --------------------------------------------------------------------------------------------------------
+
+
+def test_of_several_pictures_in_a_jpeg_the_first_is_read(tmp_path):
+    first, second = (PIL.Image.fromarray(image) for image in (smooth(), 255 - smooth()))
+    content = saved(first, "MPO", save_all=True, append_images=[second])
+    image, metadata = pictures.read_with_metadata(content)
+    np.testing.assert_array_equal(image, np.asarray(PIL.Image.open(io.BytesIO(content))))
+    with pytest.warns(pictures.PictureWarning, match="not kept in it.jpg: further pictures"):
+        pictures.write(tmp_path / "it.jpg", image, metadata)
+    with pytest.raises(ValueError, match=r"the picture is animated \(2 frames\)"):
+        pictures.read(saved(first, "PNG", save_all=True, append_images=[second]))
+
+
+def test_damage_that_the_decoder_reports_is_refused_and_its_lines_are_held_back(capfd):
+    sound, random, refused = saved(smooth(100, 120), "JPEG", quality=95), np.random.default_rng(0), 0
+    for _ in range(60):
+        content = bytearray(sound)
+        for place in random.integers(sound.index(b"\xff\xda") + 14, len(sound) - 2, 4):
+            content[place] ^= 1 << random.integers(8)
+        image = cv2.imdecode(np.frombuffer(bytes(content), np.uint8), cv2.IMREAD_UNCHANGED)
+        said = capfd.readouterr().err
+        if image is None or said:
+            refused += 1
+            for read in (pictures.read, lambda it: pictures.uploaded(types.SimpleNamespace(value=({"content": it},)))):
+                with pytest.raises(ValueError, match="^the picture is damaged: "):
+                    read(bytes(content))
+        else:
+            pictures.read(bytes(content))
+        assert capfd.readouterr().err == ""
+    assert 15 < refused < 60
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_no_cut_goes_unseen(form, capfd):
+    content = saved(smooth(), form)
+    for length in (*range(3, 40), *range(40, len(content), 50), len(content) - 2, len(content) - 1):
+        with pytest.raises(ValueError, match="is damaged|is neither a PNG nor"):
+            pictures.read(content[:length])
+    assert capfd.readouterr().err == ""
+
+
+def test_no_changed_bit_of_a_png_goes_unseen(capfd):
+    content, random = saved(smooth(), exif=exif()), np.random.default_rng(0)
+    for place in random.integers(0, len(content), 200):
+        changed = bytearray(content)
+        changed[place] ^= 1 << random.integers(8)
+        with pytest.raises(ValueError, match="is damaged|is neither a PNG nor"):
+            pictures.read(bytes(changed))
+    assert capfd.readouterr().err == ""
+
+
+def test_what_others_print_meanwhile_is_printed(capfd):
+    lines = []
+    with pictures._held_stderr(lines):
+        os.write(2, b"libpng error: IDAT: CRC error\nanother thread's line\n")
+    assert lines == ["libpng error: IDAT: CRC error", "another thread's line"] and capfd.readouterr().err == ""
+    real = cv2.imdecode
+    try:
+        cv2.imdecode = lambda *arguments: (os.write(2, b"another thread's line\nlibpng warning: x\n"), real(*arguments))[1]
+        np.testing.assert_array_equal(pictures.read(saved(smooth())), smooth())
+    finally:
+        cv2.imdecode = real
+    assert capfd.readouterr().err == "another thread's line\n"
+
+
+def test_a_transparent_grey_is_named(tmp_path):
+    image, metadata = pictures.read_with_metadata(saved(smooth(channels=1)[..., 0], transparency=100))
+    with pytest.warns(pictures.PictureWarning, match="not kept in it.png: transparency"):
+        pictures.write(tmp_path / "it.png", image, metadata)
+
+
+def test_palettes_and_cmyk_in_files_are_colours():
+    palette = PIL.Image.fromarray(smooth()).quantize(16)
+    np.testing.assert_array_equal(pictures.read(saved(palette)), np.asarray(palette.convert("RGB")))
+    content = saved(PIL.Image.fromarray(smooth()).convert("CMYK"), "JPEG")
+    expected = np.asarray(PIL.Image.open(io.BytesIO(content)).convert("RGB"))
+    assert np.abs(pictures.read(content).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "I;16B", "F"])
+def test_a_pil_image_of_any_mode_is_an_array(mode):
+    image = PIL.Image.fromarray(smooth())
+    if mode.startswith("I;16"):
+        image = PIL.Image.fromarray(smooth(channels=1)[..., 0].astype(np.uint16) * 257)
+        expected = np.asarray(image)
+        image = image if mode == "I;16" else image.convert("I").convert(mode)
+    elif mode == "F":
+        expected = smooth(channels=1)[..., 0] / np.float32(255)
+        image = PIL.Image.fromarray(expected)
+    else:
+        image = image.convert("RGBA" if mode == "PA" else mode).convert(mode)
+        expected = np.asarray(image.convert({"1": "L", "L": "L", "LA": "RGBA", "PA": "RGBA", "RGBA": "RGBA"}.get(mode, "RGB")))
+    found = pictures.as_array(image)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    assert image.mode == mode and pictures.eight_bit_colours(image).shape == (24, 35, 3)
+
+
+def test_a_pil_image_with_a_transparent_colour_has_alpha_and_one_of_integers_is_refused():
+    palette = PIL.Image.fromarray(smooth()).quantize(16)
+    palette.info["transparency"] = 3
+    np.testing.assert_array_equal(pictures.as_array(palette), np.asarray(palette.convert("RGBA")))
+    with pytest.raises(ValueError, match="image must be uint8, uint16, or floating in .0, 1., got int32"):
+        pictures.eight_bit_colours(PIL.Image.new("I", (5, 5)))
+
+
+# --- what is written ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_jpeg_has_its_colours_at_the_full_resolution_and_the_quality_that_is_asked_for(tmp_path):
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, ::2, 0], image[:, 1::2, 2] = 255, 255
+    sizes = []
+    for quality in (1, 50, 95, 100):
+        pictures.write(tmp_path / "it.jpg", image, quality=quality)
+        found = opened(tmp_path / "it.jpg")
+        assert [layer[1:3] for layer in found.layer] == [(1, 1)] * 3
+        assert found.quantization == PIL.Image.open(io.BytesIO(saved(image, "JPEG", quality=quality))).quantization
+        sizes.append((tmp_path / "it.jpg").stat().st_size)
+    assert sizes == sorted(sizes)
+    assert np.abs(pictures.read(tmp_path / "it.jpg").astype(int) - image).max() <= 3
+    for quality in (0, 101, 9.5):
+        with pytest.raises(ValueError, match="quality must be a whole number from 1 to 100"):
+            pictures.write(tmp_path / "it.jpg", image, quality=quality)
+
+
+def test_standard_output_gets_a_png(capsysbinary):
+    pictures.write("-", smooth())
+    np.testing.assert_array_equal(pictures.read(capsysbinary.readouterr().out), smooth())
+
+
+def test_a_target_is_checked_before_anything_is_done(tmp_path):
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    source.write_bytes(b"a picture")
+    (tmp_path / "hard.png").hardlink_to(source)
+    (tmp_path / "soft.png").symlink_to(source)
+    for name in ("in.png", "hard.png", "soft.png", "../" + tmp_path.name + "/in.png"):
+        with pytest.raises(ValueError, match="is what is read: write to another file"):
+            pictures.check_target(tmp_path / name, source)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere to write out.png to"):
+        pictures.check_target(tmp_path / "nowhere" / "out.png", source)
+    with pytest.raises(ValueError, match="the suffix of the file to write must be one of .laec; got '.png'"):
+        pictures.check_target(target, source, (".laec",))
+    pictures.check_target(target, source)
+    pictures.check_target("-", source)
+    target.mkdir()
+    with pytest.raises(OSError, match="out.png is a folder"):
+        pictures.check_target(target, source)
+    target.rmdir()
+    target.write_bytes(b"")
+    target.chmod(0o444)
+    with pytest.raises(PermissionError, match="cannot write .*out.png: it is read-only"):
+        pictures.check_target(target, source)

@@ -1,9 +1,14 @@
 """Pictures of any size, depth and number of channels; files that are no pictures; weights that are not what was released."""
 
+import copy
+import io
 import json
+import logging
 import os
+import pickle
 import subprocess
 import sys
+import types
 
 import cv2
 import numpy as np
@@ -11,7 +16,7 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from lstm_ae_lib import __main__, cifar10, classical, degradations, metrics, peers, pictures, restoring, spectral, weights
+from lstm_ae_lib import __main__, cifar10, classical, degradations, metrics, paths, peers, pictures, restoring, spectral, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.study import releasing, runs
 
@@ -31,7 +36,7 @@ def store(tmp_path_factory):
         if name == "near":
             last = model.get_layer("last")
             last.set_weights([0.3 * numbers(*weight.shape) - 0.15 for weight in last.get_weights()])
-        releasing.release(name, model, "dncnn", arguments, {"task": "a test"}, folder)
+        weights.write(model, folder, name, "dncnn", arguments, card={"task": "a test"})
     return folder
 
 
@@ -141,6 +146,110 @@ def test_the_mixture_works_at_another_size_and_finds_the_sigma_there(sample):
 def test_what_is_no_image_is_refused(same, image, message):
     with pytest.raises(ValueError, match=message):
         restoring.restore(image, same)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [None, 1, 3, 4])
+def test_what_a_function_returns_is_clipped(dtype, channels):
+    image = numbers(20, 30, *([channels] if channels else []))
+    image = image.astype(dtype) if np.dtype(dtype).kind == "f" else (image * np.iinfo(dtype).max).astype(dtype)
+    top = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+    for value, expected in ((1.01, top), (-0.01, 0), (300.0, top), (-300.0, 0)):
+        restored = restoring.restore(image, lambda batch, value=value: np.full_like(batch, value), tile=16, overlap=4)
+        assert restored.dtype == dtype
+        np.testing.assert_array_equal(restored[..., :3] if channels == 4 else restored, np.full_like(image[..., :3], expected)
+                                      if channels == 4 else np.full_like(image, expected))  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_function_that_returns_no_number_is_refused(wrong):
+    def spoilt(batch):
+        batch = batch.copy()
+        batch[0, 3, 4, 1] = wrong
+        return batch
+
+    for dtype in (np.uint8, np.float32):
+        with pytest.raises(ValueError, match="restored must be finite, got 1 values that are NaN or infinite"):
+            restoring.restore(np.zeros((9, 9, 3), dtype), spoilt)
+    with pytest.raises(ValueError, match=r"restorer must return the shape it was given, \(1, 9, 9, 3\), got \(1, 9, 9, 1\)"):
+        restoring.restore(np.zeros((9, 9, 3), np.uint8), lambda batch: batch[..., :1])
+
+
+def test_a_pil_image_is_restored(same):
+    palette = PIL.Image.fromarray((255 * numbers(20, 30, 3)).astype(np.uint8)).quantize(16)
+    np.testing.assert_array_equal(restoring.restore(palette, same), np.asarray(palette.convert("RGB")))
+
+
+def test_a_restorer_can_be_pickled_and_copied(store):
+    near = restoring.load_restorer("near", store)
+    image = numbers(1, 20, 30, 3)
+    for again in (pickle.loads(pickle.dumps(near)), copy.deepcopy(near)):
+        assert (again.name, again.builder, again.card) == (near.name, near.builder, near.card) and again.model is not near.model
+        np.testing.assert_array_equal(again(image), near(image))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the warning is TensorFlow's")
+def test_images_of_many_sizes_bring_no_warning(store, caplog):
+    restorers = [restoring.load_restorer(name, store) for name in ("near", "same")]
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    try:
+        for size in (16, 24, 32, 40, 48, 56, 64):
+            for restorer in restorers:
+                found = restorer(numbers(1, size, size, 3))
+                restorer(numbers(2, size, size, 3))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.text
+    expected = restorers[-1]._at_size(64, 64).predict_on_batch(numbers(1, 64, 64, 3))
+    np.testing.assert_array_equal(found, np.clip(expected, 0, 1))
+
+
+def jpeg(image, quality):
+    return cv2.imdecode(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def defocused(image):
+    rows, columns = np.mgrid[-3:4, -3:4]
+    disc = (rows**2 + columns**2 <= 9).astype(np.float32)
+    return cv2.filter2D(image, -1, disc / disc.sum())
+
+
+def with_noise(image):
+    return np.clip(np.rint(image + np.random.default_rng(0).normal(0, 2, image.shape)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "spoil"),
+    [
+        *(("gauss2", title, lambda it: jpeg(cv2.GaussianBlur(it, (0, 0), 1.2), 90)) for title in pictures.photographs()),
+        *(("gauss2", title, lambda it: jpeg(with_noise(defocused(it)), 92)) for title in pictures.photographs()),
+        ("blind", "chelsea", lambda it: jpeg(with_noise(defocused(it)), 92)),
+        *(("noisy", title, lambda it: it) for title in pictures.photographs()),
+    ],
+)
+def test_weights_that_do_not_fit_are_told(name, title, spoil):
+    clean = pictures.photographs()[title][:300, :440]
+    seen = spoil(clean)
+    with pytest.warns(pictures.PictureWarning, match=f"^the weights {name} hardly fit this picture.*{name} restores what"):
+        restored = restoring.restore(seen, name)
+    before, after = (metrics.per_image(clean[None], image[None])["mse"][0] for image in (seen, restored))
+    assert after > 1.2 * before
+
+
+@pytest.mark.parametrize("name", weights.released())
+def test_weights_that_fit_are_used_without_a_word(name):
+    protocol = restoring.load_restorer(name).card["protocol"]
+    for position, photograph in enumerate(pictures.photographs().values()):
+        degraded = degradations.as_float(degradations.degrade(photograph[None], protocol, position)[0])
+        restoring.restore(np.clip(degraded, 0, 1), name)  # a warning is an error here
+    restoring.restore(np.full((130, 130), 77, np.uint8), name)
+
+
+def test_without_a_name_it_says_what_the_weights_are_for():
+    with pytest.warns(pictures.PictureWarning, match="^no weights were chosen: gauss2 restores what the protocol gauss2 degrades"):
+        restored = restoring.restore(np.full((20, 20), 100, np.uint8))
+    np.testing.assert_array_equal(restored, restoring.restore(np.full((20, 20), 100, np.uint8), "gauss2"))
 
 
 @pytest.mark.parametrize(("options", "message"), [({"tile": 40}, "tile must be"), ({"overlap": 0}, "overlap must be")])
@@ -254,7 +363,7 @@ def _header(width, height):
     ],
 )
 def test_what_is_no_picture_gets_one_line_and_code_2(monkeypatch, capsys, store, tmp_path, kind, message):
-    monkeypatch.setattr(weights, "released_dir", lambda: store)
+    monkeypatch.setattr(paths, "released_dir", lambda kind="": store)
     source, target = broken(tmp_path, kind), tmp_path / "out.png"
     target.write_bytes(b"what was there")
     assert __main__.main(["restore", str(source), str(target), "--weights", "same", "--quiet"]) == 2
@@ -278,8 +387,46 @@ def test_targets_that_cannot_be_are_refused(same, tmp_path, target, channels, me
     assert not (tmp_path / target).exists()
 
 
+def test_a_damaged_description_takes_one_line(monkeypatch, capsys, store, tmp_path):
+    monkeypatch.setattr(paths, "released_dir", lambda kind="": tmp_path)
+    description = json.loads((store / "same.json").read_text())
+    (tmp_path / "same.weights.h5").write_bytes((store / "same.weights.h5").read_bytes())
+    cv2.imwrite(str(tmp_path / "in.png"), photo())
+    without_card = {key: value for key, value in description.items() if key != "card"}
+    for damaged in ({**description, "sha256": None}, {"card": {}}, [], without_card):
+        (tmp_path / "same.json").write_text(json.dumps(damaged))
+        assert __main__.main(["restore", str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--weights", "same"]) == 2
+        said = capsys.readouterr().err
+        assert "same.json is damaged: it lacks" in said and said.count("\n") == 1
+
+
+def test_the_command_line_reads_and_writes_pipes(monkeypatch, capsysbinary, store, tmp_path):
+    monkeypatch.setattr(paths, "released_dir", lambda kind="": store)
+    content = cv2.imencode(".png", photo())[1].tobytes()
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
+    assert __main__.main(["restore", "-", "-", "--weights", "same", "--quiet"]) == 0
+    said = capsysbinary.readouterr()
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(said.out, np.uint8), cv2.IMREAD_UNCHANGED), photo())
+    assert said.err == b"-: 35 x 24 pixels, restored with same\n"
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    assert __main__.main(["restore", f"/dev/fd/{reading}", str(tmp_path / "out.png"), "--weights", "same", "--quiet"]) == 0
+    os.close(reading)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out.png")), photo())
+
+
+def test_the_command_line_shows_each_warning_in_one_line(monkeypatch, capsys, store, tmp_path):
+    monkeypatch.setattr(paths, "released_dir", lambda kind="": store)
+    monkeypatch.setattr(restoring, "DEFAULT", "same")
+    PIL.Image.fromarray(photo()).save(tmp_path / "in.png", exif=b"Exif\0\0MM\0*", gamma=1.0)
+    for _ in range(2):
+        assert __main__.main(["restore", str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--quiet"]) == 0
+        assert capsys.readouterr().err == "note: in.png: broken and ignored: EXIF\nnote: no weights were chosen: same a test\n"
+
+
 def test_the_command_line_restores_a_picture(monkeypatch, capsys, store, tmp_path):
-    monkeypatch.setattr(weights, "released_dir", lambda: store)
+    monkeypatch.setattr(paths, "released_dir", lambda kind="": store)
     cv2.imwrite(str(tmp_path / "in.png"), photo())
     assert __main__.main(["restore", str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--weights", "same"]) == 0
     assert "out.png: 35 x 24 pixels, restored with same" in capsys.readouterr().out
@@ -308,7 +455,7 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 def finished_run(tmp_path, monkeypatch):
     """A run as the notebooks leave it, of a network that adds nothing to its linear start."""
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path))
-    monkeypatch.setattr(weights, "released_dir", lambda kind="": tmp_path / "weights" / kind)
+    monkeypatch.setattr(paths, "released_dir", lambda kind="": tmp_path / "weights" / kind)
     nothing = np.zeros((2, 32, 32, 3), np.uint8)
     images = cifar10.ImageSet(nothing, np.zeros(2), nothing, np.zeros(2), np.zeros(2), np.zeros(2), "sample", "none")
     run = runs.start_run("mine", {"protocol": "gauss2", "sigma": 1.5, "seed": 3}, images, "gauss2@sigma=1.5")
@@ -440,7 +587,8 @@ def test_compressors_and_classifiers_are_released_to_their_own_folders(finished_
     assert __main__.main(["release", "mine", "small"]) == 0
     assert "compress/small.json: compressor" in capsys.readouterr().out
     again = codec.load_codec("small")
-    assert again.fingerprint == made_codec.fingerprint and again.card["run"] == "mine" and again.card["numbers"]["bits_per_pixel"] == 0.5
+    assert again.fingerprint == made_codec.fingerprint
+    assert again.card["run"] == "mine" and again.card["numbers"]["bits_per_pixel"] == 0.5
     finished_run.save_model("classifier", perception.classifier(width=2), "classifier", {"width": 2})
     finished_run.update(classifier={"accuracy": 0.25, "accuracy_low": 0.2, "accuracy_high": 0.3, "images": 9})
     assert __main__.main(["release", "mine", "small"]) == 0

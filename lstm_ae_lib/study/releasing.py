@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lstm_ae_lib import cifar10, degradations, metrics, models, pictures, restoring, weights
+from lstm_ae_lib import checks, cifar10, degradations, metrics, models, pictures, restoring, weights
 from lstm_ae_lib.study import runs
 from lstm_ae_lib.tasks import codec
 
@@ -37,6 +37,7 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
         FileNotFoundError: no such run, or it has no network or no records.
         ValueError: a run that is not finished, a name of other characters.
     """
+    checks.file_name(name, "name")
     run = runs.open_run(run_name)
     record = run.record
     if runs.status(record) != "finished":

@@ -24,6 +24,7 @@ WIDTHS = 0.05 * 2.0 ** (np.arange(64) / 4)
 # What a file begins with: the kind, the weights' fingerprint, height, width, and a checksum of all of this and what follows.
 HEADER = struct.Struct(">4s8sIII")
 KIND = b"LAEC"
+GREY = 2**31  # added to the height of a grey picture
 
 
 class Codec:
@@ -71,14 +72,17 @@ class Codec:
         return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
     def compress(self, picture) -> bytes:
-        """A picture ``(height, width, 3)``, uint8, of any size as the content of a file.
+        """A picture ``(height, width, 3)`` or, grey, ``(height, width)``, uint8, of any size as the content of a file.
 
         It is cut into blocks of 32x32 pixels, the last ones filled up with their border.
 
         Raises:
             ValueError: another shape or dtype, an empty or too large picture.
         """
-        picture = checks.images_uint8(np.asarray(picture)[None], "picture")[0]
+        picture, mark = np.asarray(picture), 0
+        if picture.ndim == 2:
+            picture, mark = np.repeat(picture[..., None], 3, axis=2), GREY
+        picture = checks.images_uint8(picture[None], "picture")[0]
         height, width, _ = picture.shape
         if height * width > pictures.MAX_PIXELS:
             raise ValueError(f"the picture is too large: {width} x {height} pixels, at most {pictures.MAX_PIXELS:,} are allowed")
@@ -86,10 +90,10 @@ class Codec:
         filled = np.pad(picture, [(0, rows * BLOCK - height), (0, columns * BLOCK - width), (0, 0)], mode="edge")
         blocks = filled.reshape(rows, BLOCK, columns, BLOCK, 3).swapaxes(1, 2).reshape(-1, BLOCK, BLOCK, 3)
         payload = encode_symbols(self.encode(blocks), self.tables)
-        return _header(self.fingerprint, height, width, payload) + payload
+        return _header(self.fingerprint, height + mark, width, payload) + payload
 
     def decompress(self, content: bytes) -> np.ndarray:
-        """The picture ``(height, width, 3)``, uint8, that :meth:`compress` has made the content of.
+        """The picture, of the shape and dtype that :meth:`compress` was given.
 
         Raises:
             ValueError: something else, of other weights, or with a byte missing, more or another.
@@ -104,12 +108,14 @@ class Codec:
             raise ValueError(
                 f"the picture was compressed with other weights ({fingerprint.hex()}); these are {self.fingerprint.hex()}"
             )
+        mark, height = divmod(height, GREY)
         if not 0 < height * width <= pictures.MAX_PIXELS:
             raise ValueError(f"the picture is {width} x {height} pixels, from 1 to {pictures.MAX_PIXELS:,} are allowed")
         rows, columns = -(-height // BLOCK), -(-width // BLOCK)
         blocks = self.decode(decode_symbols(payload, rows * columns, self.tables))
         filled = blocks.reshape(rows, columns, BLOCK, BLOCK, 3).swapaxes(1, 2).reshape(rows * BLOCK, columns * BLOCK, 3)
-        return filled[:height, :width].copy()
+        filled = filled[:height, :width]
+        return np.rint(filled.mean(axis=2)).astype(np.uint8) if mark else filled.copy()
 
 
 def _header(fingerprint, height, width, payload):
@@ -272,43 +278,45 @@ def compress_file(source, target, codec="default") -> tuple:
     """Compresses a PNG or JPEG file.
 
     Args:
-        source: the picture: 8 or 16 bits (8 are kept), grey or colours. It is turned as its EXIF orientation says.
-        target: where to write; it is written whole or not at all.
+        source: the picture, as for :func:`lstm_ae_lib.pictures.read_with_metadata`: 8 or 16 bits (8 are kept), grey or colours.
+        target: where to write, ``.laec``, or ``-`` for standard output; it is written whole or not at all.
         codec: a :class:`Codec` or a released one's name.
 
     Returns:
         tuple: the picture's shape, and the bytes that were written.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no picture, a damaged, animated, empty or too large one, or one with transparent pixels; an unknown codec.
+        OSError: there is no such file or folder, or the target is read-only.
+        ValueError: no picture, a damaged, animated, empty or too large one, or one with transparent pixels; an unknown codec;
+            a target of another suffix or the source itself.
     """
-    codec = load_codec(codec) if isinstance(codec, str) else codec
-    image = pictures.read(source)
+    pictures.check_target(target, source, (".laec",))
+    image, metadata = pictures.read_with_metadata(source)
     if image.ndim == 3 and image.shape[2] == 4:
-        raise ValueError(f"{Path(source).name} has transparent pixels, which `compress` cannot hold: save it without")
-    content = codec.compress(pictures.eight_bit_colours(image))
-    with files.replacing(target) as temporary:
-        temporary.write_bytes(content)
+        raise ValueError(f"{pictures.title(source)} has transparent pixels, which `compress` cannot hold: save it without")
+    codec = load_codec(codec) if isinstance(codec, str) else codec
+    picture = pictures.eight_bit_colours(image)
+    content = codec.compress(picture[..., 0] if image.ndim == 2 else picture)
+    files.write(target, content)
+    pictures.warn(f"not kept in {Path(target).name}", [name for name in metadata if name != "sRGB"])
     return image.shape, len(content)
 
 
-def decompress_file(source, target, codec="default") -> tuple:
-    """Writes the picture that :func:`compress_file` has compressed as a PNG or JPEG file.
+def decompress_file(source, target, codec="default", quality: int = pictures.QUALITY) -> tuple:
+    """Writes the picture that :func:`compress_file` has compressed as a PNG or JPEG file, the latter of a ``quality`` of 1 to 100.
 
     Returns:
         tuple: the picture's shape.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file or folder, or the target is read-only.
         ValueError: no compressed picture, a damaged one or one of other weights; a target of another format.
     """
-    pictures.check_target(target)
-    if not Path(source).is_file():
-        raise FileNotFoundError(f"there is no file {source}")
+    pictures.check_target(target, source)
+    content = files.read(source)
     codec = load_codec(codec) if isinstance(codec, str) else codec
-    picture = codec.decompress(Path(source).read_bytes())
-    pictures.write(target, picture)
+    picture = codec.decompress(content)
+    pictures.write(target, picture, quality=quality)
     return picture.shape
 
 
