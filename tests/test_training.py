@@ -48,6 +48,23 @@ def test_steps_per_execution_divides_the_epoch(steps, expected):
         training.steps_per_execution(0)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: training.Cooldown("0.1", 10), "learning_rate must be a number above 0 up to 1, got '0.1'"),
+        (lambda: training.Cooldown(0.1, "abcabc"), "steps must be a whole number from 1"),
+        (lambda: training.steps_per_execution(10, 0), "most must be a whole number from 1"),
+        (lambda: training.Muon(exclude_layers="first"), "exclude_layers must be a list of patterns, got the text 'first'"),
+        (lambda: training.Progress("10"), "images must be a whole number from 1"),
+        (lambda: training.Progress(10, bar="no"), "bar must be one of True, False, None; got 'no'"),
+        (lambda: training.Progress(10, budget=3.0), "budget must be a TimeBudget or None, got float"),
+    ],
+)
+def test_the_argument_that_is_wrong_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 # --- progress ------------------------------------------------------------------------------------------------------------
 
 
