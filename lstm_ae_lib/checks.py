@@ -25,10 +25,7 @@ def images_uint8(images, name: str = "images") -> np.ndarray:
 
 
 def images_float(images, name: str = "images", low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """Checks float colour images: ``(batch, height, width, 3)``, every value finite and in ``[low, high]``.
-
-    They come back as float32 (float64 stays float64).
-    """
+    """Checks float colour images, ``(batch, height, width, 3)``, in ``[low, high]``; returned as float32 (float64 stays)."""
     images = array(images, name)
     if not _is_floating(images.dtype):
         raise ValueError(f"{name} must be floating point in [{low:g}, {high:g}], got {images.dtype}")

@@ -124,7 +124,10 @@ def fetch_cifar10(sources=SOURCES, seconds: float = 180.0) -> dict:
 
 def content_hashes(arrays: dict) -> dict:
     """SHA-256 of each array's bytes in C order, by name."""
-    return {name: hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for name, array in arrays.items()}
+    if not isinstance(arrays, dict):
+        raise ValueError(f"arrays must be a dictionary of arrays, got {type(arrays).__name__}")
+    arrays = {name: np.ascontiguousarray(checks.array(array, name)) for name, array in arrays.items()}
+    return {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
 
 
 def verify_content(arrays: dict, expected: dict, source: str) -> None:
@@ -314,7 +317,10 @@ def choose_sample(train_labels, test_labels, seed: int = 2009) -> tuple[np.ndarr
     last 10 % (20 %) of the sample come from the last 5,000 (10,000) images, and a model trained on the sample has seen no image
     that the full set holds out. Takes all labels, ``(50000,)`` and ``(10000,)``; returns sorted positions among them.
     """
-    generator = np.random.default_rng(seed)
+    for labels, name, count in ((train_labels, "train_labels", 50000), (test_labels, "test_labels", 10000)):
+        if checks.array(labels, name).shape != (count,):
+            raise ValueError(f"{name} must be {count} numbers, got the shape {np.shape(labels)}")
+    generator = np.random.default_rng(checks.number(seed, "seed", 0, 2**62, whole=True))
 
     def stratified(labels, low, high, each):
         picks = [generator.choice(np.flatnonzero(labels[low:high] == name) + low, each, replace=False) for name in range(10)]

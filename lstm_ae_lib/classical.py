@@ -27,16 +27,14 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
     frequency. It is the baseline of the study: what a restorer can do that learns nothing but the pairs' second moments.
 
     Args:
-        degraded: ``(n, height, width, 3)``, n at least 8; uint8, or float in units of [0, 1].
-        clean: the same images, uint8.
+        degraded, clean: ``(n, height, width, 3)``, n at least 8; uint8, or degraded float in units of [0, 1].
         transform: ``"dct1"`` or ``"dct2"``; ``Protocol.transform`` says which one fits.
-        offset: fit the offset too. Default True. Without it the filter is 9 numbers at each frequency and cannot undo a
-            bias, such as the 1.5 grey levels by which the truncation of the protocol ``reference`` darkens.
+        offset: without it the filter is 9 numbers at each frequency and cannot undo a bias, such as the 1.5 grey levels by which
+            the truncation of the protocol ``reference`` darkens. Default True.
         chunk: images transformed at a time; bounds the memory.
 
-    Returns a ``keras.Model``, ``(batch, height, width, 3)`` float in [0, 1] -> the same, not clipped: one
-    :class:`~lstm_ae_lib.spectral.SpectralWiener` with the fitted weights. Raises ``ValueError`` for images of a wrong shape or
-    dtype, too few of them, or an argument out of range.
+    Returns a ``keras.Model``, not clipped: one :class:`~lstm_ae_lib.spectral.SpectralWiener` with the fitted weights. Raises
+    ``ValueError`` for images of a wrong shape or dtype, too few of them, or an argument out of range.
     """
     degraded, clean = _pairs(degraded, clean, 8, chunk)
     count, height, width, _ = clean.shape
@@ -139,7 +137,7 @@ def _pairs(degraded, clean, least, chunk):
 
 
 class ClassicalRestorer:
-    """What all classical restorers share: tuning, and the check that it was done.
+    """What all classical restorers share: tuning, and the check that it was done. Each defines ``_restore(images, **values)``.
 
     Made for a name of a protocol of :mod:`lstm_ae_lib.degradations`, or a ``Protocol``; raises ``ValueError`` for one that this
     restorer is not for. After :meth:`fit`, ``chosen`` holds the values that were chosen, by name.
@@ -185,9 +183,6 @@ class ClassicalRestorer:
     def _must_be_fitted(self, found):
         if found is None:
             raise RuntimeError(f"{type(self).__name__} must be fitted before it restores: call fit(degraded, clean)")
-
-    def _restore(self, images, **values):
-        raise NotImplementedError
 
 
 class UnsharpMask(ClassicalRestorer):
@@ -252,8 +247,7 @@ class _KnownBlur(ClassicalRestorer):
 
 
 class Wiener(_KnownBlur):
-    """The Wiener-Hunt filter: the kernel is inverted as far as the noise allows, smoothness decides the rest (scikit-image's
-    ``wiener``; Hunt 1973)."""
+    """The Wiener-Hunt filter: the kernel is inverted as far as the noise allows, smoothness decides the rest (Hunt 1973)."""
 
     grid = {"balance": tuple(10.0**power for power in (-12, -10, -8, -7, -6, -5.5, -5, -4.5, -4, -3.5, -3, -2.5, -2, -1))}
 
@@ -334,8 +328,7 @@ class _Denoiser(ClassicalRestorer):
 
 
 class TotalVariation(_Denoiser):
-    """Total variation: the closest image with few edges (scikit-image's ``denoise_tv_chambolle``; Rudin, Osher and Fatemi
-    1992, Chambolle 2004)."""
+    """Total variation: the closest image with few edges (``denoise_tv_chambolle``; Rudin et al. 1992, Chambolle 2004)."""
 
     grid = {"weight": (0.001, 0.003, 0.006, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.15, 0.2)}
 
@@ -344,8 +337,7 @@ class TotalVariation(_Denoiser):
 
 
 class NonLocalMeans(_Denoiser):
-    """Non-local means: each pixel becomes the mean of those whose surroundings look alike (scikit-image's
-    ``denoise_nl_means``; Buades et al. 2005)."""
+    """Each pixel becomes the mean of those whose surroundings look alike (``denoise_nl_means``; Buades et al. 2005)."""
 
     grid = {"strength": (0.005, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2), "patch": (3, 5)}
     suits = staticmethod(lambda protocol: protocol.noise > 0)
@@ -356,8 +348,7 @@ class NonLocalMeans(_Denoiser):
 
 
 class Wavelet(_Denoiser):
-    """Soft thresholds on wavelet coefficients, chosen for each band (scikit-image's ``denoise_wavelet``, BayesShrink; Chang
-    et al. 2000)."""
+    """Soft thresholds on wavelet coefficients, chosen for each band (``denoise_wavelet``, BayesShrink; Chang et al. 2000)."""
 
     # For small images scikit-image takes one level only, if it is not asked for more, which leaves most of the noise.
     grid = {"strength": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5), "levels": (1, 2, 3)}

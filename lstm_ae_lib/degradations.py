@@ -143,11 +143,8 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
         first_index: position of ``images[0]`` in its data set. Random numbers are drawn by position, so that a part of a data
             set is degraded as the whole is.
 
-    Returns:
-        numpy.ndarray: the degraded images, same shape: uint8, or for the protocols ``noisy`` and ``cold`` float32 in units
-        of [0, 1], not clipped (:func:`as_float` and a clip make any of them comparable).
-
-    Raises ``ValueError`` for images of another shape or dtype, or an unknown protocol.
+    Returns the same shape: uint8, or for the protocols ``noisy`` and ``cold`` float32 in units of [0, 1], not clipped
+    (:func:`as_float` and a clip make any of them comparable). Raises ``ValueError`` for a bad argument.
     """
     images = checks.images_uint8(images)
     checks.number(first_index, "first_index", 0, 2**63 - 1, whole=True)
@@ -235,12 +232,9 @@ def as_float(degraded) -> np.ndarray:
 def operator(protocol, eight_bit: bool = True):
     """The protocol as a :class:`GaussianBlur` layer.
 
-    Args:
-        protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``, that blurs every image alike (``Protocol.in_graph``).
-        eight_bit: the protocol's own 8-bit arithmetic, rounding included (the layer's output is then a multiple of 1/255
-            and its gradient is zero), or the linear operator before rounding. Default True.
-
-    Raises ``ValueError`` for a protocol that has no such layer.
+    ``eight_bit``: the protocol's own 8-bit arithmetic, rounding included (the layer's output is then a multiple of 1/255 and its
+    gradient is zero), or the linear operator before rounding. Raises ``ValueError`` for a protocol that does not blur every image
+    alike (``Protocol.in_graph``).
     """
     protocol = get_protocol(protocol)
     if not protocol.in_graph:

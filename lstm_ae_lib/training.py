@@ -139,14 +139,13 @@ class TimeBudget(keras.callbacks.Callback):
 class Progress(keras.callbacks.Callback):
     """Progress that a person can read: images per second, time left, validation PSNR.
 
-    A bar for the whole training in a terminal or a notebook that somebody looks at; one line an epoch elsewhere. Give ``fit``
-    ``verbose=0`` beside it.
-
     Args:
         images: in an epoch, at least 1.
-        bar: True, False, or None to decide: a bar in a terminal and in Jupyter; lines elsewhere, in a kernel that papermill
-            or nbval started, and wherever the environment says ``LSTM_AE_PROGRESS=lines``.
+        bar: a bar for the whole training, or a line an epoch. Default None: a bar in a terminal and in Jupyter; lines elsewhere,
+            in a kernel that papermill or nbval started, and wherever the environment says ``LSTM_AE_PROGRESS=lines``.
         budget: the :class:`TimeBudget` that ends the training, if one does; it then says how much time is left.
+
+    Give ``fit`` ``verbose=0`` beside it.
     """
 
     def __init__(self, images, bar=None, budget=None):

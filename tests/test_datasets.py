@@ -308,6 +308,23 @@ def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path):
         cifar10.fetch_cifar10()
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cifar10.load_cifar10("sample", fetch="no"), "fetch must be one of True, False; got 'no'"),
+        (lambda: cifar10.content_hashes(np.zeros(3)), "arrays must be a dictionary of arrays, got ndarray"),
+        (lambda: cifar10.content_hashes({"batch": "cat.png"}), "batch must be an array of numbers"),
+        (lambda: cifar10.verify_content({}, {"x_test": "0" * 64}, "cache"), "cache: x_test must be an array of uint8, got none"),
+        (lambda: cifar10.verify_content({"x_test": np.zeros(3)}, {"x_test": ""}, "cache"), "must be an array of uint8, got float64"),
+        (lambda: cifar10.choose_sample(np.zeros(5), np.zeros(10000)), r"train_labels must be 50000 numbers, got the shape \(5,\)"),
+        (lambda: cifar10.choose_sample(np.zeros(50000), np.zeros(10000), "2009"), "seed must be a whole number"),
+    ],
+)
+def test_the_argument_that_is_wrong_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_an_unknown_source_is_refused():
     for wrong in ("ftp", ("ftp",), None, 5):
         with pytest.raises(ValueError, match="source must be one of keras-cache, keras-download, npm; got"):
