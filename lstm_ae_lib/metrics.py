@@ -14,6 +14,7 @@ from lstm_ae_lib._backend import WIDE_FLOAT, keras
 
 ops = keras.ops
 
+MEASURES = ("mse", "psnr", "ssim")
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 # 8-bit pixels that were divided by 255 in float32 differ this little from those in float64: copies, not 150 dB.
 FLOAT_ROUNDING = 1e-14
@@ -21,40 +22,22 @@ FLOAT_ROUNDING = 1e-14
 
 def mse(clean, restored):
     """Mean squared error of each image: ``(batch, height, width, 3)`` twice in [0, 1] -> ``(batch,)``."""
+    _check_tensors(clean, restored)
     return ops.mean(ops.square(clean - restored), axis=(1, 2, 3))
 
 
 def psnr(clean, restored):
-    """Peak signal-to-noise ratio of each image in dB, data range 1; infinite for identical images.
-
-    Args:
-        clean, restored: ``(batch, height, width, 3)`` in [0, 1].
-
-    Returns:
-        tensor ``(batch,)``.
-
-    Example:
-        >>> float(psnr(np.zeros((1, 8, 8, 3), "float32"), np.full((1, 8, 8, 3), 0.1, "float32"))[0])
-        20.0
-    """
+    """Peak signal-to-noise ratio of each image in dB, data range 1; infinite for identical images. Arguments as for :func:`mse`."""
     return -10.0 * ops.log10(mse(clean, restored))
 
 
 def ssim(clean, restored):
-    """Structural similarity of each image (Wang et al. 2004), mean over windows and channels.
+    """Structural similarity of each image (Wang et al. 2004), mean over windows and channels, at most 1.
 
     Equals ``tf.image.ssim`` and scikit-image's ``structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False)`` with data range 1.
-
-    Args:
-        clean, restored: ``(batch, height, width, 3)`` in [0, 1], at least 11 pixels high and wide.
-
-    Returns:
-        tensor ``(batch,)``, at most 1.
-
-    Raises:
-        ValueError: images smaller than the window.
+    use_sample_covariance=False)`` with data range 1. Arguments as for :func:`mse`, at least 11 pixels high and wide.
     """
+    _check_tensors(clean, restored)
     _, height, width, _ = clean.shape
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width}")
@@ -73,6 +56,17 @@ def ssim(clean, restored):
     luminance = (2 * mean_clean * mean_restored + c1) / (ops.square(mean_clean) + ops.square(mean_restored) + c1)
     structure = (2 * covariance + c2) / (variance_clean + variance_restored + c2)
     return ops.mean(luminance * structure, axis=(1, 2, 3))
+
+
+def _check_tensors(clean, restored):
+    """Refuses what would give a wrong number without a word: whole numbers, which wrap around, and shapes that broadcast."""
+    for images, name in ((clean, "clean"), (restored, "restored")):
+        shape, dtype = getattr(images, "shape", None), str(getattr(images, "dtype", type(images).__name__))
+        if shape is None or len(shape) != 4 or "float" not in dtype:
+            raise ValueError(f"{name} must be float images (batch, height, width, 3), got {dtype} {shape and tuple(shape)}")
+    sides = zip(clean.shape, restored.shape, strict=True)
+    if any(first != second for first, second in sides if None not in (first, second)):
+        raise ValueError(f"clean and restored must have the same shape, got {tuple(clean.shape)} and {tuple(restored.shape)}")
 
 
 def _window_matrix(size):
@@ -108,23 +102,18 @@ class PSNR(keras.metrics.Metric):
 
 
 def per_image(clean, restored, chunk: int = 500) -> dict:
-    """MSE, PSNR and SSIM of every image.
+    """``mse``, ``psnr`` and ``ssim`` of every image, each ``(n,)`` float64.
 
-    Args:
-        clean, restored: ``(n, height, width, 3)``, each uint8, or float in [0, 1].
-        chunk: images measured at a time; bounds the memory.
-
-    Returns:
-        dict: ``mse``, ``psnr``, ``ssim``, each ``(n,)`` float64.
-
-    Raises:
-        ValueError: different shapes, a value that is out of range, NaN or infinite.
+    ``clean``, ``restored``: ``(n, height, width, 3)``, each uint8, or float in [0, 1]; ``chunk`` at a time are measured, which
+    bounds the memory. Raises ``ValueError`` for different shapes, or a value that is out of range, NaN or infinite.
     """
-    clean, restored = _unit_range(clean, "clean"), _unit_range(restored, "restored")
+    clean, restored = _pixels(clean, "clean"), _pixels(restored, "restored")
     checks.same_shape(clean, restored, "clean", "restored")
+    checks.number(chunk, "chunk", 1, 2**62, whole=True)
     parts = []
     for start in range(0, len(clean), chunk):
-        pair = [images[start : start + chunk].astype(np.float64) for images in (clean, restored)]
+        pair = [images[start : start + chunk] for images in (clean, restored)]
+        pair = [images / 255.0 if images.dtype == np.uint8 else images.astype(np.float64) for images in pair]
         errors = np.mean((pair[0] - pair[1]) ** 2, axis=(1, 2, 3))
         # In float32 the difference of two nearly equal means of squares would cost SSIM its fifth digit.
         similarities = ssim(*(ops.convert_to_tensor(images, WIDE_FLOAT) for images in pair))
@@ -138,55 +127,36 @@ def per_image(clean, restored, chunk: int = 500) -> dict:
 def evaluate(clean, restored) -> dict:
     """The study's numbers for a set of restored images, each mean with its 95 % bootstrap interval.
 
-    Args:
-        clean, restored: ``(n, height, width, 3)``, each uint8, or float in [0, 1]. Clip a network's output before.
-
-    Returns:
-        dict: ``images``; ``mse``, ``psnr``, ``ssim`` and ``..._low``, ``..._high`` of each; ``identical``, the number of
-        images without any error, whose infinite PSNR is left out of the mean (all of them: psnr is None).
-
-    Raises:
-        ValueError: as :func:`per_image`.
-
-    Example:
-        >>> evaluate(np.zeros((4, 16, 16, 3)), np.full((4, 16, 16, 3), 0.1))["psnr"]
-        20.0
+    Takes what :func:`per_image` takes; clip a network's output before. Returns ``images``; ``mse``, ``psnr``, ``ssim`` and
+    ``..._low``, ``..._high`` of each; ``identical``, the number of images without any error, whose infinite PSNR is left out of
+    the mean (all of them: psnr is None).
     """
     return summarize(per_image(clean, restored))
 
 
 def summarize(values: dict) -> dict:
     """:func:`evaluate`'s summary of :func:`per_image`'s values."""
+    values = _measured(values, "values")
     summary = {"images": len(values["mse"]), "identical": int(np.isinf(values["psnr"]).sum())}
-    for name in ("mse", "psnr", "ssim"):
+    for name in MEASURES:
         finite = values[name][np.isfinite(values[name])]
         low, high = bootstrap_interval(finite) if len(finite) else (None, None)
-        mean = float(finite.mean()) if len(finite) else None
-        summary |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        summary |= {name: float(finite.mean()) if len(finite) else None, f"{name}_low": low, f"{name}_high": high}
     return summary
 
 
 def bootstrap_interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean (Efron 1979): how much the number would move with other images.
+    """Lower and upper end of the percentile bootstrap interval of a mean: how much it would move with other images (Efron 1979).
 
-    Args:
-        values: ``(n,)``, one finite number per image.
-        confidence: coverage, between 0 and 1. Default 0.95.
-        resamples: resampled sets, 100 to 1,000,000. Default 2,000.
-        seed: of the resampling.
-
-    Returns:
-        (float, float): lower and upper end.
-
-    Raises:
-        ValueError: no values, values that are not finite, an argument out of range.
+    ``values``: ``(n,)``, one finite number per image; ``confidence``: the coverage, 0.5 to 0.9999; ``resamples``: 100 to 1,000,000.
+    Raises ``ValueError`` for no values, values that are not finite, or an argument out of range.
     """
-    values = np.asarray(values, np.float64)
+    values = checks.array(values, "values").astype(np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"values must be a list of finite numbers, at least one; got shape {values.shape}")
     checks.number(confidence, "confidence", 0.5, 0.9999)
     checks.number(resamples, "resamples", 100, 1_000_000, whole=True)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(checks.number(seed, "seed", 0, 2**62, whole=True))
     means = np.empty(resamples)
     for start in range(0, resamples, 100):  # bounded memory
         part = generator.integers(0, len(values), (min(100, resamples - start), len(values)))
@@ -199,31 +169,25 @@ def compare(clean, restored, other, confidence: float = 0.95, resamples: int = 2
     """Is one set of restored images better than another of the same images? Paired: image by image.
 
     The interval is that of the mean difference under resampling of the images (paired percentile bootstrap, Efron 1979). Two
-    restorers may have overlapping intervals and yet differ clearly, because both find the same images hard.
+    restorers may have overlapping intervals and yet differ clearly, because both find the same images hard. Images are as for
+    :func:`per_image`, other arguments as for :func:`bootstrap_interval`.
 
-    Args:
-        clean, restored, other: ``(n, height, width, 3)``, each uint8, or float in [0, 1].
-        confidence, resamples, seed: as for :func:`bootstrap_interval`.
-
-    Returns:
-        dict: for ``mse``, ``psnr`` and ``ssim`` the mean of restored minus other, with ``..._low`` and ``..._high``;
-        ``wins``, the share of images with the smaller error; ``images``, those that count (both PSNR finite).
-
-    Raises:
-        ValueError: as :func:`per_image`.
+    Returns, for ``mse``, ``psnr`` and ``ssim``, the mean of restored minus other, with ``..._low`` and ``..._high``; ``wins``,
+    the share of images with the smaller error; ``images``, those that count (both PSNR finite).
     """
     return compare_values(per_image(clean, restored), per_image(clean, other), confidence, resamples, seed)
 
 
 def compare_values(values: dict, others: dict, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> dict:
     """:func:`compare` from :func:`per_image`'s values."""
+    values, others = _measured(values, "values"), _measured(others, "others")
     if len(values["mse"]) != len(others["mse"]):
         raise ValueError(f"both must be of the same images, got {len(values['mse'])} and {len(others['mse'])}")
     usable = np.isfinite(values["psnr"]) & np.isfinite(others["psnr"])
     if not usable.any():
         raise ValueError("no image has a finite PSNR in both")
     result = {"images": int(usable.sum()), "wins": float(np.mean(values["mse"] < others["mse"]))}
-    for name in ("mse", "psnr", "ssim"):
+    for name in MEASURES:
         differences = (values[name] - others[name])[usable]
         low, high = bootstrap_interval(differences, confidence, resamples, seed)
         result |= {name: float(differences.mean()), f"{name}_low": low, f"{name}_high": high}
@@ -231,55 +195,41 @@ def compare_values(values: dict, others: dict, confidence: float = 0.95, resampl
 
 
 def gains(restored: dict, degraded: dict) -> np.ndarray:
-    """What each image gained in PSNR.
+    """What each image gained in PSNR, ``(n,)`` dB, from :func:`per_image`'s values of the restored and the degraded images.
 
-    Args:
-        restored, degraded: of :func:`per_image`.
-
-    Returns:
-        numpy.ndarray: ``(n,)`` dB; NaN for an image that one of the two shows exactly as it is, where PSNR is infinite.
-
-    Raises:
-        ValueError: different numbers of images.
+    NaN for an image that one of the two shows exactly as it is, where PSNR is infinite.
     """
-    checks.same_shape(restored["psnr"], degraded["psnr"], "restored", "degraded")
-    known = np.isfinite(restored["psnr"]) & np.isfinite(degraded["psnr"])
-    return np.where(known, restored["psnr"], np.nan) - np.where(known, degraded["psnr"], np.nan)
+    restored, degraded = (_measured(*pair)["psnr"] for pair in ((restored, "restored"), (degraded, "degraded")))
+    checks.same_shape(restored, degraded, "restored", "degraded")
+    known = np.isfinite(restored) & np.isfinite(degraded)
+    return np.where(known, restored, np.nan) - np.where(known, degraded, np.nan)
 
 
 def by_group(values: dict, groups) -> dict:
-    """:func:`summarize` for each group of images: by class, or by the sigma of their blur.
+    """:func:`summarize` of :func:`per_image`'s values for each group of images: group -> summary, in the groups' order.
 
-    Args:
-        values: of :func:`per_image`.
-        groups: ``(n,)``, the group of each image.
-
-    Returns:
-        dict: group -> summary, in the groups' order.
-
-    Raises:
-        ValueError: another number of groups than of images.
+    ``groups``: ``(n,)``, the group of each image, such as its class. Raises ``ValueError`` for another number of groups.
     """
-    groups = np.asarray(groups)
+    values, groups = _measured(values, "values"), np.asarray(groups)
     if groups.shape != values["mse"].shape:
         raise ValueError(f"groups must have the shape {values['mse'].shape}, got {groups.shape}")
-    return {
-        group.item(): summarize({name: column[groups == group] for name, column in values.items()}) for group in np.unique(groups)
-    }
+    parts = {group.item(): {name: column[groups == group] for name, column in values.items()} for group in np.unique(groups)}
+    return {group: summarize(part) for group, part in parts.items()}
+
+
+def _measured(values, name):
+    """Checks that ``values`` are of :func:`per_image`."""
+    if not isinstance(values, dict) or not set(MEASURES) <= set(values):
+        raise ValueError(f"{name} must be a dictionary of {', '.join(MEASURES)}, of per_image; got {type(values).__name__}")
+    return {measure: checks.array(values[measure], f"{measure} of {name}") for measure in MEASURES}
 
 
 def radial_power(images, bins: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Mean power of images by spatial frequency, over all directions, images and colours.
+    """Mean power of images by spatial frequency, over all directions, images and colours, without each image's constant part.
 
-    The images are mirrored at their borders first (a DCT-II), so that their edges add no frequencies of their own.
-
-    Args:
-        images: ``(n, height, width, 3)`` float; differences of images too, so any finite range.
-        bins: rings of equal width between 0 and the Nyquist frequency.
-
-    Returns:
-        (numpy.ndarray, numpy.ndarray): ``(bins,)`` centre of each ring in cycles per pixel (0 to 0.5), and ``(bins,)`` mean
-        power in it. The constant part of each image is left out.
+    The images, float of any finite range (differences too), are mirrored at their borders first (a DCT-II), so that their edges add
+    no frequencies of their own. Returns, for ``bins`` rings of equal width between 0 and the Nyquist frequency, their centres in
+    cycles per pixel (0 to 0.5) and the mean power in each.
     """
     import scipy.fft
 
@@ -293,8 +243,6 @@ def radial_power(images, bins: int = 16) -> tuple[np.ndarray, np.ndarray]:
     return (np.arange(bins) + 0.5) / (2 * bins), means
 
 
-def _unit_range(images, name):
-    images = np.asarray(images)
-    if images.dtype == np.uint8:
-        return checks.images_uint8(images, name) / 255.0
-    return checks.images_float(images, name)
+def _pixels(images, name):
+    images = checks.array(images, name)
+    return checks.images_uint8(images, name) if images.dtype == np.uint8 else checks.images_float(images, name)

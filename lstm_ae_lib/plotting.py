@@ -1,46 +1,28 @@
-"""Arrays to pictures. Nothing is computed here but the difference image that a panel shows.
+"""Figures from arrays. Nothing is computed here but the difference image that a panel shows.
 
-Every panel of pixels is drawn on the same fixed 0 to 1 scale, so that a loss of contrast stays visible, and restorations
-always stand in the order degraded, restored, clean, |error|.
+Every panel of pixels is on the same fixed 0 to 1 scale, so that a loss of contrast stays visible, and restorations always stand in
+the order degraded, restored, clean, |error|.
 """
 
+import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lstm_ae_lib import files
+from lstm_ae_lib import checks, files
 
 DPI = 80
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend right of the axes
 COLOURS = {
-    "degraded": "#888888",
-    "linear filter": "#1f77b4",
-    "mixture of linear filters": "#393b79",
-    "LSTM autoencoder": "#d62728",
-    "bidirectional LSTM autoencoder": "#9467bd",
-    "DnCNN": "#2ca02c",
-    "RED-Net": "#17becf",
-    "U-Net": "#ff7f0e",
-    "NAFNet": "#8c564b",
-    "flagship": "#e377c2",
-    "recurrent inference": "#7f7f7f",
-    "mean of VAE samples": "#637939",
-    "one VAE sample": "#b5cf6b",
-    "flagship against a discriminator": "#843c39",
-    "unsharp mask": "#bcbd22",
-    "Wiener filter": "#aec7e8",
-    "Richardson-Lucy": "#c49c94",
-    "total variation": "#98df8a",
-    "non-local means": "#f7b6d2",
-    "wavelets": "#dbdb8d",
-    "compressor": "#e377c2",
-    "through the bottleneck": "#e377c2",
-    "principal components": "#1f77b4",
-    "sequence-to-sequence LSTM": "#d62728",
-    "JPEG": "#2ca02c",
-    "WebP": "#ff7f0e",
-    "clean": "black",
-}
+    "degraded": "#888888", "linear filter": "#1f77b4", "mixture of linear filters": "#393b79", "LSTM autoencoder": "#d62728",
+    "bidirectional LSTM autoencoder": "#9467bd", "DnCNN": "#2ca02c", "RED-Net": "#17becf", "U-Net": "#ff7f0e", "NAFNet": "#8c564b",
+    "flagship": "#e377c2", "recurrent inference": "#7f7f7f", "mean of VAE samples": "#637939", "one VAE sample": "#b5cf6b",
+    "flagship against a discriminator": "#843c39", "unsharp mask": "#bcbd22", "Wiener filter": "#aec7e8",
+    "Richardson-Lucy": "#c49c94", "total variation": "#98df8a", "non-local means": "#f7b6d2", "wavelets": "#dbdb8d",
+    "compressor": "#e377c2", "through the bottleneck": "#e377c2", "principal components": "#1f77b4",
+    "sequence-to-sequence LSTM": "#d62728", "JPEG": "#2ca02c", "WebP": "#ff7f0e", "clean": "black",
+}  # fmt: skip
 
 
 def save(figure, path, dpi: int = DPI) -> None:
@@ -51,7 +33,8 @@ def save(figure, path, dpi: int = DPI) -> None:
 
 def class_samples(images, labels, class_names, per_class: int = 5):
     """The first images of every class, one row a class. ``images`` ``(n, h, w, 3)``, ``labels`` ``(n,)``."""
-    figure, axes = plt.subplots(len(class_names), per_class, figsize=(per_class * 0.55, len(class_names) * 0.55), dpi=DPI)
+    size = (per_class * 0.55, len(class_names) * 0.55)
+    figure, axes = plt.subplots(len(class_names), per_class, figsize=size, dpi=DPI, squeeze=False)
     for row, class_name in enumerate(class_names):
         chosen = np.flatnonzero(np.asarray(labels) == row)[:per_class]
         for column in range(per_class):
@@ -74,6 +57,8 @@ def channel_histograms(counts, edges):
 
 def image_row(images, titles, scale: float = 1.5):
     """Single images side by side, each with its title. ``images``: a list of ``(h, w, 3)`` or ``(h, w)``."""
+    if len(images) != len(titles) or not len(images):
+        raise ValueError(f"images and titles must be as many, at least one; got {len(images)} and {len(titles)}")
     figure, axes = plt.subplots(1, len(images), figsize=(len(images) * scale, scale * 1.15), dpi=DPI, squeeze=False)
     for axis, image, title in zip(axes[0], images, titles, strict=True):
         _pixels(axis, image)
@@ -82,13 +67,12 @@ def image_row(images, titles, scale: float = 1.5):
 
 
 def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_titles=None):
-    """One row an image: degraded, restored, clean, |error|, with each panel's PSNR in its title.
+    """One row an image: degraded, restored, clean, |error|, each ``(n, h, w, 3)`` in [0, 1], with PSNR ``(n,)`` in dB in the title.
 
-    Args:
-        degraded, restored, clean: ``(n, h, w, 3)`` in [0, 1].
-        degraded_psnr, restored_psnr: ``(n,)`` in dB.
-        row_titles: ``n`` words to stand left of the rows, or None.
+    ``row_titles``: ``n`` words to stand left of the rows, or None.
     """
+    for images, name in ((degraded, "degraded"), (restored, "restored")):
+        checks.same_shape(images, clean, name, "clean")
     count = len(clean)
     figure, axes = plt.subplots(count, 4, figsize=(6.4, 1.75 * count), dpi=DPI, squeeze=False)
     for row in range(count):
@@ -108,12 +92,7 @@ def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_ti
 def slider(frames: dict, label: str):
     """A slider, in Jupyter and Colab, over pictures that are already there; it draws :func:`image_row` for where it stands.
 
-    Args:
-        frames: position -> ``(images, titles)``.
-        label: what the positions are.
-
-    Returns:
-        ipywidgets.interactive: shown when a cell ends on it.
+    ``frames``: position -> ``(images, titles)``; ``label``: what the positions are. Show it by ending a cell on it.
     """
     import ipywidgets
 
@@ -127,7 +106,7 @@ def slider(frames: dict, label: str):
 def loss_curves(epochs, curves: dict, baselines: dict):
     """Losses by epoch, and horizontal lines for what they must beat. Log scale, MSE in [0, 1] units."""
     figure, axis = plt.subplots(figsize=(6.4, 3.2), dpi=DPI)
-    for (name, values), style in zip(curves.items(), ("-", "--", ":"), strict=False):
+    for (name, values), style in zip(curves.items(), itertools.cycle(("-", "--", ":")), strict=False):
         axis.plot(epochs, values, style, color=COLOURS["LSTM autoencoder"], label=name)
     for name, value in baselines.items():
         axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2e})")
@@ -165,12 +144,7 @@ def rate_distortion(lines: dict, title: str):
 
 
 def quality_against_cost(points: list, title: str):
-    """PSNR over parameters, and over multiply-adds of one image, side by side.
-
-    Args:
-        points: ``(name, parameters, multiply-adds, PSNR in dB)``.
-        title: of the figure.
-    """
+    """PSNR over parameters, and over multiply-adds of one image. ``points``: ``(name, parameters, multiply-adds, PSNR in dB)``."""
     figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
     for axis, place, label in zip(axes, (1, 2), ("parameters", "multiply-adds of one image"), strict=True):
         for number, point in enumerate(points):
@@ -179,7 +153,7 @@ def quality_against_cost(points: list, title: str):
         axis.xaxis.set_minor_formatter("")
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="PSNR (dB)")
-    axes[1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes[1].legend(fontsize=7, **BESIDE)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -189,22 +163,16 @@ def distortion_perception(points: list, title: str):
     figure, axis = plt.subplots(figsize=(6.4, 3.4), dpi=DPI)
     for number, (name, psnr, distance) in enumerate(points):
         axis.plot(psnr, distance, "os^DvP*X"[number % 8], color=_colour(name), label=name)
-    axis.set(
-        xlabel="PSNR (dB): further right is closer", ylabel="Fréchet distance: lower is more natural", yscale="log", title=title
-    )
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axis.set(xlabel="PSNR (dB): further right is closer", ylabel="Fréchet distance: lower is more natural")
+    axis.set(yscale="log", title=title)
+    axis.legend(fontsize=7, **BESIDE)
     axis.grid(alpha=0.3)
     return figure
 
 
 def learning_curves(histories: dict, title: str, baselines: dict):
-    """Validation PSNR over images seen, and over minutes, side by side.
-
-    Args:
-        histories: name -> ``images``, ``minutes`` and ``psnr``, each a list.
-        title: of the figure.
-        baselines: name -> PSNR in dB, drawn as horizontal lines.
-    """
+    """Validation PSNR over images seen, and over minutes. ``histories``: name -> ``images``, ``minutes`` and ``psnr``, each a list;
+    ``baselines``: name -> PSNR in dB, a horizontal line."""
     figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
     for axis, place, label in zip(axes, ("images", "minutes"), ("images seen", "minutes of training"), strict=True):
         for name, history in histories.items():
@@ -215,13 +183,15 @@ def learning_curves(histories: dict, title: str, baselines: dict):
         axis.set(xlabel=label, xscale="log" if place == "images" else "linear")
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="validation PSNR (dB)")
-    axes[1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes[1].legend(fontsize=7, **BESIDE)
     figure.suptitle(title, fontsize=10)
     return figure
 
 
 def bars_by_class(class_names, values: dict, ylabel: str, title: str):
     """Grouped bars: one group a class, one bar a restorer. ``values``: name -> ``(classes,)``."""
+    if not values or any(len(heights) != len(class_names) for heights in values.values()):
+        raise ValueError(f"values must have one number a class for each restorer, {len(class_names)}; got {values}")
     figure, axis = plt.subplots(figsize=(7.2, 3.0), dpi=DPI)
     positions, width = np.arange(len(class_names)), 0.8 / len(values)
     for number, (name, heights) in enumerate(values.items()):
@@ -231,10 +201,7 @@ def bars_by_class(class_names, values: dict, ylabel: str, title: str):
     lowest, highest = (limit(limit(heights) for heights in values.values()) for limit in (min, max))
     axis.set_ylim(min(0, 1.1 * lowest), max(0, highest) + 0.25 * (max(0, highest) - min(0, lowest)))  # room for the legend
     axis.axhline(0, color="black", linewidth=0.8)
-    beside = (
-        {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(values) > 3 else {"loc": "upper center", "ncols": len(values)}
-    )
-    axis.legend(fontsize=8, **beside)
+    axis.legend(fontsize=8, **(BESIDE if len(values) > 3 else {"loc": "upper center", "ncols": len(values)}))
     return figure
 
 
@@ -244,7 +211,10 @@ def _colour(name):
 
 
 def _pixels(axis, image):
-    image = np.asarray(image)
+    image = checks.array(image, "image")
+    if image.ndim != 2 and image.shape[2:] != (3,):
+        raise ValueError(f"image must have the shape (height, width, 3) or (height, width), got {image.shape}")
     image = image / 255.0 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+    image = image if image.dtype == np.float64 else image.astype(np.float32)
     axis.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     axis.axis("off")

@@ -1,5 +1,4 @@
-"""What ``compile`` and ``fit`` need beyond Keras: schedules, an optimiser, a budget of minutes, and progress that a person can
-read."""
+"""What ``compile`` and ``fit`` need beyond Keras: a schedule, an optimiser, a budget of minutes, and progress."""
 
 import math
 import os
@@ -16,23 +15,10 @@ ops = keras.ops
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
-    """A constant learning rate that falls linearly to zero over the last part of training.
+    """A constant learning rate that falls linearly to zero over the last ``share`` of a training's ``steps``.
 
     The reference model is still learning fast when a 20-epoch training ends: a rate that falls from the start (cosine) gives
-    it too few large steps, one that stays constant ends on noise.
-
-    Args:
-        learning_rate: the constant rate, above 0, at most 1.
-        steps: of the whole training, at least 1.
-        share: of the steps over which the rate falls, above 0, at most 1. Default 0.25.
-
-    Raises:
-        ValueError: an argument out of range.
-
-    Example:
-        >>> rate = Cooldown(0.002, steps=100)
-        >>> [round(float(rate(step)), 6) for step in (0, 74, 90, 100)]
-        [0.002, 0.002, 0.0008, 0.0]
+    it too few large steps, one that stays constant ends on noise. ``learning_rate`` and ``share`` are above 0, at most 1.
     """
 
     def __init__(self, learning_rate, steps, share=0.25):
@@ -50,7 +36,7 @@ class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class Muon(keras.optimizers.Muon):
-    """Keras' Muon that takes convolution kernels too, as matrices of what they read times what they write.
+    """Keras' Muon for convolution kernels too, as matrices of inputs times outputs.
 
     The momentum of each matrix is replaced by the nearest orthogonal one, so that all directions move alike, those with small
     gradients too. Keras does so for dense kernels only; what is no matrix (biases, scales, depthwise kernels), and the layers
@@ -61,10 +47,12 @@ class Muon(keras.optimizers.Muon):
         learning_rate: a number or a schedule. Default 0.001.
         exclude_layers: patterns; what has one in its path gets Adam's step. Default: layers that are named first or last, as
             in most of this library's networks (RED-Net's and U-Net's first, and RED-Net's last, have other names).
-        **options: as for ``keras.optimizers.Muon``; no weight decay unless it is asked for.
+        **options: as for ``keras.optimizers.Muon``; no weight decay by default.
     """
 
     def __init__(self, learning_rate=0.001, exclude_layers=("first", "last"), **options):
+        if isinstance(exclude_layers, str):
+            raise ValueError(f"exclude_layers must be a list of patterns, got the text {exclude_layers!r}")
         options = {"weight_decay": None, "adam_weight_decay": None} | options
         super().__init__(learning_rate, exclude_layers=list(exclude_layers), **options)
 
@@ -75,28 +63,15 @@ class Muon(keras.optimizers.Muon):
 
     def _muon_update_step(self, gradient, variable, lr, m):
         self.assign(m, self.momentum * m + gradient)
-        looked_ahead = gradient + self.momentum * m if self.nesterov else m
-        matrix = ops.reshape(looked_ahead, (-1, variable.shape[-1]))
+        step = gradient + self.momentum * m if self.nesterov else m
+        matrix = ops.reshape(step, (-1, variable.shape[-1]))
         update = self.lr_adjust(lr * self.zeropower_via_newtonschulz5(matrix, self.ns_steps))
         self.assign_sub(variable, ops.reshape(update, variable.shape))
 
 
 def steps_per_execution(steps: int, most: int = 10) -> int:
-    """How many steps Keras may run in one call, for ``compile(steps_per_execution=...)``: the largest divisor of an epoch's.
-
-    Between two calls Keras looks after callbacks and logs, which costs a millisecond: of a step of 17, worth sparing.
-
-    Args:
-        steps: of an epoch, at least 1.
-        most: upper limit, at least 1. Default 10.
-
-    Raises:
-        ValueError: an argument out of range.
-
-    Example:
-        >>> steps_per_execution(704)
-        8
-    """
+    """How many steps Keras may run in one call, for ``compile(steps_per_execution=...)``: the largest divisor of an epoch's
+    ``steps`` that is ``most`` or less. Between two calls callbacks and logs cost a millisecond, of a step of 17."""
     checks.number(steps, "steps", 1, 2**53, whole=True)
     checks.number(most, "most", 1, 2**53, whole=True)
     return max(number for number in range(1, min(steps, most) + 1) if steps % number == 0)
@@ -164,28 +139,28 @@ class TimeBudget(keras.callbacks.Callback):
 class Progress(keras.callbacks.Callback):
     """Progress that a person can read: images per second, time left, validation PSNR.
 
-    A bar for the whole training in a terminal or a notebook that somebody looks at; one line for each epoch where nobody
-    does. Give ``fit`` ``verbose=0`` beside it.
-
     Args:
         images: in an epoch, at least 1.
-        bar: True, False, or None to decide: a bar in a terminal and in Jupyter; lines elsewhere, in a kernel that papermill
-            or nbval started, and wherever the environment says ``LSTM_AE_PROGRESS=lines``.
+        bar: a bar for the whole training, or a line an epoch. Default None: a bar in a terminal and in Jupyter; lines elsewhere,
+            in a kernel that papermill or nbval started, and wherever the environment says ``LSTM_AE_PROGRESS=lines``.
         budget: the :class:`TimeBudget` that ends the training, if one does; it then says how much time is left.
+
+    Give ``fit`` ``verbose=0`` beside it.
     """
 
     def __init__(self, images, bar=None, budget=None):
         super().__init__()
+        if budget is not None and not isinstance(budget, TimeBudget):
+            raise ValueError(f"budget must be a TimeBudget or None, got {type(budget).__name__}")
         self.budget = budget
         self.images = int(checks.number(images, "images", 1, 2**53, whole=True))
-        if bar is None:
+        if checks.choice(bar, "bar", (True, False, None)) is None:
             bar = (sys.stdout.isatty() or _in_jupyter()) and os.environ.get("LSTM_AE_PROGRESS") != "lines"
         self.bar = bool(bar)
         self._bar = None
 
     def on_train_begin(self, logs=None):
-        self._started, self._seen = time.monotonic(), 0
-        self._first, self._last = None, "-"
+        self._started, self._first = time.monotonic(), None
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._epoch_started = epoch, time.monotonic()
@@ -204,19 +179,17 @@ class Progress(keras.callbacks.Callback):
             self._bar.update(round(done) - self._bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._last = _in_words(logs or {})
-        now = time.monotonic()
-        done = epoch + 1 - self._first
-        left = (now - self._started) / done * (self.params["epochs"] - epoch - 1)
+        now, numbers = time.monotonic(), _in_words(logs or {})
+        left = (now - self._started) / (epoch + 1 - self._first) * (self.params["epochs"] - epoch - 1)
         where = f"epoch {epoch + 1}/{self.params['epochs']}"
         if self.budget:
             left, where = max(60 * self.budget.minutes - self.budget.seconds, 0.0), f"part {epoch + 1}"
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{where}, {self._last}", refresh=False)
+            self._bar.set_postfix_str(f"{where}, {numbers}", refresh=False)
             self._bar.update(self.images * (epoch + 1) - self._bar.n)
         else:
             rate = self.images / max(now - self._epoch_started, 1e-9)
-            print(f"{where}: {self._last}, {rate:,.0f} images/s, {left / 60:.1f} min left", flush=True)
+            print(f"{where}: {numbers}, {rate:,.0f} images/s, {left / 60:.1f} min left", flush=True)
 
     def on_train_end(self, logs=None):
         if self._bar is not None:

@@ -121,7 +121,7 @@ def test_fit_resumes_with_the_same_weights(pair, tmp_path):
     def train(folder, epochs):
         model = compiled(make(), 0.01)
         saved = checkpoints.Checkpoints(tmp_path / folder)
-        batches = datasets.training_batches(clean, "gauss2", 16, 0, degraded=degraded, first_epoch=saved.epoch)
+        batches = datasets.training_batches(degraded, clean, 16, 0, first_epoch=saved.epoch)
         model.fit(batches, steps_per_epoch=2, epochs=epochs, initial_epoch=saved.epoch, shuffle=False, verbose=0,
                   validation_data=pair, callbacks=[saved])  # fmt: skip
         return weights(model)

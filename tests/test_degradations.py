@@ -292,7 +292,7 @@ def test_layer_refuses_bad_arguments():
         degradations.GaussianBlur(1.0).build((None, None, 32, 3))
 
 
-def test_degrading_again_draws_anew_by_position_and_time():
+def test_degrading_again_draws_anew_by_position_and_epoch():
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     positions = np.array([5, 6, 9])
     first = degradations.redegrade(images, "awgn", positions, 0)
@@ -312,5 +312,48 @@ def test_positions_that_are_none_are_refused(positions):
         degradations.redegrade(np.zeros((3, 8, 8, 3), np.uint8), "awgn", np.array(positions), 0)
 
 
-def test_what_draws():
-    assert degradations.draws("blind") and degradations.draws("awgn25") and not degradations.draws("gauss2")
+def test_what_is_random():
+    assert [name for name in degradations.PROTOCOLS if not degradations.is_random(name)] == [
+        "reference", "gauss1", "gauss2", "gauss3", "cold", "cold8"
+    ]  # fmt: skip
+    ranges = {name: protocol.strength_range for name, protocol in degradations.PROTOCOLS.items() if protocol.strength_range}
+    assert ranges == {"blind": (0, 3), "noisy": (1, 4), "awgn": (0, 55 / 255)}
+
+
+GREY = np.zeros((3, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: degradations.degrade([[1], [2, 3]], "gauss1"), "images must be an array of numbers"),
+        (lambda: degradations.degrade(GREY, 2), "protocol must be one of reference, .*; got 2"),
+        (lambda: degradations.degrade(GREY, "gauss1", 0.5), "first_index must be a whole number"),
+        (lambda: degradations.redegrade(GREY, "gauss1", [0, 1, 2], -1), "epoch must be a whole number from 0"),
+        (lambda: degradations.redegrade(GREY, "gauss1", None, 0), "positions must be an array of numbers"),
+        (lambda: degradations.is_random(None), "protocol must be one of"),
+        (lambda: degradations.sampled_strengths("blind", "3"), "count must be a whole number"),
+        (lambda: degradations.sampled_strengths("blind", 3, -1), "first_index must be a whole number"),
+        (lambda: degradations.as_float("cat.png"), "degraded must be an array of numbers"),
+        (lambda: degradations.operator("gauss1", "no"), "eight_bit must be one of True, False; got 'no'"),
+        (lambda: degradations.kernel_radius(0, "reflect"), "sigma must be a number above 0"),
+        (lambda: degradations.kernel_taps(1.0, "wrap"), "border must be one of reflect_101, reflect; got 'wrap'"),
+        (lambda: degradations.blur_matrix(0, [1.0], "reflect"), "size must be a whole number from 1"),
+        (lambda: degradations.blur_matrix(8, [0.5, 0.5], "reflect"), "taps must be an odd number of values"),
+        (lambda: degradations.blur_matrix(8, [1.0], 101), "border must be one of"),
+        (lambda: degradations.Protocol("new", "", "", sigma="2"), "sigma must be a number from 0 to 64, got '2'"),
+        (lambda: degradations.Protocol("new", "", "", noise=-1), "noise must be a number from 0"),
+        (lambda: degradations.GaussianBlur(1.0, mix_channels="yes"), "mix_channels must be one of True, False"),
+        (lambda: degradations.GaussianBlur(1.0, rounding=8), "rounding must be one of None, opencv, truncate; got 8"),
+    ],
+)
+def test_the_argument_that_is_wrong_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_the_operator_takes_grey_levels_for_what_they_are(eight_bit, clean):
+    layer = degradations.operator("gauss2", eight_bit)
+    np.testing.assert_allclose(run(layer, clean), run(layer, (clean / 255).astype(np.float32)), atol=1e-6)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import skimage.metrics
@@ -68,6 +70,50 @@ def test_identical_images_are_counted_and_left_out_of_the_mean():
 def test_wrong_images_are_refused(restored, message):
     with pytest.raises(ValueError, match=message):
         metrics.evaluate(np.zeros((2, 16, 16, 3)), restored)
+
+
+def test_a_set_of_images_is_measured_part_by_part(sample):
+    """Whatever the images' number, no more than a part of them is made float64 at a time."""
+    clean = np.concatenate([sample.train_images, sample.test_images])
+    restored = np.clip(clean / np.float32(255) + np.float32(0.05), 0, 1)
+    tracemalloc.start()
+    values = metrics.per_image(clean, restored, chunk=50)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.25 * clean.size * 8 and values["mse"].shape == (2500,)
+    some = metrics.per_image(clean[:120], restored[:120])
+    for name, column in some.items():
+        np.testing.assert_allclose(values[name][:120], column, rtol=1e-12)
+
+
+IMAGES = np.zeros((2, 16, 16, 3), np.float32)
+VALUES = {"mse": np.ones(2), "psnr": np.ones(2), "ssim": np.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.mse(IMAGES.astype(np.uint8), IMAGES), "clean must be float images .*, got uint8"),
+        (lambda: metrics.psnr(IMAGES, "cat.png"), "restored must be float images .*, got str"),
+        (lambda: metrics.ssim(IMAGES[0], IMAGES[0]), r"clean must be float images .*, got float32 \(16, 16, 3\)"),
+        (lambda: metrics.mse(IMAGES, IMAGES[:1]), "clean and restored must have the same shape"),
+        (lambda: metrics.per_image(None, IMAGES), "clean must be an array of numbers, got object"),
+        (lambda: metrics.per_image(IMAGES, [[1], [2, 3]]), "restored must be an array of numbers, got list"),
+        (lambda: metrics.per_image(IMAGES, IMAGES, 0), "chunk must be a whole number from 1"),
+        (lambda: metrics.compare(IMAGES, IMAGES, IMAGES.astype(int)), "restored must be floating point"),
+        (lambda: metrics.summarize([1, 2]), "values must be a dictionary of mse, psnr, ssim, of per_image; got list"),
+        (lambda: metrics.compare_values(VALUES, {"mse": np.ones(2)}), "others must be a dictionary of mse, psnr, ssim"),
+        (lambda: metrics.gains(VALUES, None), "degraded must be a dictionary"),
+        (lambda: metrics.by_group({**VALUES, "psnr": "high"}, [0, 1]), "psnr of values must be an array of numbers"),
+        (lambda: metrics.bootstrap_interval(["a"]), "values must be an array of numbers"),
+        (lambda: metrics.bootstrap_interval([1.0, 2.0], seed="0"), "seed must be a whole number"),
+        (lambda: metrics.radial_power(IMAGES.astype(int)), "images must be floating point"),
+        (lambda: metrics.radial_power(IMAGES, 2.5), "bins must be a whole number"),
+    ],
+)
+def test_the_argument_that_is_wrong_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_ssim_refuses_images_smaller_than_its_window():

@@ -1,4 +1,5 @@
 import matplotlib.pyplot as plt
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -86,3 +87,48 @@ def test_a_slider_draws_the_frame_it_stands_at(unit, monkeypatch):
     slider.update()
     assert shown[-1] == ["more", "less"]
     np.testing.assert_allclose(drawn(plt.gcf())[1].get_array(), unit[3])
+
+
+PIXELS = np.zeros((2, 8, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plotting.image_row([PIXELS[0]], []), "images and titles must be as many, at least one; got 1 and 0"),
+        (lambda: plotting.image_row([PIXELS], ["two"]), r"image must have the shape \(height, width, 3\) .*, got \(2, 8, 8, 3\)"),
+        (lambda: plotting.image_row(["cat.png"], ["cat"]), "image must be an array of numbers, got"),
+        (lambda: plotting.restorations(PIXELS[:1], PIXELS, PIXELS, [1, 2], [1, 2]), "degraded and clean must have the same shape"),
+        (lambda: plotting.bars_by_class(["a", "b"], {"clean": [1.0]}, "dB", "title"), "values must have one number a class"),
+        (lambda: plotting.bars_by_class(["a", "b"], {}, "dB", "title"), "values must have one number a class"),
+    ],
+)
+def test_the_argument_that_is_wrong_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_one_class_and_one_image_of_it_are_drawn(sample):
+    assert len(drawn(plotting.class_samples(sample.train_images, sample.train_labels, ["airplane"], per_class=1))) == 1
+
+
+def test_no_curve_is_left_out():
+    figure = plotting.loss_curves([1, 2], {str(number): [number, 1.0] for number in (1, 2, 3, 4, 5)}, {})
+    assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_short_floats_are_pixels(unit, dtype):
+    (panel,) = drawn(plotting.image_row([unit[0].astype(dtype)], ["a"]))
+    np.testing.assert_allclose(panel.get_array(), unit[0], atol=2e-3)
+
+
+def test_lines_and_points_are_where_they_belong():
+    lines = {"JPEG": ([0.5, 1.0], [25.0, 27.0], [0.7, 0.8]), "WebP": ([0.6], [26.0], [0.75])}
+    figure = plotting.rate_distortion(lines, "title")
+    assert [[line.get_xydata().tolist() for line in axis.get_lines()] for axis in figure.axes] == [
+        [[[0.5, 25.0], [1.0, 27.0]], [[0.6, 26.0]]], [[[0.5, 0.7], [1.0, 0.8]], [[0.6, 0.75]]]
+    ]  # fmt: skip
+    axis = plotting.distortion_perception([("flagship", 26.0, 3.0), ("clean", 40.0, 0.1)], "title").axes[0]
+    assert [line.get_xydata().tolist() for line in axis.get_lines()] == [[[26.0, 3.0]], [[40.0, 0.1]]]
+    assert axis.get_yscale() == "log" and axis.get_lines()[1].get_color() == plotting.COLOURS["clean"]

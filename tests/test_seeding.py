@@ -27,12 +27,13 @@ def test_two_trainings_of_one_seed_are_bit_identical(sample):
 
     code = """
 import hashlib
-from lstm_ae_lib import keras, models, seeding
+from lstm_ae_lib import cifar10, datasets, degradations, keras, models, seeding
 seeding.set_seed(5)
 images = cifar10.load_cifar10("sample").train_images[:64]
 model = models.reference_lstm_autoencoder(units=(8, 4))
 model.compile("adam", "mse")
-model.fit(datasets.training_batches(images, "gauss1", 16, 5), steps_per_epoch=4, epochs=2, shuffle=False, verbose=0)
+batches = datasets.training_batches(degradations.degrade(images, "gauss1"), images, 16, 5)
+model.fit(batches, steps_per_epoch=4, epochs=2, shuffle=False, verbose=0)
 print(hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
 """
     first, second = (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300) for _ in range(2))

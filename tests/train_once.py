@@ -19,7 +19,7 @@ from lstm_ae_lib import set_threads
 
 set_threads()
 
-from lstm_ae_lib import datasets, files, keras, layers, metrics, seeding  # noqa: E402
+from lstm_ae_lib import datasets, degradations, files, keras, layers, metrics, seeding  # noqa: E402
 from lstm_ae_lib.study import checkpoints  # noqa: E402
 
 IMAGES, BATCH, SIDE = 90, 8, 8  # 12 steps an epoch, the last one with two images
@@ -104,13 +104,14 @@ def main():
         arguments.folder / "checkpoints", steps=2, history=arguments.folder / "history.csv", callbacks=[early, plateau]
     )
     clean, held_out = images(IMAGES, 0), images(16, 1)
+    blurred, held_out_blurred = (degradations.degrade(sharp, "gauss2") for sharp in (clean, held_out))
     model = small_model()
     model.compile("adam", "mse", metrics=[metrics.PSNR()])
     extra = ([Slow()] if arguments.slow else []) + ([Die(arguments.die[0], int(arguments.die[1]))] if arguments.die else [])
     history = model.fit(
-        datasets.training_batches(clean, "gauss2", BATCH, seed=3, first_epoch=saved.epoch),
+        datasets.training_batches(blurred, clean, BATCH, seed=3, first_epoch=saved.epoch),
         steps_per_epoch=datasets.steps_per_epoch(IMAGES, BATCH), epochs=arguments.epochs, initial_epoch=saved.epoch,
-        validation_data=datasets.evaluation_batches(held_out, "gauss2", 16), shuffle=False, verbose=0,
+        validation_data=datasets.evaluation_batches(held_out_blurred, held_out, 16), shuffle=False, verbose=0,
         callbacks=[*extra, early, plateau, saved],
     )  # fmt: skip
     variables = [*model.variables, *model.optimizer.variables]

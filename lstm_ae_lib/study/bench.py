@@ -66,7 +66,7 @@ def _tasks(images):
         model = models.reference_lstm_autoencoder(bidirectional=bidirectional)
         model.compile(optimizer="adam", loss="mse")
         tasks[f"training step, {model.name}, batch {BATCH}, milliseconds"] = lambda model=model: _training_step(model, pairs)
-    batches = datasets.training_batches(images, "gauss2", BATCH, seed=0, degraded=degraded)
+    batches = datasets.training_batches(degraded, images, BATCH, seed=0)
     tasks["pipeline alone, images per second"] = lambda: _rate(batches, 600)
     for name in ("gauss2", "reference"):
         library = {"opencv": "OpenCV", "scipy": "SciPy"}[degradations.get_protocol(name).engine]

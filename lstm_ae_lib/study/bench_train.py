@@ -232,7 +232,7 @@ def _scale(what, value):
     import resource
 
     threads.set_threads()
-    from lstm_ae_lib import datasets, models
+    from lstm_ae_lib import datasets, degradations, models
 
     images, side, units, batch = 1024, 32, 128, 64
     if what == "images":
@@ -246,7 +246,7 @@ def _scale(what, value):
     model.compile("adam", "mse")
     steps = datasets.steps_per_epoch(images, batch)
     model.make_train_function()
-    iterator = iter(datasets.training_batches(clean, "gauss2", batch, 0))
+    iterator = iter(datasets.training_batches(degradations.degrade(clean, "gauss2"), clean, batch, 0))
     for _ in range(2):
         model.train_function(iterator)
     epochs = []
@@ -303,7 +303,7 @@ def _images(batch):
 def _keras(name):
     import tensorflow as tf
 
-    from lstm_ae_lib import datasets, keras, layers, models
+    from lstm_ae_lib import datasets, degradations, keras, layers, models
 
     fast = name == "project"
 
@@ -355,8 +355,8 @@ def _keras(name):
             return None
         clean = (np.resize(_images(1024), (10000, 32, 32, 3)) * 255).astype(np.uint8)
         if task == "making the pipeline":
-            return (lambda: datasets.training_batches(clean[:batch], "gauss2", 1, 0)), 1
-        return training(reference(), datasets.training_batches(clean, "gauss2", batch, 0))
+            return (lambda: datasets.training_batches(degradations.degrade(clean[:batch], "gauss2"), clean[:batch], 1, 0)), 1
+        return training(reference(), datasets.training_batches(degradations.degrade(clean, "gauss2"), clean, batch, 0))
 
     return prepare
 

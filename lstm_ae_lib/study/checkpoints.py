@@ -64,7 +64,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     Example:
         >>> checkpoints = Checkpoints(run.path("checkpoints"))                                            # doctest: +SKIP
-        >>> batches = datasets.training_batches(clean, "gauss2", 64, seed=0, first_epoch=checkpoints.epoch)  # doctest: +SKIP
+        >>> batches = datasets.training_batches(degraded, clean, 64, seed=0, first_epoch=checkpoints.epoch)  # doctest: +SKIP
         >>> model.fit(batches, steps_per_epoch=steps, epochs=20, initial_epoch=checkpoints.epoch,         # doctest: +SKIP
         ...           shuffle=False, callbacks=[checkpoints])
     """
