@@ -27,19 +27,20 @@ class AdversarialTraining(keras.Model):
     Args:
         generator: the restorer, degraded image -> restored image.
         discriminator: :func:`discriminator`, image and degraded image -> logits.
-        weight: of the adversarial loss, at least 0.
-        penalty: weight of the smoothness penalty on the discriminator, at least 0. Default 0.003.
+        weight, penalty: of the adversarial loss, and of the smoothness penalty on the discriminator; at least 0.
         noise: standard deviation of the penalty's perturbations, above 0 up to 1. Default 0.01, well below what separates clean
             from restored images (0.04 on ``gauss2``): noise of that size would hide the detail that the discriminator is for.
         features: a frozen network, image -> features, for a loss between restored and clean image; None for none.
-        feature_weight: of the mean squared difference of those, at least 0. Default 0.
-        seed: of the perturbations. Default 0.
+        feature_weight: of the mean squared difference of those, at least 0.
+        seed: of the perturbations.
 
     Logs, beside the distortion: ``adversarial``, the generator's loss; ``discriminator_accuracy``, the share of patches in which
     the discriminator finds the clean image cleaner: 0.5 when it cannot tell, 1 when it has won.
 
     Raises ``ValueError`` for an argument out of range.
     """
+
+    PARTS = ("generator", "discriminator", "features")
 
     def __init__(self, generator, discriminator, weight, penalty=0.003, noise=0.01, features=None, feature_weight=0.0, seed=0,
                  **kwargs):  # fmt: skip
@@ -88,32 +89,22 @@ class AdversarialTraining(keras.Model):
         return loss
 
     def get_config(self):
-        parts = {"generator": self.generator, "discriminator": self.discriminator, "features": self.features}
-        return {
-            **super().get_config(), "weight": self.weight, "penalty": self.penalty, "noise": self.noise,
-            "feature_weight": self.feature_weight, "seed": self.seed,
-            **{name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()},
-        }  # fmt: skip
+        parts = {name: getattr(self, name) for name in self.PARTS}
+        plain = {name: getattr(self, name) for name in ("weight", "penalty", "noise", "feature_weight", "seed")}
+        parts = {name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+        return super().get_config() | plain | parts
 
     @classmethod
     def from_config(cls, config):
-        parts = ("generator", "discriminator", "features")
-        return cls(**config | {name: config[name] and keras.saving.deserialize_keras_object(config[name]) for name in parts})
+        return cls(**config | {name: config[name] and keras.saving.deserialize_keras_object(config[name]) for name in cls.PARTS})
 
 
 class StopOnDivergence(keras.callbacks.Callback):
     """End an adversarial training that has diverged, and print why.
 
     It has diverged when the discriminator has won (``discriminator_accuracy`` above 0.98 at the end of ``patience`` epochs in a
-    row), or when the restored images have a larger error than the degraded ones. A loss that is not finite is
-    :class:`lstm_ae_lib.study.checkpoints.Checkpoints`' matter.
-
-    Args:
-        worst: the largest ``val_mse`` that is allowed, above 0: the degraded images'.
-        patience: epochs in a row, 1 to 10,000. Default 5.
-
-    Attributes:
-        reason: why training was ended; empty where it was not.
+    row, 1 to 10,000), or when ``val_mse`` is above ``worst``, the degraded images' MSE. ``reason`` says why training was ended, and
+    is empty where it was not. A loss that is not finite is :class:`lstm_ae_lib.study.checkpoints.Checkpoints`' matter.
     """
 
     WON = 0.98
@@ -145,21 +136,14 @@ def discriminator(image_shape=(32, 32, 3), width: int = 32, name: str = "discrim
     eighth; each position gives a logit of how clean its surroundings look (Isola et al., "Image-to-Image Translation with
     Conditional Adversarial Networks", 2017).
 
-    Args:
-        image_shape: ``(height, width, channels)``; sides multiples of 8.
-        width: channels of the first convolution, 1 to 1,024. Default 32.
-        name: the model's name.
-
-    Returns:
-        keras.Model: ``(batch, height, width, 2 * channels)``, image and degraded image -> ``(batch, height / 8, width / 8, 1)``.
-
-    Raises ``ValueError`` for an argument out of range.
+    ``image_shape`` is ``(height, width, channels)``, sides multiples of 8; ``width`` the channels of the first convolution, 1 to
+    1,024. Returns a model: ``(batch, height, width, 2 * channels)`` -> ``(batch, height / 8, width / 8, 1)``.
     """
     checks.number(width, "width", 1, 1024, whole=True)
     peers.check_divides(image_shape, 8)
     hidden = seen = keras.layers.Input((*image_shape[:2], 2 * image_shape[2]), name="seen")
     for place in range(3):
-        hidden = keras.layers.Conv2D(width * 2**place, 4, strides=2, padding="same", name=f"conv{place}")(hidden)
+        hidden = models.convolution(width * 2**place, 4, f"conv{place}", strides=2)(hidden)
         hidden = keras.layers.LeakyReLU(0.2, name=f"relu{place}")(hidden)
     hidden = models.convolution(width * 4, 3, "conv3", activation="relu")(hidden)
     return keras.Model(seen, models.convolution(1, 1, "judged", dtype="float32")(hidden), name=name)

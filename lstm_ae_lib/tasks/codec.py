@@ -149,14 +149,8 @@ def _coder(table):
 
 
 def choose_tables(symbols) -> np.ndarray:
-    """Choose the distribution that codes each number of a latent in the fewest bits.
-
-    Args:
-        symbols: ``(n, latent)`` whole numbers from -1023 to 1023, of training images.
-
-    Returns:
-        numpy.ndarray: ``(latent,)``, numbers of a :func:`distribution`.
-    """
+    """The :func:`distribution` that codes each number of a latent in the fewest bits: symbols ``(n, latent)``, whole numbers from
+    -1023 to 1023, of training images -> ``(latent,)``."""
     bits = -np.log2([distribution(table) for table in range(TABLES)]).T
     counts = np.stack([np.bincount(column + LARGEST, minlength=2 * LARGEST + 1) for column in _checked_symbols(symbols).T])
     return np.argmin(counts @ bits, axis=1)
@@ -190,8 +184,8 @@ def _decodes_to(content, symbols, tables):
 def decode_symbols(content: bytes, count: int, tables) -> np.ndarray:
     """Decode what :func:`encode_symbols` has encoded: ``(count, latent)``, int32.
 
-    Raises a ``ValueError`` for bytes that cannot be decoded. Other bytes that nobody has encoded give symbols without a meaning:
-    the caller has to know that the bytes are those that were written.
+    Bytes that cannot be decoded raise a ``ValueError``. Others that nobody has encoded give symbols without a meaning: the caller
+    has to know that the bytes are those that were written.
     """
     tables = np.asarray(tables)
     words = np.frombuffer(content + b"\0" * (-len(content) % 4), ">u4").astype(np.uint32)
@@ -222,12 +216,8 @@ def _checked_symbols(symbols):
 
 
 def fit_codec(model, clean, card: dict | None = None) -> Codec:
-    """A codec of a trained compressor, with the distributions that code training images in the fewest bits.
-
-    Args:
-        model, card: as for :class:`Codec`.
-        clean: training images ``(n, 32, 32, 3)``, uint8.
-    """
+    """A codec of a trained compressor, with the distributions that code the training images ``clean``, ``(n, 32, 32, 3)``, uint8,
+    in the fewest bits."""
     latent = model.get_layer("latent").output.shape[-1]
     return Codec(model, choose_tables(Codec(model, np.zeros(latent)).encode(clean)), card)
 
@@ -240,10 +230,8 @@ def load_codec(name: str, folder=None) -> Codec:
 
 
 def codec_of(model, description: dict, name: str) -> Codec:
-    """The codec of a compressor's weights and JSON, as a run or a release has written them.
-
-    Raises a ``ValueError`` for tables that are not those of the weights.
-    """
+    """The codec of a compressor's weights and JSON, as a run or a release has written them: a ``ValueError`` where the tables are
+    not those of the weights."""
     codec = Codec(model, description["tables"], description.get("card"))
     if codec.fingerprint.hex() != description["fingerprint"]:
         raise ValueError(f"{name}.json is damaged: its tables are not those of the weights")
@@ -300,16 +288,11 @@ def decompress_file(source, target, codec="default") -> tuple:
 
 
 def image_format(images, suffix: str, quality: int) -> tuple:
-    """Images as JPEG or WebP of OpenCV's encoders, to compare a compressor with.
+    """Images as OpenCV's JPEG (with optimised Huffman tables) or WebP files, to compare a compressor with.
 
-    Args:
-        images: ``(n, height, width, 3)``, uint8.
-        suffix: ``".jpg"`` (with optimised Huffman tables) or ``".webp"``.
-        quality: 1 to 100.
-
-    Returns:
-        tuple: the decoded images; the bytes of each, ``(n,)``; and those without what every picture of this size has alike: of
-        a JPEG all but the scan, of a WebP the first 30 bytes.
+    Images ``(n, height, width, 3)``, uint8; ``".jpg"`` or ``".webp"``; a quality of 1 to 100. Returns the decoded images; the
+    bytes of each, ``(n,)``; and those without what every picture of this size has alike: of a JPEG all but the scan, of a WebP
+    the first 30 bytes.
     """
     import cv2
 

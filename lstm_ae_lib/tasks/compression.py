@@ -11,10 +11,8 @@ ops = keras.ops
 
 
 def lowest_frequencies(height: int, width: int, count: int) -> np.ndarray:
-    """Positions of the ``count`` lowest frequencies in an image's flattened cosine transform, brightness before colour.
-
-    The transform is ``(height, width, 3)``: brightness and two colour differences; ``count`` is from 1 to its size.
-    """
+    """Positions of the ``count`` lowest frequencies in an image's flattened cosine transform ``(height, width, 3)``, of brightness
+    and two colour differences: brightness before colour."""
     checks.number(count, "latent", 1, height * width * 3, whole=True)
     rows, columns = np.arange(height)[:, None, None] / height, np.arange(width)[:, None] / width
     # In CIFAR-10 the colour differences have as little energy as brightness has at some three and five times the frequency.
@@ -47,10 +45,7 @@ class SpectralLatent(_Coefficients):
 
     The transform is orthogonal: an error in a coefficient is as large an error in the image. Middle grey is zero. No weights.
 
-    Args:
-        latent: coefficients, 1 to height x width x 3.
-
-    Input: ``(batch, height, width, 3)``, height and width known. Output: ``(batch, latent)``.
+    Input: ``(batch, height, width, 3)``, height and width known. Output: ``(batch, latent)``, at most height x width x 3.
     """
 
     def __init__(self, latent, **kwargs):
@@ -78,11 +73,8 @@ class SpectralLatent(_Coefficients):
 class SpectralImage(_Coefficients):
     """The inverse of :class:`SpectralLatent`, with zeros at the frequencies that were left out.
 
-    Args:
-        image_shape: ``(height, width, 3)``, known.
-
-    Input: ``(batch, latent)``, at most as many coefficients as the image has values. Output: ``(batch, height, width, 3)``,
-    not clipped.
+    Input: ``(batch, latent)``, at most as many coefficients as the image has values. Output: ``(batch, *image_shape)``,
+    ``(height, width, 3)``, not clipped.
     """
 
     def __init__(self, image_shape, **kwargs):
@@ -120,14 +112,12 @@ class Quantize(keras.layers.Layer):
     bits of mantissa neighbouring symbols would be one.
 
     Args:
-        step: before training, above 0 up to 64. Default 0.25.
-        rate: weight of one bit an image in the loss, at least 0. Default 0.
-        seed: of the noise. Default 0.
+        step: before training, above 0 up to 64.
+        rate: weight of one bit an image in the loss, at least 0.
+        seed: of the noise.
 
-    Weights: ``log_gain`` ``(latent,)``, what the number of steps is multiplied by; ``log_scale`` ``(latent,)``, the width of
-    the distribution in steps. Both are logarithms.
-
-    Input and output: ``(batch, latent)``.
+    Input and output: ``(batch, latent)``. Weights, both logarithms: ``log_gain`` ``(latent,)``, what the number of steps is
+    multiplied by; ``log_scale`` ``(latent,)``, the width of the distribution in steps.
     """
 
     def __init__(self, step=0.25, rate=0.0, seed=0, **kwargs):
@@ -197,18 +187,15 @@ def compressor(
             coarser, the fewer bits. Default 0.25.
         width: channels of encoder and decoder, a multiple of 2 up to 4,096; 0 for transform coding alone. Default 48.
         depth: pairs of a residual and a recurrent block in each half of encoder and decoder, 1 to 64. Default 1.
-        rate: weight of one bit an image in the loss; -1 for the weight at which a finer step costs as many bits as it saves
-            error (``step ** 2 * ln(2) / 6`` of the summed squared error). Default -1.
+        rate: weight of one bit an image in the loss; -1 for the weight at which a finer step costs in bits what it saves
+            in distortion (``step ** 2 * ln(2) / 6`` of the summed squared error). Default -1.
         transform: ``"cosine"``, without weights, or ``"components"``: principal components, set by
             :func:`start_from_components` and not trained. They hold more of an image where few numbers pass, and have
             ``2 x latent`` weights for each of the image's values. Default ``"cosine"``.
-        name: the model's name.
 
-    Returns:
-        keras.Model: ``(batch, height, width, 3)`` -> the same shape, linear output, not clipped. Its layer ``latent`` gives
-        the coefficients, ``quantize`` rounds them, ``from_latent`` and ``decoder`` lead back.
-
-    Raises ``ValueError`` for an argument out of range.
+    Returns a model: ``(batch, height, width, 3)`` -> the same shape, linear output, not clipped. Its layer ``latent`` gives the
+    coefficients, ``quantize`` rounds them, ``from_latent`` and ``decoder`` lead back. Raises ``ValueError`` for an argument out
+    of range.
     """
     peers.check_divides(image_shape, 2)
     checks.number(width, "width", 0, 4096, whole=True)
@@ -241,12 +228,8 @@ def compressor(
 def fit_pca(clean) -> tuple:
     """Principal component analysis of images: the linear autoencoder with the least squared error at every latent size.
 
-    Args:
-        clean: ``(n, height, width, 3)``, uint8.
-
-    Returns:
-        tuple: the mean image, flattened, in [0, 1]; and the components ``(pixels, pixels)``, one a row, the largest variance
-        first, float32. Fewer images than pixels give as many components as the images span, at most one less than images.
+    Images ``(n, height, width, 3)``, uint8 -> the mean image, flattened, in [0, 1]; and the components ``(pixels, pixels)``, one a
+    row, the largest variance first, float32. Fewer images than pixels give as many components as they span, at most ``n - 1``.
     """
     flat = checks.images_uint8(clean, "clean").reshape(len(clean), -1)
     mean = flat.mean(axis=0) / 255

@@ -21,12 +21,8 @@ class Classifier:
         self._width = features.shape[-1]
 
     def look(self, images, batch_size: int = 500) -> tuple:
-        """The features ``(n, d)``, float64, and the predicted classes ``(n,)`` of images.
-
-        Args:
-            images: ``(n, height, width, 3)`` of the size it was trained on, uint8 or float in [0, 1].
-            batch_size: images at a time; bounds the memory.
-        """
+        """The features ``(n, d)``, float64, and the predicted classes ``(n,)`` of images ``(n, height, width, 3)``, uint8 or float
+        in [0, 1], of the size it was trained on, ``batch_size`` at a time."""
         images = np.asarray(images)
         if images.dtype == np.uint8:
             images = checks.images_uint8(images) / np.float32(255)
@@ -41,11 +37,9 @@ class Classifier:
 def frechet_distance(features, others) -> float:
     """Fréchet distance of two normal distributions with the means and covariances of two sets of features.
 
-    ``|m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))`` (Dowson and Landau 1982; used so by Heusel et al. 2017). It is biased
-    upwards for few images, the more so the more features there are: compare equal numbers of images only.
-
-    Args:
-        features, others: ``(n, d)`` and ``(m, d)``, finite, at least two of each.
+    ``|m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))`` (Dowson and Landau 1982; used so by Heusel et al. 2017), for ``(n, d)`` and
+    ``(m, d)``, finite, at least two of each. It is biased upwards for few images, the more so the more features there are:
+    compare equal numbers of images only.
     """
     features, others = _checked_features(features, others)
     means = [one.mean(axis=0) for one in (features, others)]
@@ -58,14 +52,10 @@ def frechet_distance(features, others) -> float:
 
 
 def frechet_interval(features, others, confidence: float = 0.95, resamples: int = 100, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of the Fréchet distance of two versions of the same images, row by row.
+    """Bootstrap interval of the Fréchet distance of two versions of the same images, ``(n, d)`` each in the same order.
 
     A resampled set repeats images, which biases its distance upwards as that of a smaller set: the resampled distances are
-    shifted to the distance itself as their mean.
-
-    Args:
-        features, others: ``(n, d)`` each, of the same images in the same order.
-        confidence, resamples, seed: as for :func:`lstm_ae_lib.metrics.bootstrap_interval`.
+    shifted to the distance itself as their mean. Other arguments: as for :func:`lstm_ae_lib.metrics.bootstrap_interval`.
     """
     features, others = _checked_features(features, others, paired=True)
     checks.number(confidence, "confidence", 0.5, 0.9999)
@@ -85,12 +75,8 @@ def kernel_distances(features, others, block: int = 1000) -> np.ndarray:
     The kernel is ``(x y / d + 1)^3`` (Bińkowski et al., "Demystifying MMD GANs", 2018). The estimate is Gretton's for pairs
     (2012, lemma 6), in which no image meets itself or its other version; it can be negative, and is 0 for copies.
 
-    Args:
-        features, others: ``(n, d)`` each, of the same images in the same order.
-        block: images in a block, at least 2; what does not fill a block is left out, unless nothing does.
-
-    Returns:
-        numpy.ndarray: one estimate for each block; their mean is the distance.
+    ``features`` and ``others`` are ``(n, d)``, of the same images in the same order. Images that do not fill a ``block``, of at
+    least 2, are left out, unless none does. Returns one estimate for each block; their mean is the distance.
     """
 
     def mean(kernel):
@@ -139,14 +125,12 @@ def evaluate(classifier: Classifier, clean, restored, labels, clean_features=Non
     """Perceptual quality of a set of restored images, each number with its 95 % bootstrap interval over the images.
 
     Args:
-        classifier: of clean images.
         clean, restored: ``(n, height, width, 3)``, uint8 or float in [0, 1], the same images in the same order.
         labels: ``(n,)``, their classes.
         clean_features: the classifier's features of the clean images, where they are known already.
 
-    Returns:
-        dict: ``accuracy`` (0 to 1), ``frechet``, ``kernel_distance``, ``..._low`` and ``..._high`` of each (None where there are
-        too few images for an interval); and ``gradient_energy``, the ratio to that of the clean images.
+    Returns a dict: ``accuracy`` (0 to 1), ``frechet``, ``kernel_distance``, ``..._low`` and ``..._high`` of each (None from too few
+    images); and ``gradient_energy``, the ratio to that of the clean images.
     """
     checks.same_shape(np.asarray(clean), np.asarray(restored), "clean", "restored")
     labels = np.asarray(labels)
@@ -188,21 +172,18 @@ def classifier(image_shape=(32, 32, 3), width: int = 32, classes: int = 10, name
 
     Args:
         image_shape: ``(height, width, channels)``; sides multiples of 8.
-        width: channels of the first convolution, 1 to 1,024. Default 32.
-        classes: 2 to 65,536. Default 10.
-        name: the model's name.
+        width: channels of the first convolution, 1 to 1,024.
+        classes: 2 to 65,536.
 
-    Returns:
-        keras.Model: images in [0, 1] -> logits ``(batch, classes)``. The layer ``features`` gives its features.
-
-    Raises ``ValueError`` for an argument out of range.
+    Returns a model: images in [0, 1] -> logits ``(batch, classes)``; the layer ``features`` gives the features. Raises
+    ``ValueError`` for an argument out of range.
     """
     checks.number(width, "width", 1, 1024, whole=True)
     checks.number(classes, "classes", 2, 65536, whole=True)
     peers.check_divides(image_shape, 8)
 
     def block(hidden, filters, name):
-        hidden = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=name)(hidden)
+        hidden = models.convolution(filters, 3, name, use_bias=False, kernel_initializer="he_normal")(hidden)
         hidden = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(hidden)
         return keras.layers.ReLU(name=f"{name}_relu")(hidden)
 

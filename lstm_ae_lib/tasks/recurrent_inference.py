@@ -13,22 +13,15 @@ ops = keras.ops
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class ConvLSTMStep(keras.layers.Layer):
     """One step of a convolutional LSTM: gates by a convolution over input and state (Shi et al., "Convolutional LSTM Network",
-    2015; without the peepholes).
+    2015; without the peepholes). Keras' ``ConvLSTM2D`` runs over a sequence that is known beforehand; a network that sees its own
+    last estimate calls this layer once an iteration, with the same weights.
 
-    Keras' ``ConvLSTM2D`` runs over a sequence that is known beforehand; a network that sees its own last estimate calls this
-    layer once an iteration, with the same weights.
-
-    Args:
-        filters: channels of the state, 1 to 65,536.
-        kernel_size: 1 to 31, odd. Default 3.
-
-    Weights: ``kernel`` ``(kernel_size, kernel_size, channels + filters, 4 * filters)`` and ``bias`` ``(4 * filters,)``; the gates
-    in Keras' order (input, forget, cell, output), the forget gate's bias 1 at first.
+    Weights: ``kernel`` ``(kernel_size, kernel_size, channels + filters, 4 * filters)``, 1 to 65,536 filters and an odd size of 1 to
+    31, and ``bias`` ``(4 * filters,)``; the gates in Keras' order (input, forget, cell, output), the forget gate's bias 1 at first.
 
     Input: ``(batch, height, width, channels + 2 * filters)``, the features and behind them the state, hidden and cell. Output:
-    the new state ``(batch, height, width, 2 * filters)``.
-
-    Raises ``ValueError`` for an argument out of range, or an input without room for features and state.
+    the new state ``(batch, height, width, 2 * filters)``. Raises ``ValueError`` for an argument out of range, or an input without
+    room for features and state.
     """
 
     def __init__(self, filters, kernel_size=3, **kwargs):
@@ -64,9 +57,8 @@ class ConvLSTMStep(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 4 or input_shape[-1] is None or input_shape[-1] <= 2 * self.filters:
-            raise ValueError(
-                f"ConvLSTMStep needs (batch, height, width, more than {2 * self.filters} channels), got {tuple(input_shape)}"
-            )
+            wanted = f"(batch, height, width, more than {2 * self.filters} channels)"
+            raise ValueError(f"ConvLSTMStep needs {wanted}, got {tuple(input_shape)}")
         return (*input_shape[:3], 2 * self.filters)
 
 
@@ -84,17 +76,13 @@ def recurrent_inference(
 
     Args:
         image_shape: ``(height, width, channels)``, known, both sides even.
-        width: channels of the state, 1 to 4,096. Default 64.
-        iterations: 1 to 100. Default 3.
-        sigma: of the blur A in pixels; 0 where it is not known, then there is no data term. Default 2.
+        width, iterations: channels of the state, 1 to 4,096; 1 to 100.
+        sigma: of the blur A in pixels; 0 where it is not known, then there is no data term.
         border: of A: ``"reflect_101"`` or ``"reflect"``.
-        linear_start: as for the peers: where the iterations begin, instead of at the degraded image. Default ``"dct1"``.
-        name: the model's name.
+        linear_start: as for the peers: where the iterations begin, instead of at the degraded image.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
-
-    Raises ``ValueError`` for an argument out of range.
+    Returns a model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped. Raises ``ValueError`` for
+    an argument out of range.
     """
     checks.number(width, "width", 1, 4096, whole=True)
     checks.number(iterations, "iterations", 1, 100, whole=True)
@@ -106,9 +94,9 @@ def recurrent_inference(
     if linear_start:
         estimate = spectral.linear_layer(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
     blur = degradations.GaussianBlur(sigma, border, dtype="float32", name="blur") if sigma else None
-    difference = keras.layers.Subtract(dtype="float32", name="difference")
+    subtract = keras.layers.Subtract(dtype="float32", name="difference")
     join = keras.layers.Concatenate(dtype="float32", name="seen")
-    first = keras.layers.Conv2D(width, 6, strides=2, padding="same", activation="relu", name="first")
+    first = models.convolution(width, 6, "first", strides=2, activation="relu")
     step, remember = ConvLSTMStep(width, name="lstm"), keras.layers.Concatenate(name="remember")
     widen = models.convolution(width, 3, "conv1", activation="relu", kernel_initializer="he_normal")
     narrow = models.convolution(width, 3, "conv2", kernel_initializer="zeros")
@@ -116,9 +104,9 @@ def recurrent_inference(
     residual, shuffle = keras.layers.Add(name="residual"), layers.DepthToSpace(2, name="shuffle")
     improve, state = keras.layers.Add(dtype="float32", name="add"), None
     for _ in range(iterations):
-        seen = [estimate, difference([degraded, estimate])]
+        seen = [estimate, subtract([degraded, estimate])]
         if blur is not None:
-            seen.append(blur(difference([degraded, blur(estimate)])))
+            seen.append(blur(subtract([degraded, blur(estimate)])))
         features = first(join(seen))
         state = remember([ops.zeros_like(features)] * 2) if state is None else state
         state = step(remember([features, state]))

@@ -20,17 +20,14 @@ def generate(model, count: int, seed: int = 0) -> np.ndarray:
 
 
 def restore_samples(model, degraded, count: int, seed: int = 0, batch_size: int = 250) -> np.ndarray:
-    """Samples of the restored images of a :func:`lstm_ae_lib.tasks.variational.conditional_vae`.
+    """Samples of the restored images of a trained :func:`lstm_ae_lib.tasks.variational.conditional_vae`.
 
     Args:
-        model: the trained model.
         degraded: ``(n, height, width, 3)``, float in units of [0, 1].
         count: samples for each image; 0 for one whose latent is the mean of the prior.
-        seed: of the samples.
-        batch_size: images at a time; bounds the memory.
+        seed, batch_size: of the samples; images at a time, which bounds the memory.
 
-    Returns:
-        numpy.ndarray: ``(max(count, 1), n, height, width, 3)`` float32, not clipped.
+    Returns ``(max(count, 1), n, height, width, 3)`` float32, not clipped.
     """
     degraded = _float32(degraded, "degraded")
     checks.number(count, "count", 0, 10**6, whole=True)
@@ -45,16 +42,13 @@ def restore_samples(model, degraded, count: int, seed: int = 0, batch_size: int 
 
 
 def posterior(model, clean, degraded=None, batch_size: int = 500) -> tuple:
-    """Means and log variances of the latent's posterior and of its prior.
+    """Means and log variances of the latent's posterior and of its prior, each ``(n, ..., latent)``.
 
     Args:
         model: a variational autoencoder of :mod:`lstm_ae_lib.tasks.variational`.
         clean: ``(n, height, width, 3)``, float in [0, 1].
         degraded: the same images degraded, float; for a conditional one only.
         batch_size: images at a time; bounds the memory.
-
-    Returns:
-        tuple: mean, log variance, prior mean, prior log variance, each ``(n, ..., latent)``.
     """
     clean = _float32(clean, "clean")
     if degraded is None:
@@ -82,9 +76,8 @@ def elbo(model, clean, degraded=None, sigma: float | None = None, seed: int = 0,
         sigma: of the decoder, above 0; None for the best for these images. Take it from training images.
         seed: of the samples.
 
-    Returns:
-        dict: ``bits`` ``(n,)``, ``nats`` ``(n,)`` (the divergence alone, of an image), ``sigma``, ``values`` (of an
-        image), and ``units`` ``(latent,)``, the mean divergence of each number of the latent in nats.
+    Returns a dict: ``bits`` ``(n,)``, ``nats`` ``(n,)`` (the divergence alone, of an image), ``sigma``, ``values`` (of an image),
+    and ``units`` ``(latent,)``, the mean divergence of each number of the latent in nats.
     """
     clean = checks.images_uint8(clean, "clean")
     unit = clean / np.float32(255)
@@ -114,9 +107,8 @@ def active_units(mean, least: float = 0.01) -> np.ndarray:
 def summarize_elbo(found: dict, mean) -> dict:
     """A run's record of a trained model, from :func:`elbo` and the means of :func:`posterior` of the same images.
 
-    Returns:
-        dict: ``bits`` with its 95 % interval ``bits_low`` and ``bits_high``, ``latent_bits`` (the latent's part), ``nats`` (the
-        divergence of an image), ``latent`` (numbers), ``used`` (active units), and ``sigma``.
+    A dict of ``bits`` with its 95 % interval ``bits_low`` and ``bits_high``, ``latent_bits`` (the latent's part), ``nats`` (the
+    divergence of an image), ``latent`` (numbers), ``used`` (active units), and ``sigma``.
     """
     low, high = metrics.bootstrap_interval(found["bits"])
     nats, values = float(found["nats"].mean()), found["values"]
@@ -134,9 +126,8 @@ def calibration(spread, error, bins: int = 10) -> dict:
         error: restored minus clean, the same shape.
         bins: groups of equally many values, from the smallest spread to the largest, 2 to 1,000.
 
-    Returns:
-        dict: ``spread`` and ``error``, ``(bins,)``, each group's root mean square: equal where the spread is calibrated;
-        ``rank_correlation``, Spearman's, of the spread and the absolute error.
+    Returns a dict: ``spread`` and ``error``, ``(bins,)``, each group's root mean square: equal where the spread is calibrated;
+    ``rank_correlation``, Spearman's, of the spread and the absolute error.
     """
     import scipy.stats
 
@@ -173,16 +164,10 @@ def _draw(generator, mean, log_variance):
 
 
 def bits_of_pixels(clean, mean, sigma: float) -> np.ndarray:
-    """Bits per dimension of 8-bit images under normal distributions.
+    """Bits per dimension of 8-bit images ``(n, height, width, 3)`` under normal distributions: ``(n,)``.
 
-    Args:
-        clean: ``(n, height, width, 3)``, uint8.
-        mean: of the distributions, the same shape, float in units of [0, 1].
-        sigma: of all of them, in the same units, above 0 up to 10.
-
-    Returns:
-        numpy.ndarray: ``(n,)``, the mean over each image's values of minus the binary logarithm of the probability of that value:
-        the mass within half a grey level of it, and beyond it at 0 and at 255.
+    ``mean`` (the same shape) and ``sigma`` (one for all, above 0 up to 10) are in units of [0, 1]. The mean over each image's
+    values of minus the binary logarithm of the probability mass within half a grey level of the value, and beyond it at 0 and 255.
     """
     import scipy.special
 

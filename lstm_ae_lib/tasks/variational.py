@@ -17,17 +17,14 @@ class LatentSample(keras.layers.Layer):
 
     In training the output is ``mean + exp(log_variance / 2) * noise`` and ``beta`` times the divergence is added to the loss;
     otherwise it is the mean. Two means against posterior collapse: KL warm-up, in which beta rises from zero over the first
-    steps, and free bits, ``free_nats`` of each number, counted on the mean over the batch, that add nothing to the loss (Kingma
-    et al., "Improved Variational Inference with Inverse Autoregressive Flow", 2016). Divergence and loss are computed in the
-    dtype of the weights.
+    ``kl_warmup_steps``, and free bits, ``free_nats`` of each number, counted on the mean over the batch, that add nothing to the
+    loss (Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow", 2016). Divergence and loss are computed
+    in the dtype of the weights.
 
     Args:
-        prior: the prior comes with the input, as it does where it depends on a degraded image; without it, it is the standard
-            normal. Default False.
-        beta: weight of one nat in the loss, at least 0. Default 1.
-        free_nats: of each number, at least 0. Default 0.
-        kl_warmup_steps: steps over which beta rises, 0 for none. Default 0.
-        seed: of the noise. Default 0.
+        prior: the prior comes with the input, as where it depends on a degraded image; otherwise it is the standard normal.
+        beta, free_nats, kl_warmup_steps: at least 0; a warm-up of 0 steps is none.
+        seed: of the noise.
 
     Weights: ``steps``, how many steps of training it has seen. The metric ``kl`` is the divergence in nats an image.
 
@@ -49,8 +46,7 @@ class LatentSample(keras.layers.Layer):
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
-        options = {"shape": (), "initializer": "zeros", "trainable": False, "dtype": "float32", "autocast": False}
-        self.steps = self.add_weight(name="steps", **options)
+        self.steps = self.add_weight((), "zeros", "float32", trainable=False, autocast=False, name="steps")
         self.built = True
 
     def call(self, statistics, training=False):
@@ -71,10 +67,8 @@ class LatentSample(keras.layers.Layer):
         return 0
 
     def get_config(self):
-        return {
-            **super().get_config(), "prior": self.prior, "beta": self.beta, "free_nats": self.free_nats,
-            "kl_warmup_steps": self.kl_warmup_steps, "seed": self.seed,
-        }  # fmt: skip
+        arguments = ("prior", "beta", "free_nats", "kl_warmup_steps", "seed")
+        return super().get_config() | {name: getattr(self, name) for name in arguments}
 
     def compute_output_shape(self, input_shape):
         parts = 4 if self.prior else 2
@@ -118,22 +112,20 @@ def variational_autoencoder(
 
     Args:
         image_shape: ``(height, width, channels)``, known, both sides multiples of 4.
-        latent: numbers, 1 to 65,536. Default 128.
-        width: channels at half the resolution, twice as many at a quarter; a multiple of 2 up to 2,048. Default 48.
+        latent: numbers, 1 to 65,536.
+        width: channels at half the resolution, twice as many at a quarter; a multiple of 2 up to 2,048.
         free_nats, kl_warmup_steps: as for :class:`LatentSample`.
-        name: the model's name.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` -> the same shape, not clipped. Its parts ``encoder`` (image ->
-        mean and log variance) and ``decoder`` (latent -> image) are models of their own.
+    Returns a model with the images' shape, not clipped. Its parts ``encoder`` (image -> mean and log variance) and ``decoder``
+    (latent -> image) are models of their own.
     """
     height, across, channels = _checked_arguments(image_shape, 4, width, 2048, latent, 65536)
     narrow = 16  # channels that are flattened
 
     clean = keras.layers.Input(image_shape, name="image")
-    hidden = keras.layers.Conv2D(width, 6, strides=2, padding="same", name="first")(clean)
+    hidden = models.convolution(width, 6, "first", strides=2)(clean)
     hidden = models.block_pair(width, "half")(hidden)
-    hidden = keras.layers.Conv2D(2 * width, 4, strides=2, padding="same", name="down")(hidden)
+    hidden = models.convolution(2 * width, 4, "down", strides=2)(hidden)
     hidden = models.block_pair(2 * width, "quarter")(hidden)
     hidden = keras.layers.Flatten(name="flat")(models.convolution(narrow, 1, "narrow")(hidden))
     statistics = keras.layers.Dense(2 * latent, dtype="float32", name="statistics")(hidden)
@@ -146,8 +138,7 @@ def variational_autoencoder(
     hidden = layers.DepthToSpace(2, name="up")(models.convolution(4 * width, 1, "more")(hidden))
     hidden = models.block_pair(width, "decoder_half")(hidden)
     image = layers.DepthToSpace(2, dtype="float32", name="shuffle")(models.convolution(4 * channels, 3, "last")(hidden))
-    grey = keras.layers.Rescaling(1.0, 0.5, dtype="float32", name="grey")(image)
-    decoder = keras.Model(numbers, grey, name="decoder")
+    decoder = keras.Model(numbers, keras.layers.Rescaling(1.0, 0.5, dtype="float32", name="grey")(image), name="decoder")
 
     image = keras.layers.Input(image_shape, name="clean")
     sample = LatentSample(False, 1 / math.prod(image_shape), free_nats, kl_warmup_steps, dtype="float32", name="sample")
@@ -168,20 +159,17 @@ def conditional_vae(
 
     Args:
         image_shape: ``(height, width, channels)``, both sides even.
-        width: channels of the hidden layers, a multiple of 2 up to 4,096. Default 64.
-        latent: channels of the map, 1 to 4,096. Default 4.
-        free_nats, kl_warmup_steps, name: as for :func:`variational_autoencoder`.
-        linear_start: as for the peers. Default ``"dct1"``.
+        width, latent: channels of the hidden layers, a multiple of 2, and of the map; up to 4,096 each.
+        free_nats, kl_warmup_steps, linear_start: as for :class:`LatentSample`, and as for the peers.
 
-    Returns:
-        keras.Model: degraded and clean images, each ``(batch, height, width, channels)`` -> the same shape, not clipped. Its
-        parts are models of their own: ``prior_encoder`` (degraded -> start, features, prior), ``posterior_encoder`` (clean,
-        start, features -> posterior), ``decoder`` (start, features, latent -> restored).
+    Returns a model: degraded and clean images -> restored ones, not clipped. Its parts are models of their own: ``prior_encoder``
+    (degraded -> start, features, prior), ``posterior_encoder`` (clean, start, features -> posterior), ``decoder`` (start,
+    features, latent -> restored).
     """
     height, across, channels = _checked_arguments(image_shape, 2, width, 4096, latent, 4096)
 
     def shrunk(images, name):
-        return keras.layers.Conv2D(width, 6, strides=2, padding="same", name=name)(images)
+        return models.convolution(width, 6, name, strides=2)(images)
 
     seen = keras.layers.Input(image_shape, name="seen")
     start, known = peers.linear_features(seen, linear_start)
