@@ -16,7 +16,8 @@ def pair():
 
 def make(weight=0.1, width=4, seed=0, **options):
     keras.utils.set_random_seed(seed)
-    generator = models.flagship(width=width, depth=1, latent=4, linear_start="")
+    # Without recurrence: what trains it does not look inside, and scans take seconds to trace.
+    generator = models.flagship(width=width, depth=1, latent=4, recurrence="none", linear_start="")
     return adversarial.AdversarialTraining(generator, adversarial.discriminator(width=4), weight, **options)
 
 
@@ -40,7 +41,7 @@ def test_without_weight_the_restorer_trains_as_if_there_were_no_discriminator(pa
 
 
 @pytest.mark.backends
-def test_the_restorers_wish_does_not_reach_the_discriminator(pair):
+def test_the_generators_loss_does_not_reach_the_discriminator(pair):
     """With any weight the discriminator makes the same first step: it learns from its own loss alone."""
     after = []
     for weight in (0, 1000):
@@ -54,7 +55,7 @@ def test_the_restorers_wish_does_not_reach_the_discriminator(pair):
 
 
 @pytest.mark.backends
-def test_the_discriminators_wish_does_not_reach_the_restorer(pair):
+def test_the_discriminators_loss_does_not_reach_the_generator(pair):
     after = []
     for penalty in (0.0, 1.0):
         model = compiled(make(0, penalty=penalty), 0.001)
@@ -76,7 +77,7 @@ def test_the_restorer_follows_the_adversarial_loss(pair):
     assert losses[-1] < losses[0]
 
 
-def test_a_discriminator_that_trains_alone_learns_to_tell_apart(pair):
+def test_a_discriminator_that_trains_alone_becomes_accurate(pair):
     model = make(weight=0.0, penalty=0.0)
     model.generator.trainable = False
     model.compile(keras.optimizers.Adam(0.01), loss="mse")
@@ -150,8 +151,8 @@ class Ended:
 @pytest.mark.parametrize(
     ("logs", "reason"),
     [
-        ([{"discriminator_accuracy": 0.99, "val_mse": 0.1}] * 3, "has told clean from restored for 3 epochs"),
-        ([{"discriminator_accuracy": 0.99}, {"discriminator_accuracy": 0.9}, {"discriminator_accuracy": 0.99}, {"discriminator_accuracy": 0.99}], ""),
+        ([{"discriminator_accuracy": 0.99, "val_mse": 0.1}] * 3, "accuracy was above 0.98 for 3 epochs"),
+        ([{"discriminator_accuracy": accuracy} for accuracy in (0.99, 0.9, 0.99, 0.99)], ""),
         ([{"discriminator_accuracy": 0.6, "val_mse": 0.3}], "MSE of 3.00e-01 is above 2.00e-01"),
         ([{"discriminator_accuracy": 0.6, "val_mse": float("nan")}], "MSE of nan"),
         ([{"discriminator_accuracy": 0.6, "val_mse": 0.1}] * 5, ""),

@@ -1,6 +1,8 @@
-"""Bytes that come back as the same numbers, files that are refused, and what a compressor has to beat."""
+"""Symbols that come back from their bytes, files that are refused, and what a compressor has to beat."""
 
+import hashlib
 import io
+import math
 import sys
 import types
 import zlib
@@ -9,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lstm_ae_lib import __main__, metrics, paths, weights
+from lstm_ae_lib import __main__, metrics, models, paths, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.tasks import codec, compression
 
@@ -34,7 +36,7 @@ def picture(height=45, width=70):
     return (ramp + 20 * np.random.default_rng(0).random((height, width, 1))).astype(np.uint8)
 
 
-# --- numbers to bytes -----------------------------------------------------------------------------------------------------
+# --- symbols to bytes -----------------------------------------------------------------------------------------------------
 
 
 def test_numbers_come_back_whatever_the_tables():
@@ -59,13 +61,69 @@ def test_the_bytes_are_what_the_distributions_promise():
     """Coding costs what the logarithm of the chosen distributions says, to a few bytes; and no other table costs less."""
     symbols = np.rint(np.random.default_rng(1).laplace(0, 3.0, (500, 20))).astype(int)
     tables = codec.choose_tables(symbols)
-    shares = codec._distributions()
+    shares = np.stack([codec.distribution(table) for table in range(codec.TABLES)])
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-12)
     promised = -np.log2(shares[tables][np.arange(20), symbols + codec.LARGEST]).sum() / 8
     assert len(codec.encode_symbols(symbols, tables)) == pytest.approx(promised, rel=2e-3)
     assert len(codec.encode_symbols(symbols, tables + 3)) > promised
     # The entropy of a rounded Laplace distribution of that width, worked out by hand: 1 + log2(e * 3) bits, less the rounding.
     assert promised * 8 / symbols.size == pytest.approx(np.log2(2 * np.e * 3), abs=0.03)
+
+
+def test_the_distributions_are_laplace_distributions_to_the_last_bit():
+    """The formula in floating point gives the same to a few units in the last place; the float32 that are coded with are pinned."""
+    far = np.abs(np.arange(-codec.LARGEST, codec.LARGEST + 1))
+    tables = np.stack([codec.distribution(table) for table in range(codec.TABLES)])
+    for table, shares in enumerate(tables):
+        width = 0.05 * 2 ** (table / 4)
+        tail = 0.5 * np.exp(-(np.maximum(far, 1) - 0.5) / width) * -np.expm1(-1 / width)
+        expected = np.where(far == 0, -np.expm1(-0.5 / width), tail) + 2.0**-22
+        np.testing.assert_allclose(shares, expected / expected.sum(), rtol=1e-13)
+        np.testing.assert_array_equal(shares, shares[::-1])
+    coded = tables.astype("<f4").tobytes()
+    assert hashlib.sha256(coded).hexdigest() == "1eb4a7a4e85f4bd575b2217edd8a36390b0aab9df4102e650c3a5fb215c387a1"
+    for table in (-1, codec.TABLES):
+        with pytest.raises(ValueError, match="table must be a whole number from 0 to 63"):
+            codec.distribution(table)
+
+
+@pytest.mark.parametrize("table", [0, 17, 40, 63])
+def test_the_range_coder_needs_no_more_than_exact_float32_arithmetic(table):
+    """Its integer probabilities follow from the pinned float32 by sums and products, which IEEE 754 rounds alike everywhere."""
+    import constriction
+
+    shares = codec.distribution(table).astype(np.float32)
+    before = np.concatenate([np.zeros(1, np.float32), np.cumsum(shares, dtype=np.float32)])
+    scale = np.float32(2**24 - len(shares)) / before[-1]
+    expected = (before[:-1] * scale).astype(np.int64) + np.arange(len(shares))
+    for symbol in (0, 1, 900, 1022, 1023, 1024, 1500, 2046):
+        encoder = constriction.stream.queue.RangeEncoder()
+        encoder.encode(np.array([symbol], np.int32), codec._coder(table))
+        lower, size = encoder.pos()[1]
+        share = (2**64 - 1) >> 24
+        until = expected[symbol + 1] if symbol + 1 < len(shares) else 2**24
+        assert (lower // share, size // share) == (expected[symbol], until - expected[symbol])
+
+
+def test_the_bytes_are_the_same_on_every_machine(monkeypatch):
+    """Written bytes are pinned, and no exponential or logarithm of the machine's is asked for them."""
+    for cached in (codec.distribution, codec._coder):
+        cached.cache_clear()
+    for module, names in ((np, ("exp", "expm1", "exp2", "log", "log2", "power", "float_power")), (math, ("exp", "log", "pow"))):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a transcendental function of the machine"))
+    tables = np.arange(codec.TABLES)
+    symbols = (np.arange(30)[:, None] * (tables**3 + 7) % 2047 - 1023) // (1 + np.arange(30)[:, None] * 50)
+    content = codec.encode_symbols(symbols, tables)
+    np.testing.assert_array_equal(codec.decode_symbols(content, 30, tables), symbols)
+    assert hashlib.sha256(content).hexdigest()[:16] == "a1c76e4223d68786"
+
+
+@pytest.mark.parametrize(
+    ("name", "fingerprint"), [("default", "3c3af921c7453f15"), ("coarse", "c788e627759e2130"), ("fine", "a1406a2d14dfce62")]
+)
+def test_released_codecs_have_the_fingerprints_of_the_files_that_they_wrote(name, fingerprint):
+    assert codec.load_codec(name).fingerprint.hex() == fingerprint
 
 
 def test_images_by_themselves_cost_little_more_than_together():
@@ -112,8 +170,8 @@ def test_a_picture_of_any_size_comes_back(made_codec, size):
 def test_a_file_of_other_weights_is_refused(made_codec, sample):
     other = codec.fit_codec(compression.compressor(**ARGUMENTS | {"step": 0.5}), sample.train_images[:300])
     assert other.fingerprint != made_codec.fingerprint
-    message = f"other weights \\({made_codec.fingerprint.hex()}\\); these are {other.fingerprint.hex()}"
-    with pytest.raises(ValueError, match=message):
+    own, theirs = made_codec.fingerprint.hex(), other.fingerprint.hex()
+    with pytest.raises(ValueError, match=f"other weights \\({own}\\); these are {theirs}"):
         other.decompress(made_codec.compress(picture()))
 
 
@@ -252,6 +310,15 @@ def test_decompress_writes_a_jpeg_of_the_quality_that_is_asked_for(released, tmp
     assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "it.laec")]) == 2
 
 
+def test_a_codec_leaves_the_cost_of_its_compressor(made_codec):
+    """A codec makes two more graphs of the same layers, which are not the compressor's own."""
+    model = compression.compressor(width=8)
+    before = models.multiply_adds(model)
+    for _ in range(2):
+        codec.Codec(model, np.zeros(768))
+    assert models.multiply_adds(model) == before == 2_934_784
+
+
 # --- what it is compared with ---------------------------------------------------------------------------------------------
 
 
@@ -323,17 +390,17 @@ def test_an_error_in_the_latent_is_as_large_in_the_image(sample):
     np.testing.assert_allclose(energy, np.square(images - 0.5).sum(axis=(1, 2, 3)), rtol=1e-5)
 
 
-def test_the_loss_holds_the_price_of_the_bits(sample):
-    """In training the cost is added to the loss, and is what the learned widths promise."""
+def test_the_loss_holds_the_rate(sample):
+    """In training the bits are added to the loss, and are what the learned widths promise."""
     keras.utils.set_random_seed(0)
     images = sample.train_images[:64] / np.float32(255)
     model = compression.compressor(latent=300, step=0.25, width=0, rate=1e-5)
     model.compile(keras.optimizers.SGD(0.0), loss="mse")
-    with_price = model.train_on_batch(images, images)
+    with_rate = model.train_on_batch(images, images)
     model.get_layer("quantize").rate = 0.0
     assert model.get_layer("quantize").get_config()["rate"] == 0.0
     model.compile(keras.optimizers.SGD(0.0), loss="mse")
-    bits = (with_price - model.train_on_batch(images, images)) / 1e-5
+    bits = (with_rate - model.train_on_batch(images, images)) / 1e-5
     layer = model.get_layer("quantize")
     steps = keras.ops.convert_to_tensor(layer.symbols(model.get_layer("latent")(images)).astype(np.float32))
     promised = keras.ops.convert_to_numpy(layer._bits(steps)).sum(axis=1).mean()

@@ -68,6 +68,47 @@ def test_intervals_hold_the_distance_and_narrow_with_images():
     assert 2 < widths[0] / widths[1] < 8
 
 
+@pytest.mark.parametrize(("count", "block", "shift"), [(100, 1000, 0.3), (120, 40, 0.7), (60, 1000, 0.0)])
+def test_the_kernel_interval_holds_the_distance_as_often_as_it_says(count, block, shift):
+    """Of 200 samples, from one block or several; where the distributions are the same it is wider than needed, by 2^(1/2)."""
+    generator = np.random.default_rng(3)
+
+    def pair(count):
+        first = generator.standard_normal((count, 6))
+        return first, generator.standard_normal((count, 6)) + shift
+
+    truth = perception.kernel_distances(*pair(50_000), 500).mean()
+    found = []
+    for _ in range(200):
+        sample = pair(count)
+        low, high = perception.kernel_interval(*sample, block)
+        found.append((low, high, perception.kernel_distances(*sample, block).mean()))
+    low, high, distance = np.array(found).T
+    assert (low < distance).all() and (distance < high).all()
+    assert np.mean((low <= truth) & (truth <= high)) > 0.9
+    assert (high - low).mean() / (2 * 1.96 * distance.std()) == pytest.approx(1 if shift else 2**0.5, abs=0.2)
+
+
+def test_the_kernel_interval_of_500_images_is_as_wide_as_500_images_scatter():
+    pair = gaussians(500), gaussians(500, seed=1, mean=0.3)
+    low, high = perception.kernel_interval(*pair)
+    scatter = [perception.kernel_distances(gaussians(500, seed=s), gaussians(500, seed=99 + s, mean=0.3))[0] for s in range(2, 62)]
+    assert high - low == pytest.approx(2 * 1.96 * np.std(scatter), rel=0.3)
+
+
+def test_the_kernel_interval_of_copies_and_of_too_few_images():
+    one, two = gaussians(30), gaussians(30, seed=1)
+    assert perception.kernel_interval(one, one) == (0, 0)
+    assert perception.kernel_interval(one[:9], two[:9]) == (None, None)
+    low, high = perception.kernel_interval(one[:10], two[:10])
+    assert low < perception.kernel_distances(one[:10], two[:10])[0] < high
+
+
+def test_the_interval_comes_from_the_same_images_as_the_distance():
+    one, two = gaussians(25), gaussians(25, seed=1)
+    assert perception.kernel_interval(one, two, 10) == perception.kernel_interval(one[:20], two[:20], 10)
+
+
 def test_distances_grow_with_blur_and_copies_are_at_zero(classifier, images):
     clean, labels = images.test_images[:200], images.test_labels[:200]
     found = [
@@ -80,6 +121,7 @@ def test_distances_grow_with_blur_and_copies_are_at_zero(classifier, images):
     copy = perception.evaluate(classifier, clean, clean, labels)
     assert copy["frechet"] == pytest.approx(0, abs=1e-9) and copy["kernel_distance"] == 0 and copy["gradient_energy"] == 1
     assert copy["accuracy_low"] <= copy["accuracy"] <= copy["accuracy_high"]
+    assert all(one["kernel_distance_low"] < one["kernel_distance"] < one["kernel_distance_high"] for one in found)
     floating = perception.evaluate(classifier, clean, clean / np.float32(255), labels)
     assert floating["frechet"] == pytest.approx(0, abs=1e-6)
 
@@ -99,14 +141,14 @@ def test_gradient_energy_by_hand():
 
 
 def test_a_classifier_is_written_and_read(classifier, images, tmp_path):
-    with pytest.raises(FileNotFoundError, match="there are no released classifiers"):
+    with pytest.raises(FileNotFoundError, match="there are no released weights in"):
         perception.load_classifier(folder=tmp_path)
-    perception.save_classifier(classifier.model, "small", {"width": 4}, {"accuracy": 0.1}, tmp_path)
+    weights.write(classifier.model, tmp_path, "small", "classifier", {"width": 4}, card={"accuracy": 0.1})
     again = perception.load_classifier("small", tmp_path)
     assert again.card == {"accuracy": 0.1}
     for one, other in zip(again.look(images.test_images[:5]), classifier.look(images.test_images[:5]), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(ValueError, match="classifier must be one of small; got 'large'"):
+    with pytest.raises(ValueError, match="weights must be one of small; got 'large'"):
         perception.load_classifier("large", tmp_path)
 
 
@@ -131,8 +173,9 @@ def test_bad_input_is_refused(classifier, images):
 
 
 def test_released_classifiers_say_what_they_can(images):
-    folder = perception.classifiers_dir()
-    for name in weights.released(folder):
+    names = weights.released(weights.released_dir("classify"))
+    assert "default" in names
+    for name in names:
         classifier = perception.load_classifier(name)
         seen = classifier.look(images.test_images)[1]
         # 250 test images of the sample: three standard errors of a share.

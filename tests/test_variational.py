@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lstm_ae_lib import cifar10, degradations, keras, metrics, models, weights
+from lstm_ae_lib import cifar10, degradations, keras, metrics, weights
 from lstm_ae_lib.tasks import uncertainty, variational
 
 
@@ -80,38 +80,32 @@ def test_samples_differ_and_their_mean_is_closer(restoring, images):
 
 
 def test_the_latent_costs_what_two_normal_distributions_are_apart():
-    from lstm_ae_lib.tasks.variational import gaussian_kl
-
     mean, log_variance, prior_mean, prior_log_variance = 0.3, math.log(0.5), -0.2, math.log(2.0)
-    found = float(gaussian_kl(mean, log_variance, prior_mean, prior_log_variance))
+    found = float(variational.gaussian_kl(mean, log_variance, prior_mean, prior_log_variance))
     z = np.random.default_rng(0).normal(mean, math.sqrt(0.5), 400_000)
     density = lambda at, centre, variance: -0.5 * ((at - centre) ** 2 / variance + math.log(2 * math.pi * variance))  # noqa: E731
     assert found == pytest.approx(np.mean(density(z, mean, 0.5) - density(z, prior_mean, 2.0)), abs=0.005)
-    assert float(gaussian_kl(0.0, 0.0)) == 0
+    assert float(variational.gaussian_kl(0.0, 0.0)) == 0
 
 
-def test_the_price_rises_and_some_nats_are_free():
-    from lstm_ae_lib.tasks.variational import LatentSample
-
+def test_beta_rises_and_some_nats_are_free():
     statistics = np.concatenate([np.full((2, 3), 2.0), np.zeros((2, 3))], axis=-1).astype(np.float32)  # 2 nats each
-    layer, losses = LatentSample(beta=0.5, kl_warmup_steps=4), []
+    layer, losses = variational.LatentSample(beta=0.5, kl_warmup_steps=4), []
     for _ in range(6):
         layer(statistics, training=True)
         losses.append(float(sum(layer.losses)))
     assert losses == pytest.approx([0.75, 1.5, 2.25, 3, 3, 3])
     layer(statistics)
     assert not layer.losses
-    free = LatentSample(free_nats=2.5)
+    free = variational.LatentSample(free_nats=2.5)
     free(statistics, training=True)
     assert float(sum(free.losses)) == pytest.approx(7.5)
 
 
 def test_the_samples_have_the_posteriors_spread():
-    from lstm_ae_lib.tasks.variational import LatentSample
-
     statistics = np.zeros((20_000, 4), np.float32)
     statistics[:, :2], statistics[:, 2:] = 1.5, math.log(0.25)
-    drawn = keras.ops.convert_to_numpy(LatentSample(seed=1)(statistics, training=True))
+    drawn = keras.ops.convert_to_numpy(variational.LatentSample(seed=1)(statistics, training=True))
     assert drawn.mean() == pytest.approx(1.5, abs=0.02) and drawn.std() == pytest.approx(0.5, rel=0.02)
 
 
@@ -144,11 +138,10 @@ def test_a_run_records_what_a_model_knows(generating, images):
 
 def test_released_networks_come_back_as_a_pair(made, monkeypatch, tmp_path, capsys):
     from lstm_ae_lib import __main__
-    from lstm_ae_lib import restoring as released
     from lstm_ae_lib.study import runs
 
-    monkeypatch.setattr(released, "weights_dir", lambda: tmp_path / "weights")
-    with pytest.raises(FileNotFoundError, match="there are no released variational autoencoders"):
+    monkeypatch.setattr(weights, "released_dir", lambda kind="": tmp_path / "weights" / kind)
+    with pytest.raises(FileNotFoundError, match="there are no released weights in"):
         uncertainty.load_released()
     sample = cifar10.load_cifar10("sample")
     run = runs.start_run("mine", {"seed": 0, "free_nats": 0.0}, sample, "gauss2")
@@ -166,7 +159,8 @@ def test_released_networks_come_back_as_a_pair(made, monkeypatch, tmp_path, caps
     assert __main__.main(["release", "mine", "small"]) == 0
     assert "variational/small.json: conditional_vae" in capsys.readouterr().out
     network, drawing, card = uncertainty.load_released("small")
-    assert [one.get_layer(part).name for one, part in ((network, "writer"), (drawing, "decoder"))] == ["writer", "decoder"]
+    assert network.get_layer("decoder").inputs[2].shape == (None, 16, 16, 1)
+    assert drawing.get_layer("decoder").inputs[0].shape == (None, 3)
     assert card["drawing"] == {"bits": 5.0} and card["numbers"]["vae_mean"]["images"] == 9 and card["run"] == "mine"
     with pytest.raises(ValueError, match="weights must be one of small; got 'small-drawing'"):
         uncertainty.load_released("small-drawing")
@@ -188,18 +182,16 @@ def test_bad_input_is_refused(restoring, images):
     with pytest.raises(ValueError, match="image_shape must be known"):
         variational.conditional_vae((None, None, 3))
     with pytest.raises(ValueError, match="a last axis that 4 divides"):
-        models.LatentSample(True)(np.zeros((2, 6), np.float32))
+        variational.LatentSample(True)(np.zeros((2, 6), np.float32))
 
 
 def test_released_networks_restore_as_their_card_says():
     """One sample for each of the bundled test images, within what as many images scatter."""
-    from lstm_ae_lib import restoring as released
-
     images = cifar10.load_cifar10("sample").test_images
     degraded = degradations.degrade(images, "gauss2") / np.float32(255)
-    for name in released.released(uncertainty.variational_dir()):
-        if name.endswith("-drawing"):
-            continue
+    names = [name for name in weights.released(weights.released_dir("variational")) if not name.endswith("-drawing")]
+    assert "default" in names
+    for name in names:
         network, drawing, card = uncertainty.load_released(name)
         (one,) = np.clip(uncertainty.restore_samples(network, degraded, 1), 0, 1)
         assert metrics.evaluate(images, one)["psnr"] == pytest.approx(card["numbers"]["vae_sample"]["psnr"], abs=0.4)

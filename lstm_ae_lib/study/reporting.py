@@ -191,9 +191,9 @@ def variational_table(found: list) -> str:
     return format_table(found, [
         ("run", lambda record: record["name"]),
         ("free nats", lambda record: f"{record['parameters']['free_nats']:g}"),
-        ("drawing: bits a value", part("drawing", "{bits:.3f} [{bits_low:.3f}, {bits_high:.3f}]")),
+        ("drawing: bits per dimension", part("drawing", "{bits:.3f} [{bits_low:.3f}, {bits_high:.3f}]")),
         ("of it latent", part("drawing", "{latent_bits:.3f}")), ("used", part("drawing", used)),
-        ("restoring: bits a value", part("restoring", "{bits:.3f} [{bits_low:.3f}, {bits_high:.3f}]")),
+        ("restoring: bits per dimension", part("restoring", "{bits:.3f} [{bits_low:.3f}, {bits_high:.3f}]")),
         ("of it latent", part("restoring", "{latent_bits:.3f}")), ("used", part("restoring", used)),
         ("rank correlation, pixels", part("restoring", "{rank_correlation:.3f}")),
         ("images", part("restoring", "{rank_correlation_images:.3f}")),

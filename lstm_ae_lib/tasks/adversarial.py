@@ -1,6 +1,6 @@
-"""How a restorer is trained against a discriminator, so that what it restores looks like clean images.
+"""Adversarial training of a restorer, so that restored images look like clean ones.
 
-The restorer stays what it was, any network of this library; what is here stands round it while it trains.
+The restorer can be any network of this library; the layers here exist only while it trains.
 """
 
 from lstm_ae_lib import checks, models, peers, weights
@@ -11,42 +11,36 @@ ops = keras.ops
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class AdversarialTraining(keras.Model):
-    """A restorer (the generator) and a discriminator that train together, with Keras' own ``compile`` and ``fit``.
+    """A generator (the restorer) and a discriminator that train together, with Keras' own ``compile`` and ``fit``.
 
-    The loss given to ``compile`` is the distortion. To it comes ``weight`` times the adversarial loss: in each pair of a
-    restored and a clean image the restored one should look cleaner to the discriminator, which learns the opposite
-    (Jolicoeur-Martineau, "The relativistic discriminator", 2019). Where it tells them apart too easily it would leave the
-    restorer nothing to follow; so it must not change much when its images change little, clean or restored (Huang et al.,
-    "The GAN is dead; long live the GAN!", 2024, with the gradients taken as differences: Lin et al., "Diffusion Adversarial
-    Post-Training", 2025).
+    The loss given to ``compile`` is the distortion; ``weight`` times the adversarial loss is added to it. The losses are
+    relativistic: of each pair of a restored and a clean image the generator raises, and the discriminator lowers, how clean the
+    restored one looks beside the other (Jolicoeur-Martineau, "The relativistic discriminator", 2019). A discriminator that
+    separates them too easily leaves the generator no gradient. So a penalty keeps it smooth around clean and restored images
+    (Huang et al., "The GAN is dead; long live the GAN!", 2024, with finite differences for gradients: Lin et al., "Diffusion
+    Adversarial Post-Training", 2025).
 
-    Both train in one step of one optimiser. What the restorer's loss would ask of the discriminator is taken out of it: the
-    discriminator judges the restored images twice, once cut off from the restorer, and the difference of both is zero but
-    for the restorer's gradient. So there is no training step of its own here, and what works with ``fit`` works: callbacks,
-    checkpoints, any backend.
+    Both train in one step of one optimiser, and neither loss reaches the other network: the discriminator sees the restored
+    images twice, once behind a stop-gradient, and the difference of its two outputs is zero but for the generator's gradient.
+    Without a training step of its own, it works with everything that works with ``fit``: callbacks, checkpoints, any backend.
 
     Args:
         generator: the restorer, degraded image -> restored image.
-        discriminator: :func:`lstm_ae_lib.tasks.adversarial.discriminator`, image and degraded image -> numbers.
-        weight: of the adversarial loss, at least 0.
-        penalty: on the discriminator's changes, at least 0. Default 0.003.
-        noise: the standard deviation of the changes, above 0 up to 1. Default 0.01, well below what separates clean from
-            restored images (0.04 on ``gauss2``): from noise of that size a discriminator that sees detail cannot look away.
-        features: a frozen network, image -> features, in which restored and clean image should agree too; None for none.
-        feature_weight: of the mean squared difference of those, at least 0. Default 0.
-        seed: of the changes. Default 0.
+        discriminator: :func:`discriminator`, image and degraded image -> logits.
+        weight, penalty: of the adversarial loss, and of the smoothness penalty on the discriminator; at least 0.
+        noise: standard deviation of the penalty's perturbations, above 0 up to 1. Default 0.01, well below what separates clean
+            from restored images (0.04 on ``gauss2``): noise of that size would hide the detail that the discriminator is for.
+        features: a frozen network, image -> features, for a loss between restored and clean image; None for none.
+        feature_weight: of the mean squared difference of those, at least 0.
+        seed: of the perturbations.
 
-    In the logs, beside the distortion: ``adversarial``, that loss of the restorer; and ``discriminator_accuracy``, the share of patches
-    in which the discriminator finds the clean image cleaner: 0.5 when it cannot tell, 1 when it has won.
+    Logs, beside the distortion: ``adversarial``, the generator's loss; ``discriminator_accuracy``, the share of patches in which
+    the discriminator finds the clean image cleaner: 0.5 when it cannot tell, 1 when it has won.
 
-    Raises:
-        ValueError: an argument out of range.
-
-    Example:
-        >>> training = AdversarialTraining(restorer, adversarial.discriminator(), weight=1e-3)  # doctest: +SKIP
-        >>> training.compile(keras.optimizers.Adam(2e-4, beta_1=0.5), loss="mse")          # doctest: +SKIP
-        >>> training.fit(batches, steps_per_epoch=100)                                     # doctest: +SKIP
+    Raises ``ValueError`` for an argument out of range.
     """
+
+    PARTS = ("generator", "discriminator", "features")
 
     def __init__(self, generator, discriminator, weight, penalty=0.003, noise=0.01, features=None, feature_weight=0.0, seed=0,
                  **kwargs):  # fmt: skip
@@ -60,7 +54,8 @@ class AdversarialTraining(keras.Model):
         if features is not None:
             features.trainable = False
         self._random = keras.random.SeedGenerator(seed)
-        self._adversarial, self._discriminator_accuracy = keras.metrics.Mean("adversarial"), keras.metrics.Mean("discriminator_accuracy")
+        self._adversarial = keras.metrics.Mean("adversarial")
+        self._discriminator_accuracy = keras.metrics.Mean("discriminator_accuracy")
 
     def build(self, input_shape):
         self.built = True
@@ -70,59 +65,46 @@ class AdversarialTraining(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        real, fake, beside = (ops.cast(one, "float32") for one in (y, y_pred, x))
+        real, fake, degraded = (ops.cast(one, "float32") for one in (y, y_pred, x))
         cut = ops.stop_gradient(fake)
         images = [real, fake, cut]
         if training:
             images += [one + self.noise * keras.random.normal(ops.shape(one), seed=self._random) for one in (real, cut)]
-        seen = ops.concatenate([ops.concatenate([one, beside], axis=-1) for one in images], axis=0)
-        judged = ops.cast(self.discriminator(seen, training=training), "float32")
-        real_says, fake_says, cut_says, *shaken = ops.split(judged, len(images), axis=0)
-        # The value of the last, and for the discriminator no gradient.
-        through = fake_says - cut_says + ops.stop_gradient(cut_says)
-        adversarial = ops.mean(ops.softplus(ops.stop_gradient(real_says) - through))
+        seen = ops.concatenate([ops.concatenate([one, degraded], axis=-1) for one in images], axis=0)
+        logits = ops.cast(self.discriminator(seen, training=training), "float32")
+        on_real, on_fake, on_cut, *perturbed = ops.split(logits, len(images), axis=0)
+        # The value of on_cut, without a gradient for the discriminator.
+        through = on_fake - on_cut + ops.stop_gradient(on_cut)
+        adversarial = ops.mean(ops.softplus(ops.stop_gradient(on_real) - through))
         self._adversarial.update_state(adversarial)
-        self._discriminator_accuracy.update_state(ops.mean(ops.cast(real_says > cut_says, "float32")))
+        self._discriminator_accuracy.update_state(ops.mean(ops.cast(on_real > on_cut, "float32")))
         if not training:
             return loss
-        judging = ops.mean(ops.softplus(cut_says - real_says))
-        changes = [ops.mean(ops.square(one - other)) for one, other in zip(shaken, (real_says, cut_says), strict=True)]
-        loss = loss + self.weight * adversarial + judging + self.penalty / 2 * sum(changes) / self.noise**2
+        discriminating = ops.mean(ops.softplus(on_cut - on_real))
+        changes = [ops.mean(ops.square(one - other)) for one, other in zip(perturbed, (on_real, on_cut), strict=True)]
+        loss = loss + self.weight * adversarial + discriminating + self.penalty / 2 * sum(changes) / self.noise**2
         if self.features is not None and self.feature_weight:
             apart = self.features(fake, training=False) - self.features(real, training=False)
             loss = loss + self.feature_weight * ops.mean(ops.square(ops.cast(apart, "float32")))
         return loss
 
     def get_config(self):
-        parts = {"generator": self.generator, "discriminator": self.discriminator, "features": self.features}
-        return {
-            **super().get_config(), "weight": self.weight, "penalty": self.penalty, "noise": self.noise,
-            "feature_weight": self.feature_weight, "seed": self.seed,
-            **{name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()},
-        }  # fmt: skip
+        parts = {name: getattr(self, name) for name in self.PARTS}
+        plain = {name: getattr(self, name) for name in ("weight", "penalty", "noise", "feature_weight", "seed")}
+        parts = {name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+        return super().get_config() | plain | parts
 
     @classmethod
     def from_config(cls, config):
-        parts = ("generator", "discriminator", "features")
-        return cls(**config | {name: config[name] and keras.saving.deserialize_keras_object(config[name]) for name in parts})
+        return cls(**config | {name: config[name] and keras.saving.deserialize_keras_object(config[name]) for name in cls.PARTS})
 
 
 class StopOnDivergence(keras.callbacks.Callback):
-    """Ends an adversarial training that has failed, and says so.
+    """End an adversarial training that has diverged, and print why.
 
-    It has failed when the discriminator has won (``discriminator_accuracy`` above 0.98 at the end of so many epochs in a row), or when
-    what is restored is further from the clean images than the degraded images were. A loss that is not finite is
-    :class:`lstm_ae_lib.study.checkpoints.Checkpoints`' matter.
-
-    Args:
-        worst: the largest ``val_mse`` that is allowed, above 0: the degraded images'.
-        patience: epochs in a row, 1 to 10,000. Default 5.
-
-    Attributes:
-        reason: why training was ended; empty where it was not.
-
-    Raises:
-        ValueError: an argument out of range.
+    It has diverged when the discriminator has won (``discriminator_accuracy`` above 0.98 at the end of ``patience`` epochs in a
+    row, 1 to 10,000), or when ``val_mse`` is above ``worst``, the degraded images' MSE. ``reason`` says why training was ended, and
+    is empty where it was not. A loss that is not finite is :class:`lstm_ae_lib.study.checkpoints.Checkpoints`' matter.
     """
 
     WON = 0.98
@@ -137,7 +119,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         logs = logs or {}
         self.lost = self.lost + 1 if logs.get("discriminator_accuracy", 0) > self.WON else 0
         if self.lost >= self.patience:
-            self.reason = f"the discriminator has told clean from restored for {self.patience} epochs: the restorer is lost"
+            self.reason = f"the discriminator's accuracy was above {self.WON} for {self.patience} epochs: it has won"
         error = logs.get("val_mse", 0)
         if not error <= self.worst:
             self.reason = f"the restored images' MSE of {error:.2e} is above {self.worst:.2e}, the degraded images'"
@@ -148,28 +130,20 @@ class StopOnDivergence(keras.callbacks.Callback):
 
 @weights.register
 def discriminator(image_shape=(32, 32, 3), width: int = 32, name: str = "discriminator"):
-    """Tells clean images from restored ones, by patches; for adversarial training.
+    """A patch discriminator of clean and restored images, for adversarial training.
 
-    It sees the image beside its degraded version. Three convolutions with stride 2, without normalisation, make it an eighth
-    of the side; one number for each position says how clean its surroundings look (Isola et al., "Image-to-Image
-    Translation with Conditional Adversarial Networks", 2017).
+    It sees the image beside its degraded version. Three convolutions with stride 2, without normalisation, reduce the side to an
+    eighth; each position gives a logit of how clean its surroundings look (Isola et al., "Image-to-Image Translation with
+    Conditional Adversarial Networks", 2017).
 
-    Args:
-        image_shape: ``(height, width, channels)``; sides multiples of 8.
-        width: channels of the first convolution, 1 to 1,024. Default 32.
-        name: the model's name.
-
-    Returns:
-        keras.Model: ``(batch, height, width, 2 * channels)``, image and degraded image -> ``(batch, height / 8, width / 8, 1)``.
-
-    Raises:
-        ValueError: an argument out of range.
+    ``image_shape`` is ``(height, width, channels)``, sides multiples of 8; ``width`` the channels of the first convolution, 1 to
+    1,024. Returns a model: ``(batch, height, width, 2 * channels)`` -> ``(batch, height / 8, width / 8, 1)``.
     """
     checks.number(width, "width", 1, 1024, whole=True)
     peers.check_divides(image_shape, 8)
     hidden = seen = keras.layers.Input((*image_shape[:2], 2 * image_shape[2]), name="seen")
     for place in range(3):
-        hidden = keras.layers.Conv2D(width * 2**place, 4, strides=2, padding="same", name=f"conv{place}")(hidden)
+        hidden = models.convolution(width * 2**place, 4, f"conv{place}", strides=2)(hidden)
         hidden = keras.layers.LeakyReLU(0.2, name=f"relu{place}")(hidden)
     hidden = models.convolution(width * 4, 3, "conv3", activation="relu")(hidden)
     return keras.Model(seen, models.convolution(1, 1, "judged", dtype="float32")(hidden), name=name)

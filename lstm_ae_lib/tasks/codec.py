@@ -1,10 +1,11 @@
-"""Pictures as few bytes: the whole numbers that pass a compressor's bottleneck, entropy-coded, in a file that knows its model.
+"""Learned image compression: the symbols that a compressor's bottleneck gives, entropy-coded, in a file that knows its model.
 
-The numbers are coded by a range coder (constriction; Bamler 2022), each with one of 64 Laplace distributions that was chosen
-for its place in the latent on training images. Reading needs the same weights, so a file holds their fingerprint; it is
-refused with other weights, and when a byte is missing or another.
+A range coder (constriction; Bamler 2022) codes each symbol with one of 64 Laplace distributions, which was chosen for its place
+in the latent on training images. Decoding needs the same weights, so a file holds their fingerprint; it is refused with other
+weights, and when a byte is missing or another.
 """
 
+import decimal
 import functools
 import hashlib
 import json
@@ -18,9 +19,8 @@ from lstm_ae_lib import checks, files, models, pictures, weights
 from lstm_ae_lib._backend import keras
 
 BLOCK = 32  # side of the blocks that a picture is cut into: what the compressors are trained on
-LARGEST = 1023  # symbols beyond are brought back to it
-# Widths of the distributions, in steps. A width of a twentieth makes everything but zero a matter of some ten bits and more.
-WIDTHS = 0.05 * 2.0 ** (np.arange(64) / 4)
+LARGEST = 1023  # symbols beyond are clipped to it
+TABLES = 64  # distributions to choose from
 # What a file begins with: the kind, the weights' fingerprint, height, width, and a checksum of all of this and what follows.
 HEADER = struct.Struct(">4s8sIII")
 KIND = b"LAEC"
@@ -28,16 +28,16 @@ GREY = 2**31  # added to the height of a grey picture
 
 
 class Codec:
-    """A compressor and all that it takes to write bytes with it. :func:`fit_codec` and :func:`load_codec` make it.
+    """A compressor with its entropy coder. :func:`fit_codec` and :func:`load_codec` make it.
 
     Args:
         model: a :func:`lstm_ae_lib.tasks.compression.compressor` for 32x32 images.
-        tables: for each number of the latent, which of :data:`WIDTHS` its distribution has.
+        tables: ``(latent,)``, which :func:`distribution` codes each number of the latent.
         card: what is known about it.
 
     Attributes:
         fingerprint: eight bytes that tell weights and tables from any others.
-        analysis, synthesis: its two halves as Keras models, floating images in [0, 1] -> latent -> images, not rounded.
+        analysis, synthesis: the two halves as Keras models, images in [0, 1] -> latent -> images, without the rounding.
     """
 
     def __init__(self, model, tables, card: dict | None = None):
@@ -54,11 +54,7 @@ class Codec:
         self.synthesis = keras.Model(latent, image)
 
     def encode(self, images) -> np.ndarray:
-        """Images ``(n, 32, 32, 3)``, uint8 -> the whole numbers ``(n, latent)``, int32, from -1023 to 1023.
-
-        Raises:
-            ValueError: images of another shape or dtype.
-        """
+        """Images ``(n, 32, 32, 3)``, uint8 -> symbols ``(n, latent)``, int32, from -1023 to 1023."""
         images = checks.images_uint8(images)
         if images.shape[1:3] != (BLOCK, BLOCK):
             raise ValueError(f"images must be {BLOCK}x{BLOCK} pixels, got {images.shape[1]}x{images.shape[2]}")
@@ -66,7 +62,7 @@ class Codec:
         return np.clip(self.model.get_layer("quantize").symbols(latent), -LARGEST, LARGEST)
 
     def decode(self, symbols) -> np.ndarray:
-        """The whole numbers ``(n, latent)`` -> images ``(n, 32, 32, 3)``, uint8."""
+        """Symbols ``(n, latent)`` -> images ``(n, 32, 32, 3)``, uint8."""
         latent = self.model.get_layer("quantize").values(symbols)
         images = models.apply(self.synthesis, latent)
         return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
@@ -124,15 +120,25 @@ def _header(fingerprint, height, width, payload):
 
 
 @functools.cache
-def _distributions():
-    """The Laplace distributions of :data:`WIDTHS`, cut at :data:`LARGEST`: ``(64, 2047)``, each of sum 1."""
-    far = np.abs(np.arange(-LARGEST, LARGEST + 1))[None]
-    widths = WIDTHS[:, None]
-    shares = np.where(
-        far == 0, -np.expm1(-0.5 / widths), 0.5 * np.exp(-(np.maximum(far, 1) - 0.5) / widths) * -np.expm1(-1 / widths)
-    )
-    shares = shares + 2.0**-22  # nothing is impossible
-    return shares / shares.sum(axis=1, keepdims=True)
+def distribution(table: int) -> np.ndarray:
+    """A Laplace distribution of the symbols from -1023 to 1023: ``(2047,)``, float64, of sum 1.
+
+    Its width is 0.05 * 2^(``table`` / 4) symbols; at the narrowest, anything but zero costs some ten bits and more. Encoder and
+    decoder must have the same bits on any machine, and the exponentials of two C libraries may differ in the last: these are
+    computed with 50 decimal digits, rounded correctly by the standard of :mod:`decimal`. What the range coder makes of them are
+    sums, products and quotients in float32, which are the same everywhere.
+    """
+    checks.number(table, "table", 0, TABLES - 1, whole=True)
+    with decimal.localcontext(decimal.Context(prec=50)):
+        width = (decimal.Decimal(2) ** table).sqrt().sqrt() / 20
+        half, step = (-1 / (2 * width)).exp(), (-1 / width).exp()
+        shares = [1 - half, half * (1 - step) / 2]
+        while len(shares) <= LARGEST:
+            shares.append(shares[-1] * step)
+        shares = [share + decimal.Decimal(2) ** -22 for share in shares]  # nothing is impossible
+        total = shares[0] + 2 * sum(shares[1:])
+        positive = [float(share / total) for share in shares]
+    return np.array([*positive[:0:-1], *positive])
 
 
 def _constriction():
@@ -145,50 +151,36 @@ def _constriction():
 
 @functools.cache
 def _coder(table):
-    return _constriction().stream.model.Categorical(_distributions()[table].astype(np.float32), perfect=False)
+    return _constriction().stream.model.Categorical(distribution(table).astype(np.float32), perfect=False)
 
 
 def choose_tables(symbols) -> np.ndarray:
-    """Which distribution codes each number of a latent in the fewest bits.
-
-    Args:
-        symbols: ``(n, latent)`` whole numbers from -1023 to 1023, of training images.
-
-    Returns:
-        numpy.ndarray: ``(latent,)``, positions in :data:`WIDTHS`.
-
-    Raises:
-        ValueError: another shape or dtype, or numbers beyond.
-    """
-    symbols = _checked(symbols)
-    bits = -np.log2(_distributions()).T
-    counts = np.stack([np.bincount(column + LARGEST, minlength=2 * LARGEST + 1) for column in symbols.T])
+    """The :func:`distribution` that codes each number of a latent in the fewest bits: symbols ``(n, latent)``, whole numbers from
+    -1023 to 1023, of training images -> ``(latent,)``."""
+    bits = -np.log2([distribution(table) for table in range(TABLES)]).T
+    counts = np.stack([np.bincount(column + LARGEST, minlength=2 * LARGEST + 1) for column in _checked_symbols(symbols).T])
     return np.argmin(counts @ bits, axis=1)
 
 
 def encode_symbols(symbols, tables) -> bytes:
-    """Whole numbers as bytes: ``(n, latent)``, each column coded with its table.
-
-    Raises:
-        ValueError: another shape or dtype, or numbers beyond -1023 to 1023.
-    """
-    symbols, tables = _checked(symbols), np.asarray(tables)
+    """Encode symbols ``(n, latent)`` as bytes, each column with its table."""
+    symbols, tables = _checked_symbols(symbols), np.asarray(tables)
     encoder = _constriction().stream.queue.RangeEncoder()
     for table in np.unique(tables):
         column = np.ascontiguousarray(symbols[:, tables == table] + LARGEST, np.int32)
         encoder.encode(column.ravel(), _coder(int(table)))
-    # Words of four bytes, the most significant first: zeros at the end say nothing and are put back by the reader.
+    # Words of four bytes, the most significant first: zeros at the end say nothing and are put back by the decoder.
     content = encoder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
     # Any number in the coder's last interval says the same; of an image of a hundred bytes the last three are worth saving.
     for length in range(max(len(content) - 4, 0), len(content)):
         for number in (int.from_bytes(content[:length]), int.from_bytes(content[:length]) + 1):
             shorter = number.to_bytes(length) if number.bit_length() <= 8 * length else None
-            if shorter is not None and _says(shorter, symbols, tables):
+            if shorter is not None and _decodes_to(shorter, symbols, tables):
                 return shorter
     return content
 
 
-def _says(content, symbols, tables):
+def _decodes_to(content, symbols, tables):
     try:
         return (decode_symbols(content, len(symbols), tables) == symbols).all()
     except ValueError:
@@ -196,11 +188,10 @@ def _says(content, symbols, tables):
 
 
 def decode_symbols(content: bytes, count: int, tables) -> np.ndarray:
-    """What :func:`encode_symbols` has encoded: ``(count, latent)``, int32.
+    """Decode what :func:`encode_symbols` has encoded: ``(count, latent)``, int32.
 
-    Raises:
-        ValueError: bytes that say nothing. Others that nobody has encoded give numbers that mean nothing: that bytes are the
-            ones that were written is for the caller to know.
+    Bytes that cannot be decoded raise a ``ValueError``. Others that nobody has encoded give symbols without a meaning: the caller
+    has to know that the bytes are those that were written.
     """
     tables = np.asarray(tables)
     words = np.frombuffer(content + b"\0" * (-len(content) % 4), ">u4").astype(np.uint32)
@@ -217,11 +208,11 @@ def decode_symbols(content: bytes, count: int, tables) -> np.ndarray:
 
 
 def image_bytes(symbols, tables) -> np.ndarray:
-    """Bytes that each image takes by itself, without a header: ``(n, latent)`` whole numbers -> ``(n,)``."""
-    return np.array([len(encode_symbols(row[None], tables)) for row in _checked(symbols)])
+    """Bytes of each image encoded by itself, without a header: symbols ``(n, latent)`` -> ``(n,)``."""
+    return np.array([len(encode_symbols(row[None], tables)) for row in _checked_symbols(symbols)])
 
 
-def _checked(symbols):
+def _checked_symbols(symbols):
     symbols = np.asarray(symbols)
     if symbols.ndim != 2 or symbols.dtype.kind != "i" or np.abs(symbols).max(initial=0) > LARGEST:
         raise ValueError(
@@ -231,38 +222,22 @@ def _checked(symbols):
 
 
 def fit_codec(model, clean, card: dict | None = None) -> Codec:
-    """A codec of a trained compressor, with the distributions that suit these images best.
-
-    Args:
-        model: a :func:`lstm_ae_lib.tasks.compression.compressor` for 32x32 images.
-        clean: training images ``(n, 32, 32, 3)``, uint8.
-        card: what is known about it.
-
-    Raises:
-        ValueError: images of another shape or dtype.
-    """
+    """A codec of a trained compressor, with the distributions that code the training images ``clean``, ``(n, 32, 32, 3)``, uint8,
+    in the fewest bits."""
     latent = model.get_layer("latent").output.shape[-1]
-    untabled = Codec(model, np.zeros(latent))
-    return Codec(model, choose_tables(untabled.encode(clean)), card)
+    return Codec(model, choose_tables(Codec(model, np.zeros(latent)).encode(clean)), card)
 
 
 def load_codec(name: str, folder=None) -> Codec:
-    """A released codec by its name; ``folder``: default ``data/weights/compress``.
-
-    Raises:
-        FileNotFoundError: no released codecs at all, or one of the two files missing.
-        ValueError: an unknown name; weights that are not those that were released.
-    """
+    """A released codec by its name; ``folder``: default ``data/weights/compress``. Errors as
+    :func:`lstm_ae_lib.weights.read_released`."""
     model, description = weights.read_released(name, folder or weights.released_dir("compress"))
     return codec_of(model, description, name)
 
 
 def codec_of(model, description: dict, name: str) -> Codec:
-    """The codec of a compressor's weights and what stands in its JSON, as a run or a release has written them.
-
-    Raises:
-        ValueError: tables that are not those of the weights.
-    """
+    """The codec of a compressor's weights and JSON, as a run or a release has written them: a ``ValueError`` where the tables are
+    not those of the weights."""
     codec = Codec(model, description["tables"], description.get("card"))
     if codec.fingerprint.hex() != description["fingerprint"]:
         raise ValueError(f"{name}.json is damaged: its tables are not those of the weights")
@@ -270,7 +245,7 @@ def codec_of(model, description: dict, name: str) -> Codec:
 
 
 def described(codec: Codec) -> dict:
-    """What a codec's JSON holds beside its weights, for :func:`lstm_ae_lib.weights.write`."""
+    """A codec's part of the JSON beside its weights, for :func:`lstm_ae_lib.weights.write`."""
     return {"tables": codec.tables.tolist(), "fingerprint": codec.fingerprint.hex(), "card": codec.card}
 
 
@@ -321,19 +296,11 @@ def decompress_file(source, target, codec="default", quality: int = pictures.QUA
 
 
 def image_format(images, suffix: str, quality: int) -> tuple:
-    """Images as JPEG or WebP: what a compressor is compared with (OpenCV's encoders).
+    """Images as OpenCV's JPEG (with optimised Huffman tables) or WebP files, to compare a compressor with.
 
-    Args:
-        images: ``(n, height, width, 3)``, uint8.
-        suffix: ``".jpg"`` (with optimised Huffman tables) or ``".webp"``.
-        quality: 1 to 100.
-
-    Returns:
-        tuple: the decoded images; the bytes of each, ``(n,)``; and those without what stands there for every picture of the
-        size alike: of a JPEG all but the scan, of a WebP the first 30 bytes.
-
-    Raises:
-        ValueError: images of another shape or dtype, another suffix, a quality out of range.
+    Images ``(n, height, width, 3)``, uint8; ``".jpg"`` or ``".webp"``; a quality of 1 to 100. Returns the decoded images; the
+    bytes of each, ``(n,)``; and those without what every picture of this size has alike: of a JPEG all but the scan, of a WebP
+    the first 30 bytes.
     """
     import cv2
 
@@ -342,13 +309,10 @@ def image_format(images, suffix: str, quality: int) -> tuple:
     checks.number(quality, "quality", 1, 100, whole=True)
     options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1],
                ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality]}[suffix]  # fmt: skip
-    decoded, whole, scan = np.empty_like(images), [], []
-    for index, image in enumerate(images):
-        content = cv2.imencode(suffix, image[..., ::-1], options)[1]
-        decoded[index] = cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1]
-        whole.append(content.size)
-        scan.append(content.size - (_before_the_scan(content.tobytes()) + 2 if suffix == ".jpg" else 30))
-    return decoded, np.array(whole), np.array(scan)
+    written = [cv2.imencode(suffix, image[..., ::-1], options)[1] for image in images]
+    decoded = np.stack([cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1] for file in written])
+    whole = np.array([file.size for file in written])
+    return decoded, whole, whole - [_before_the_scan(file.tobytes()) + 2 if suffix == ".jpg" else 30 for file in written]
 
 
 def _before_the_scan(content):

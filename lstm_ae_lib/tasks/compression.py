@@ -1,4 +1,4 @@
-"""Learned image compression: the network, its bottleneck of whole numbers, and principal components to compare with."""
+"""Learned image compression: the autoencoder, its quantised bottleneck, and principal components to compare with."""
 
 import math
 
@@ -11,15 +11,8 @@ ops = keras.ops
 
 
 def lowest_frequencies(height: int, width: int, count: int) -> np.ndarray:
-    """Which numbers of an image's cosine transform to keep, when not all can be: the slowest first, brightness before colour.
-
-    Args:
-        height, width: of the image, at least 2.
-        count: how many, 1 to height x width x 3.
-
-    Returns:
-        numpy.ndarray: ``(count,)`` positions in the flattened ``(height, width, 3)`` of brightness and two colour differences.
-    """
+    """Positions of the ``count`` lowest frequencies in an image's flattened cosine transform ``(height, width, 3)``, of brightness
+    and two colour differences: brightness before colour."""
     checks.number(count, "latent", 1, height * width * 3, whole=True)
     rows, columns = np.arange(height)[:, None, None] / height, np.arange(width)[:, None] / width
     # In CIFAR-10 the colour differences have as little energy as brightness has at some three and five times the frequency.
@@ -28,7 +21,7 @@ def lowest_frequencies(height: int, width: int, count: int) -> np.ndarray:
 
 
 class _Coefficients(keras.layers.Layer):
-    """What :class:`SpectralLatent` and :class:`SpectralImage` share: an orthogonal transform of an image, and its order."""
+    """An orthogonal cosine transform and its order: what :class:`SpectralLatent` and :class:`SpectralImage` share."""
 
     def _prepare(self, image_shape, count):
         self.image_shape = tuple(image_shape)
@@ -48,17 +41,11 @@ class _Coefficients(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class SpectralLatent(_Coefficients):
-    """An image as the slowest frequencies of its cosine transform, of brightness and two colour differences.
+    """The lowest frequencies of an image's cosine transform, of brightness and two colour differences.
 
-    The transform is orthogonal: an error in a number is as large an error in the image. Middle grey is zero. No weights.
+    The transform is orthogonal: an error in a coefficient is as large an error in the image. Middle grey is zero. No weights.
 
-    Args:
-        latent: how many numbers, 1 to height x width x 3.
-
-    Input: ``(batch, height, width, 3)``, height and width fixed when the layer is built. Output: ``(batch, latent)``.
-
-    Raises:
-        ValueError: an argument out of range, or an image size that is unknown.
+    Input: ``(batch, height, width, 3)``, height and width known. Output: ``(batch, latent)``, at most height x width x 3.
     """
 
     def __init__(self, latent, **kwargs):
@@ -84,15 +71,10 @@ class SpectralLatent(_Coefficients):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class SpectralImage(_Coefficients):
-    """The image that :class:`SpectralLatent` has made numbers of, with nothing at the frequencies that were left out.
+    """The inverse of :class:`SpectralLatent`, with zeros at the frequencies that were left out.
 
-    Args:
-        image_shape: ``(height, width, 3)``.
-
-    Input: ``(batch, latent)``. Output: ``(batch, height, width, 3)``, not clipped.
-
-    Raises:
-        ValueError: an image shape that is unknown or has other channels, more numbers than the image has.
+    Input: ``(batch, latent)``, at most as many coefficients as the image has values. Output: ``(batch, *image_shape)``,
+    ``(height, width, 3)``, not clipped.
     """
 
     def __init__(self, image_shape, **kwargs):
@@ -101,7 +83,7 @@ class SpectralImage(_Coefficients):
 
     def build(self, input_shape):
         self._prepare(self.image_shape, input_shape[-1])
-        # Where each frequency stands among the numbers; those left out stand behind the last one, where a zero is put.
+        # Where each frequency stands in the latent; those left out stand behind the last one, where a zero is put.
         self._position = np.full(math.prod(self.image_shape), input_shape[-1])
         self._position[self._kept] = np.arange(input_shape[-1])
         self.built = True
@@ -122,24 +104,20 @@ class SpectralImage(_Coefficients):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class Quantize(keras.layers.Layer):
-    """Rounds each number of a latent to a multiple of a step, which it learns, and knows what the numbers cost.
+    """Round each number of a latent to a multiple of a learned step, and estimate its bits.
 
-    In training noise between -0.5 and 0.5 steps takes the place of the rounding, which has no gradient, and the cost in bits
-    is added to the loss: the numbers are taken to follow a Laplace distribution each, whose width is learned (Ballé et al.,
-    "End-to-end Optimized Image Compression", 2017, with one parameter instead of a free density).
+    In training, uniform noise between -0.5 and 0.5 steps replaces the rounding, which has no gradient, and the rate in bits is
+    added to the loss: each number has a Laplace distribution of a learned width (Ballé et al., "End-to-end Optimized Image
+    Compression", 2017, with one parameter instead of a free density). All of it is computed in the dtype of the weights: in 8
+    bits of mantissa neighbouring symbols would be one.
 
     Args:
-        step: before training, above 0 up to 64. Default 0.25.
-        rate: what one bit more an image costs in the loss, at least 0. Default 0.
-        seed: of the noise. Default 0.
+        step: before training, above 0 up to 64.
+        rate: weight of one bit an image in the loss, at least 0.
+        seed: of the noise.
 
-    Weights: ``log_gain`` ``(latent,)``, by what the number of steps is multiplied; ``log_scale`` ``(latent,)``, the width of
-    the distribution in steps. Both are logarithms.
-
-    Input and output: ``(batch, latent)``.
-
-    Raises:
-        ValueError: an argument out of range.
+    Input and output: ``(batch, latent)``. Weights, both logarithms: ``log_gain`` ``(latent,)``, what the number of steps is
+    multiplied by; ``log_scale`` ``(latent,)``, the width of the distribution in steps.
     """
 
     def __init__(self, step=0.25, rate=0.0, seed=0, **kwargs):
@@ -150,35 +128,35 @@ class Quantize(keras.layers.Layer):
         self._noise = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape):
-        self.log_gain = self.add_weight(name="log_gain", shape=(input_shape[-1],), initializer="zeros")
-        self.log_scale = self.add_weight(name="log_scale", shape=(input_shape[-1],), initializer="zeros")
+        self.log_gain = self.add_weight(name="log_gain", shape=input_shape[-1:], initializer="zeros", autocast=False)
+        self.log_scale = self.add_weight(name="log_scale", shape=input_shape[-1:], initializer="zeros", autocast=False)
         self.built = True
 
     def call(self, latent, training=False):
         gain = ops.exp(self.log_gain) / self.step
-        if not training:
-            return ops.round(latent * gain) / gain
-        steps = latent * gain
-        steps = steps + keras.random.uniform(ops.shape(steps), -0.5, 0.5, steps.dtype, self._noise)
-        self.add_loss(self.rate * ops.mean(ops.sum(self._bits(steps), axis=-1)))
-        return steps / gain
+        steps = ops.cast(latent, self.variable_dtype) * gain
+        if training:
+            steps = steps + keras.random.uniform(ops.shape(steps), -0.5, 0.5, steps.dtype, self._noise)
+            self.add_loss(self.rate * ops.mean(ops.sum(self._bits(steps), axis=-1)))
+        return ops.cast((steps if training else ops.round(steps)) / gain, self.compute_dtype)
 
     def _bits(self, steps):
-        """What each number costs: minus the logarithm of the distribution's share within half a step of it."""
+        """Minus the logarithm of the probability within half a step of each number."""
         far, width = ops.abs(steps), ops.exp(-self.log_scale)
         tail = ops.exp(-(ops.maximum(far, 0.5) - 0.5) * width) * (1 - ops.exp(-width)) / 2
         middle = 1 - (ops.exp(-(0.5 + ops.minimum(far, 0.5)) * width) + ops.exp(-(0.5 - ops.minimum(far, 0.5)) * width)) / 2
         return -ops.log(ops.maximum(ops.where(far < 0.5, middle, tail), 1e-9)) / math.log(2)
 
+    def _gain(self):
+        return np.exp(ops.convert_to_numpy(self.log_gain).astype(np.float64)) / self.step
+
     def symbols(self, latent) -> np.ndarray:
-        """The whole numbers, int32, of a latent ``(batch, latent)``."""
-        gain = np.exp(ops.convert_to_numpy(self.log_gain).astype(np.float64)) / self.step
-        return np.rint(np.asarray(latent) * gain).astype(np.int32)
+        """A latent ``(batch, latent)`` as whole numbers of steps, int32."""
+        return np.rint(np.asarray(latent) * self._gain()).astype(np.int32)
 
     def values(self, symbols) -> np.ndarray:
-        """The latent, float32, that whole numbers ``(batch, latent)`` stand for."""
-        gain = np.exp(ops.convert_to_numpy(self.log_gain).astype(np.float64)) / self.step
-        return (np.asarray(symbols) / gain).astype(np.float32)
+        """The latent, float32, of symbols ``(batch, latent)``."""
+        return (np.asarray(symbols) / self._gain()).astype(np.float32)
 
     def multiply_adds(self, given, made):
         return 0
@@ -195,34 +173,29 @@ def compressor(
     image_shape=(32, 32, 3), latent: int = 768, step: float = 0.25, width: int = 48, depth: int = 1, rate: float = -1.0,
     transform: str = "cosine", name: str = "compressor",
 ):  # fmt: skip
-    """A recurrent autoencoder with a bottleneck of whole numbers, for compression.
+    """A recurrent autoencoder with a quantised bottleneck, for image compression.
 
-    clean -> encoder -> linear transform, of which ``latent`` coefficients are kept -> rounded to steps -> what the
-    coefficients say -> decoder -> clean again. Encoder and decoder are made as the flagship is (convolutions and scans at
-    half the resolution) and begin as the identity, so that training starts from transform coding and learns what is worth
-    keeping, and what belongs into the gaps. In training the rounding is replaced by noise, and the loss gets what the
-    numbers would cost in bits (Ballé et al., "End-to-end Optimized Image Compression", 2017).
+    clean -> encoder -> linear transform to ``latent`` coefficients -> rounded to steps -> inverse transform -> decoder ->
+    reconstruction. Encoder and decoder are built as the flagship is (convolutions and scans at half the resolution) and begin
+    as the identity: training starts from transform coding. It minimises distortion plus rate, with noise for the rounding
+    (Ballé et al., "End-to-end Optimized Image Compression", 2017).
 
     Args:
         image_shape: ``(height, width, 3)``, known, both sides even.
-        latent: numbers that pass through the bottleneck, 1 to height x width x 3, the slowest frequencies first. Default 768.
+        latent: numbers that pass the bottleneck, 1 to height x width x 3, the lowest frequencies first. Default 768.
         step: to which they are rounded, in the units of an orthogonal transform of values in [0, 1]; above 0 up to 64. The
             coarser, the fewer bits. Default 0.25.
-        width: channels of encoder and decoder, a multiple of 2 up to 4,096; 0 for none: transform coding alone. Default 48.
-        depth: pairs of a residual block and a recurrent one on each side of each, 1 to 64. Default 1.
-        rate: what one bit more an image costs in the loss; -1 for the price at which a finer step buys as much error
-            (``step ** 2 * ln(2) / 6`` of the summed squared error). Default -1.
-        transform: ``"cosine"``, which has no weights, or ``"components"``: principal components, which
-            :func:`lstm_ae_lib.tasks.compression.start_from_components` puts in and no training changes. They hold more of an image
-            where few numbers pass, and have ``2 x latent`` numbers for each of the image's. Default ``"cosine"``.
-        name: the model's name.
+        width: channels of encoder and decoder, a multiple of 2 up to 4,096; 0 for transform coding alone. Default 48.
+        depth: pairs of a residual and a recurrent block in each half of encoder and decoder, 1 to 64. Default 1.
+        rate: weight of one bit an image in the loss; -1 for the weight at which a finer step costs in bits what it saves
+            in distortion (``step ** 2 * ln(2) / 6`` of the summed squared error). Default -1.
+        transform: ``"cosine"``, without weights, or ``"components"``: principal components, set by
+            :func:`start_from_components` and not trained. They hold more of an image where few numbers pass, and have
+            ``2 x latent`` weights for each of the image's values. Default ``"cosine"``.
 
-    Returns:
-        keras.Model: ``(batch, height, width, 3)`` -> the same shape, linear output, not clipped. Its layer ``latent`` gives
-        the coefficients, ``quantize`` rounds them, ``from_latent`` and ``decoder`` lead back.
-
-    Raises:
-        ValueError: an argument out of range.
+    Returns a model: ``(batch, height, width, 3)`` -> the same shape, linear output, not clipped. Its layer ``latent`` gives the
+    coefficients, ``quantize`` rounds them, ``from_latent`` and ``decoder`` lead back. Raises ``ValueError`` for an argument out
+    of range.
     """
     peers.check_divides(image_shape, 2)
     checks.number(width, "width", 0, 4096, whole=True)
@@ -244,28 +217,19 @@ def compressor(
         numbers = keras.layers.Flatten(dtype="float32", name="all")(seen)
         numbers = keras.layers.Dense(latent, dtype="float32", trainable=False, name="latent")(numbers)
         whole = keras.layers.Dense(math.prod(image_shape), dtype="float32", name="components")
-        from_latent = keras.Sequential(
-            [keras.layers.Input((latent,)), whole, keras.layers.Reshape(image_shape)], name="from_latent", trainable=False
-        )
+        stack = [keras.layers.Input((latent,)), whole, keras.layers.Reshape(image_shape, dtype="float32")]
+        from_latent = keras.Sequential(stack, name="from_latent", trainable=False)
     numbers = Quantize(step, rate, dtype="float32", name="quantize")(numbers)
     reconstruction = from_latent(numbers)
     reconstruction = half("decoder")(reconstruction) if width else reconstruction
     return keras.Model(clean, reconstruction, name=name)
 
 
-def fit_pca(clean, chunk: int = 5000) -> tuple:
+def fit_pca(clean) -> tuple:
     """Principal component analysis of images: the linear autoencoder with the least squared error at every latent size.
 
-    Args:
-        clean: ``(n, height, width, 3)``, uint8.
-        chunk: images at a time; bounds the memory.
-
-    Returns:
-        tuple: the mean image, flattened, in [0, 1]; and the components ``(pixels, pixels)``, one a row, the largest variance
-        first, float32; of fewer images than pixels, as many as the images differ in, at most one less than images.
-
-    Raises:
-        ValueError: images of another shape or dtype.
+    Images ``(n, height, width, 3)``, uint8 -> the mean image, flattened, in [0, 1]; and the components ``(pixels, pixels)``, one a
+    row, the largest variance first, float32. Fewer images than pixels give as many components as they span, at most ``n - 1``.
     """
     flat = checks.images_uint8(clean, "clean").reshape(len(clean), -1)
     mean = flat.mean(axis=0) / 255
@@ -276,22 +240,17 @@ def fit_pca(clean, chunk: int = 5000) -> tuple:
         components = vectors[:, there].T @ centred / np.sqrt(power[there])[:, None]
         return mean.astype(np.float32), components.astype(np.float32)
     covariance = np.zeros((flat.shape[1],) * 2)
-    for start in range(0, len(flat), chunk):
-        part = (flat[start : start + chunk] / 255 - mean).astype(np.float32)
+    for start in range(0, len(flat), 5000):  # bounded memory
+        part = (flat[start : start + 5000] / 255 - mean).astype(np.float32)
         covariance += part.T @ part
     _, vectors = np.linalg.eigh(covariance / len(flat))
     return mean.astype(np.float32), np.ascontiguousarray(vectors[:, ::-1].T, np.float32)
 
 
 def start_from_components(model, mean, components) -> None:
-    """Puts principal components into a :func:`lstm_ae_lib.tasks.compression.compressor` whose ``transform`` is ``"components"``.
+    """Set the principal components of :func:`fit_pca` in a new :func:`compressor` whose ``transform`` is ``"components"``.
 
-    Args:
-        model: the compressor, not trained yet.
-        mean, components: what :func:`fit_pca` has returned.
-
-    Raises:
-        ValueError: a compressor of another transform, or fewer components than its latent has numbers.
+    Raises a ``ValueError`` for a compressor of another transform, or fewer components than its latent has numbers.
     """
     weights = model.get_layer("from_latent").get_weights()
     if not weights:

@@ -1,9 +1,8 @@
-"""How natural restored images look, measured with a small classifier of clean CIFAR-10 images that this study has trained.
+"""Perceptual quality of restored images, measured with a small classifier of clean CIFAR-10 images trained in this study.
 
-Three numbers, none of which compares an image with its own clean version pixel by pixel: the share of images whose class is
-still seen, and two distances between the distributions of features of restored and of clean images. They are distances in
-*this* classifier's features: not the "Fréchet Inception distance" (FID) or the "kernel Inception distance" (KID) that other
-work reports from another network, and not comparable with those.
+Three numbers, none of which compares an image with its own clean version pixel by pixel: the classifier's accuracy, and two
+distances between the feature distributions of restored and clean images. The features are *this* classifier's: the distances
+are not the FID and KID that other work reports from the Inception network, and do not compare with them.
 """
 
 import numpy as np
@@ -13,12 +12,7 @@ from lstm_ae_lib._backend import keras
 
 
 class Classifier:
-    """A trained :func:`lstm_ae_lib.tasks.perception.classifier` and what it sees. :func:`load_classifier` makes a released one.
-
-    Args:
-        model: the network.
-        card: what is known about it.
-    """
+    """A trained :func:`classifier` and its features. :func:`load_classifier` makes a released one; ``card`` says what is known."""
 
     def __init__(self, model, card: dict | None = None):
         self.model, self.card = model, dict(card or {})
@@ -27,18 +21,8 @@ class Classifier:
         self._width = features.shape[-1]
 
     def look(self, images, batch_size: int = 500) -> tuple:
-        """What the classifier sees.
-
-        Args:
-            images: ``(n, height, width, 3)`` of the size it was trained on, uint8 or float in [0, 1].
-            batch_size: images at a time; bounds the memory.
-
-        Returns:
-            tuple: the features ``(n, d)``, float64, and the classes ``(n,)``.
-
-        Raises:
-            ValueError: images of another shape, dtype or range.
-        """
+        """The features ``(n, d)``, float64, and the predicted classes ``(n,)`` of images ``(n, height, width, 3)``, uint8 or float
+        in [0, 1], of the size it was trained on, ``batch_size`` at a time."""
         images = np.asarray(images)
         if images.dtype == np.uint8:
             images = checks.images_uint8(images) / np.float32(255)
@@ -53,16 +37,11 @@ class Classifier:
 def frechet_distance(features, others) -> float:
     """Fréchet distance of two normal distributions with the means and covariances of two sets of features.
 
-    ``|m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))`` (Dowson and Landau 1982; used so by Heusel et al. 2017). From few
-    images it comes out too large, the more so the more features there are: compare equal numbers of images only.
-
-    Args:
-        features, others: ``(n, d)`` and ``(m, d)``, at least two of each.
-
-    Raises:
-        ValueError: other shapes, values that are not finite.
+    ``|m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))`` (Dowson and Landau 1982; used so by Heusel et al. 2017), for ``(n, d)`` and
+    ``(m, d)``, finite, at least two of each. It is biased upwards for few images, the more so the more features there are:
+    compare equal numbers of images only.
     """
-    features, others = _checked(features, others)
+    features, others = _checked_features(features, others)
     means = [one.mean(axis=0) for one in (features, others)]
     covariances = [np.atleast_2d(np.cov(one, rowvar=False)) for one in (features, others)]
     values, vectors = np.linalg.eigh(covariances[0])
@@ -73,20 +52,12 @@ def frechet_distance(features, others) -> float:
 
 
 def frechet_interval(features, others, confidence: float = 0.95, resamples: int = 100, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of the Fréchet distance of two versions of the same images, row by row.
+    """Bootstrap interval of the Fréchet distance of two versions of the same images, ``(n, d)`` each in the same order.
 
-    A resampled set repeats images, and its distance comes out too large as that of a smaller set does: the resampled
-    distances are moved so that their mean is the distance itself.
-
-    Args:
-        features, others: ``(n, d)`` each, of the same images in the same order.
-        confidence, resamples, seed: as for :func:`lstm_ae_lib.metrics.bootstrap_interval`.
-
-    Raises:
-        ValueError: as :func:`frechet_distance`; different numbers of images.
+    A resampled set repeats images, which biases its distance upwards as that of a smaller set: the resampled distances are
+    shifted to the distance itself as their mean. Other arguments: as for :func:`lstm_ae_lib.metrics.bootstrap_interval`.
     """
-    features, others = _checked(features, others)
-    checks.same_shape(features, others, "features", "others")
+    features, others = _checked_features(features, others, paired=True)
     checks.number(confidence, "confidence", 0.5, 0.9999)
     checks.number(resamples, "resamples", 10, 100_000, whole=True)
     generator, distance = np.random.default_rng(seed), frechet_distance(features, others)
@@ -99,32 +70,48 @@ def frechet_interval(features, others, confidence: float = 0.95, resamples: int 
 
 
 def kernel_distances(features, others, block: int = 1000) -> np.ndarray:
-    """Squared maximum mean discrepancy of two versions of the same images, of each block of images: no bias, any block size.
+    """Squared maximum mean discrepancy of two versions of the same images, for each block of images; unbiased at any block size.
 
     The kernel is ``(x y / d + 1)^3`` (Bińkowski et al., "Demystifying MMD GANs", 2018). The estimate is Gretton's for pairs
     (2012, lemma 6), in which no image meets itself or its other version; it can be negative, and is 0 for copies.
 
-    Args:
-        features, others: ``(n, d)`` each, of the same images in the same order.
-        block: images in a block, at least 2; what does not fill a block is left out, unless nothing does.
-
-    Returns:
-        numpy.ndarray: one estimate for each block; their mean is the distance.
-
-    Raises:
-        ValueError: other shapes, values that are not finite.
+    ``features`` and ``others`` are ``(n, d)``, of the same images in the same order. Images that do not fill a ``block``, of at
+    least 2, are left out, unless none does. Returns one estimate for each block; their mean is the distance.
     """
-    features, others = _checked(features, others)
-    checks.same_shape(features, others, "features", "others")
+
+    def mean(kernel):
+        return (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
+
+    blocks = _kernel_blocks(features, others, block)
+    return np.array([mean(first) + mean(second) - 2 * mean(crossed) for first, second, crossed in blocks])
+
+
+def kernel_interval(features, others, block: int = 1000) -> tuple:
+    """95 % bootstrap interval over images of the mean of :func:`kernel_distances`; (None, None) from fewer than 10 images.
+
+    The estimate of a block is a mean over pairs of images. To first order an image adds to it twice the mean over its own pairs
+    less the estimate (Hoeffding 1948): these values, whose mean is the distance, are resampled. Where the two distributions are
+    the same the interval is too wide, by the square root of 2.
+    """
+    values = []
+    for first, second, crossed in _kernel_blocks(features, others, block):
+        pairs = first + second - crossed - crossed.T
+        own = (pairs.sum(axis=1) - np.diagonal(pairs)) / (len(pairs) - 1)
+        values.extend(2 * own - own.mean())
+    return metrics.bootstrap_interval(values) if len(values) >= 10 else (None, None)
+
+
+def _kernel_blocks(features, others, block):
+    """The kernel between the images of each block: of the first versions, of the second, and from the first to the second."""
+    features, others = _checked_features(features, others, paired=True)
     size = min(checks.number(block, "block", 2, 2**31, whole=True), len(features))
 
     def kernel(left, right):
-        products = (left @ right.T / left.shape[1] + 1) ** 3
-        return (products.sum() - np.trace(products)) / (size * (size - 1))
+        return (left @ right.T / left.shape[1] + 1) ** 3
 
-    starts = range(0, len(features) - size + 1, size)
-    parts = [(features[start : start + size], others[start : start + size]) for start in starts]
-    return np.array([kernel(one, one) + kernel(two, two) - 2 * kernel(one, two) for one, two in parts])
+    for start in range(0, len(features) - size + 1, size):
+        one, two = features[start : start + size], others[start : start + size]
+        yield kernel(one, one), kernel(two, two), kernel(one, two)
 
 
 def gradient_energy(images) -> np.ndarray:
@@ -135,20 +122,15 @@ def gradient_energy(images) -> np.ndarray:
 
 
 def evaluate(classifier: Classifier, clean, restored, labels, clean_features=None) -> dict:
-    """How natural a set of restored images looks to a classifier, each number with its 95 % bootstrap interval.
+    """Perceptual quality of a set of restored images, each number with its 95 % bootstrap interval over the images.
 
     Args:
-        classifier: of clean images.
         clean, restored: ``(n, height, width, 3)``, uint8 or float in [0, 1], the same images in the same order.
         labels: ``(n,)``, their classes.
-        clean_features: what the classifier sees in the clean images, where it is known already; saves the time.
+        clean_features: the classifier's features of the clean images, where they are known already.
 
-    Returns:
-        dict: ``accuracy`` (0 to 1), ``frechet``, ``kernel_distance``, ``..._low`` and ``..._high`` of each; and
-        ``gradient_energy``, the ratio to that of the clean images.
-
-    Raises:
-        ValueError: different numbers of images; images that the classifier refuses.
+    Returns a dict: ``accuracy`` (0 to 1), ``frechet``, ``kernel_distance``, ``..._low`` and ``..._high`` of each (None from too few
+    images); and ``gradient_energy``, the ratio to that of the clean images.
     """
     checks.same_shape(np.asarray(clean), np.asarray(restored), "clean", "restored")
     labels = np.asarray(labels)
@@ -156,11 +138,11 @@ def evaluate(classifier: Classifier, clean, restored, labels, clean_features=Non
         raise ValueError(f"labels must be one for each of the {len(clean)} images, got the shape {labels.shape}")
     clean_features = classifier.look(clean)[0] if clean_features is None else clean_features
     features, classes = classifier.look(restored)
-    right, blocks = (classes == labels).astype(float), kernel_distances(features, clean_features)
+    right, pair = (classes == labels).astype(float), (features, clean_features)
     numbers = {
         "accuracy": (right.mean(), metrics.bootstrap_interval(right)),
-        "frechet": (frechet_distance(features, clean_features), frechet_interval(features, clean_features)),
-        "kernel_distance": (blocks.mean(), metrics.bootstrap_interval(blocks)),
+        "frechet": (frechet_distance(*pair), frechet_interval(*pair)),
+        "kernel_distance": (kernel_distances(*pair).mean(), kernel_interval(*pair)),
     }
     found = {"gradient_energy": float(gradient_energy(restored).mean() / gradient_energy(clean).mean())}
     for name, (value, (low, high)) in numbers.items():
@@ -168,43 +150,40 @@ def evaluate(classifier: Classifier, clean, restored, labels, clean_features=Non
     return found
 
 
-def _checked(features, others):
+def _checked_features(features, others, paired=False):
     pair = [np.asarray(one, np.float64) for one in (features, others)]
     for one in pair:
         if one.ndim != 2 or len(one) < 2 or not np.isfinite(one).all():
             raise ValueError(f"features must be finite numbers (images, features), at least two images; got shape {one.shape}")
     if pair[0].shape[1] != pair[1].shape[1]:
         raise ValueError(f"both must have the same features, got {pair[0].shape[1]} and {pair[1].shape[1]}")
+    if paired:
+        checks.same_shape(*pair, "features", "others")
     return pair
 
 
 @weights.register
 def classifier(image_shape=(32, 32, 3), width: int = 32, classes: int = 10, name: str = "classifier"):
-    """A small residual network that names an image's class; its features measure how natural restored images look.
+    """A small residual network that predicts an image's class; its features measure perceptual quality.
 
-    Convolutions with batch normalisation at full, half, quarter and eighth of the resolution, ``width``, twice and four times
-    as many channels, residual blocks at half and quarter (in the manner of He et al., "Deep Residual Learning", 2016). The
-    mean over all positions, ``4 * width`` numbers, are its features; one dense layer makes classes of them.
+    Convolutions with batch normalisation at full, half, quarter and eighth of the resolution, with ``width``, twice and four
+    times as many channels, and residual blocks at half and quarter (in the manner of He et al., "Deep Residual Learning", 2016).
+    Global average pooling gives ``4 * width`` features; one dense layer makes classes of them.
 
     Args:
         image_shape: ``(height, width, channels)``; sides multiples of 8.
-        width: channels of the first convolution, 1 to 1,024. Default 32.
-        classes: 2 to 65,536. Default 10.
-        name: the model's name.
+        width: channels of the first convolution, 1 to 1,024.
+        classes: 2 to 65,536.
 
-    Returns:
-        keras.Model: images in [0, 1] -> ``(batch, classes)``, a softmax's logarithms up to a constant. The layer
-        ``features`` gives its features.
-
-    Raises:
-        ValueError: an argument out of range.
+    Returns a model: images in [0, 1] -> logits ``(batch, classes)``; the layer ``features`` gives the features. Raises
+    ``ValueError`` for an argument out of range.
     """
     checks.number(width, "width", 1, 1024, whole=True)
     checks.number(classes, "classes", 2, 65536, whole=True)
     peers.check_divides(image_shape, 8)
 
     def block(hidden, filters, name):
-        hidden = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=name)(hidden)
+        hidden = models.convolution(filters, 3, name, use_bias=False, kernel_initializer="he_normal")(hidden)
         hidden = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(hidden)
         return keras.layers.ReLU(name=f"{name}_relu")(hidden)
 
@@ -221,11 +200,7 @@ def classifier(image_shape=(32, 32, 3), width: int = 32, classes: int = 10, name
 
 
 def load_classifier(name: str = "default", folder=None) -> Classifier:
-    """A released classifier by its name; ``folder``: default ``data/weights/classify``.
-
-    Raises:
-        FileNotFoundError: no released classifier at all, or one of the two files missing.
-        ValueError: an unknown name; weights that are not those that were released.
-    """
+    """A released classifier by its name; ``folder``: default ``data/weights/classify``. Errors as
+    :func:`lstm_ae_lib.weights.read_released`."""
     model, description = weights.read_released(name, folder or weights.released_dir("classify"))
     return Classifier(model, description["card"])

@@ -1,10 +1,10 @@
-"""A convolutional LSTM over iterations: a recurrent inference machine for restoration."""
+"""A recurrent inference machine for restoration: a convolutional LSTM over iterations."""
 
 import math
 
 import numpy as np
 
-from lstm_ae_lib import checks, degradations, layers, peers, spectral, weights
+from lstm_ae_lib import checks, degradations, layers, models, peers, spectral, weights
 from lstm_ae_lib._backend import keras
 
 ops = keras.ops
@@ -13,27 +13,15 @@ ops = keras.ops
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class ConvLSTMStep(keras.layers.Layer):
     """One step of a convolutional LSTM: gates by a convolution over input and state (Shi et al., "Convolutional LSTM Network",
-    2015; without the peepholes).
+    2015; without the peepholes). Keras' ``ConvLSTM2D`` runs over a sequence that is known beforehand; a network that sees its own
+    last estimate calls this layer once an iteration, with the same weights.
 
-    Keras' ``ConvLSTM2D`` runs over a sequence that is known beforehand; a network that looks at its own last answer calls
-    this layer once an iteration, with the same weights.
-
-    Args:
-        filters: channels of the state, 1 to 65,536.
-        kernel_size: 1 to 31, odd. Default 3.
-
-    Weights: ``kernel`` ``(kernel_size, kernel_size, channels + filters, 4 * filters)`` and ``bias`` ``(4 * filters,)``; the gates
-    in Keras' order (input, forget, cell, output), the forget gate's bias 1 at first.
+    Weights: ``kernel`` ``(kernel_size, kernel_size, channels + filters, 4 * filters)``, 1 to 65,536 filters and an odd size of 1 to
+    31, and ``bias`` ``(4 * filters,)``; the gates in Keras' order (input, forget, cell, output), the forget gate's bias 1 at first.
 
     Input: ``(batch, height, width, channels + 2 * filters)``, the features and behind them the state, hidden and cell. Output:
-    the new state ``(batch, height, width, 2 * filters)``.
-
-    Raises:
-        ValueError: an argument out of range, or an input without room for features and state.
-
-    Example:
-        >>> ConvLSTMStep(8)(np.zeros((2, 32, 32, 3 + 16), "float32")).shape
-        TensorShape([2, 32, 32, 16])
+    the new state ``(batch, height, width, 2 * filters)``. Raises ``ValueError`` for an argument out of range, or an input without
+    room for features and state.
     """
 
     def __init__(self, filters, kernel_size=3, **kwargs):
@@ -69,9 +57,8 @@ class ConvLSTMStep(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 4 or input_shape[-1] is None or input_shape[-1] <= 2 * self.filters:
-            raise ValueError(
-                f"ConvLSTMStep needs (batch, height, width, more than {2 * self.filters} channels), got {tuple(input_shape)}"
-            )
+            wanted = f"(batch, height, width, more than {2 * self.filters} channels)"
+            raise ValueError(f"ConvLSTMStep needs {wanted}, got {tuple(input_shape)}")
         return (*input_shape[:3], 2 * self.filters)
 
 
@@ -80,27 +67,22 @@ def recurrent_inference(
     image_shape=(32, 32, 3), width: int = 64, iterations: int = 3, sigma: float = 2.0, border: str = "reflect_101",
     linear_start: str = "dct1", name: str = "recurrent_inference",
 ):  # fmt: skip
-    """A convolutional LSTM over iterations instead of positions: the same weights improve the estimate again and again.
+    """A recurrent inference machine: a convolutional LSTM improves the estimate again and again with the same weights.
 
-    Each iteration sees its estimate x, what the blur took from it (y - x) and the data term A(y - A x), which says where
-    the estimate, blurred again, is not yet the degraded image; a convolutional LSTM at half the resolution, with a residual
-    block behind it, remembers what earlier iterations have seen, and adds to the estimate (a recurrent inference machine:
-    Putzky and Welling, 2017).
+    Each iteration sees its estimate x, the residual y - x and the data term A(y - A x), which shows where the estimate, blurred
+    again, differs from the degraded image y. A convolutional LSTM at half the resolution, with a residual block behind it,
+    remembers earlier iterations and adds to the estimate (Putzky and Welling, "Recurrent Inference Machines for Solving Inverse
+    Problems", 2017).
 
     Args:
         image_shape: ``(height, width, channels)``, known, both sides even.
-        width: channels of the state, 1 to 4,096. Default 64.
-        iterations: 1 to 100. Default 3.
-        sigma: of the blur A in pixels; 0 where it is not known, then there is no data term. Default 2.
+        width, iterations: channels of the state, 1 to 4,096; 1 to 100.
+        sigma: of the blur A in pixels; 0 where it is not known, then there is no data term.
         border: of A: ``"reflect_101"`` or ``"reflect"``.
-        linear_start: as for the peers: where the iterations begin, instead of at the degraded image. Default ``"dct1"``.
-        name: the model's name.
+        linear_start: as for the peers: where the iterations begin, instead of at the degraded image.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
-
-    Raises:
-        ValueError: an argument out of range.
+    Returns a model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped. Raises ``ValueError`` for
+    an argument out of range.
     """
     checks.number(width, "width", 1, 4096, whole=True)
     checks.number(iterations, "iterations", 1, 100, whole=True)
@@ -112,29 +94,22 @@ def recurrent_inference(
     if linear_start:
         estimate = spectral.linear_layer(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
     blur = degradations.GaussianBlur(sigma, border, dtype="float32", name="blur") if sigma else None
-    difference, join = keras.layers.Subtract(dtype="float32", name="difference"), keras.layers.Concatenate(dtype="float32", name="seen")
-    first = keras.layers.Conv2D(width, 6, strides=2, padding="same", activation="relu", name="first")
-    step = ConvLSTMStep(width, name="lstm")
-    widen = keras.layers.Conv2D(width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name="conv1")
-    narrow = keras.layers.Conv2D(width, 3, padding="same", kernel_initializer="zeros", name="conv2")
-    last = keras.layers.Conv2D(4 * image_shape[-1], 3, padding="same", kernel_initializer="zeros", name="last")
-    residual, shuffle, improve = (
-        keras.layers.Add(name="residual"),
-        layers.DepthToSpace(2, name="shuffle"),
-        keras.layers.Add(dtype="float32", name="add"),
-    )
-    remember = keras.layers.Concatenate(name="remember")
-    state = None
+    subtract = keras.layers.Subtract(dtype="float32", name="difference")
+    join = keras.layers.Concatenate(dtype="float32", name="seen")
+    first = models.convolution(width, 6, "first", strides=2, activation="relu")
+    step, remember = ConvLSTMStep(width, name="lstm"), keras.layers.Concatenate(name="remember")
+    widen = models.convolution(width, 3, "conv1", activation="relu", kernel_initializer="he_normal")
+    narrow = models.convolution(width, 3, "conv2", kernel_initializer="zeros")
+    last = models.convolution(4 * image_shape[-1], 3, "last", kernel_initializer="zeros")
+    residual, shuffle = keras.layers.Add(name="residual"), layers.DepthToSpace(2, name="shuffle")
+    improve, state = keras.layers.Add(dtype="float32", name="add"), None
     for _ in range(iterations):
-        seen = [estimate, difference([degraded, estimate])]
+        seen = [estimate, subtract([degraded, estimate])]
         if blur is not None:
-            seen.append(blur(difference([degraded, blur(estimate)])))
+            seen.append(blur(subtract([degraded, blur(estimate)])))
         features = first(join(seen))
-        if state is None:
-            nothing = keras.ops.zeros_like(features)
-            state = remember([nothing, nothing])
+        state = remember([ops.zeros_like(features)] * 2) if state is None else state
         state = step(remember([features, state]))
         hidden = state[..., :width]
-        found = residual([hidden, narrow(widen(hidden))])
-        estimate = improve([estimate, shuffle(last(found))])
+        estimate = improve([estimate, shuffle(last(residual([hidden, narrow(widen(hidden))])))])
     return keras.Model(degraded, estimate, name=name)

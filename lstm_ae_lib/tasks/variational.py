@@ -12,29 +12,26 @@ ops = keras.ops
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class LatentSample(keras.layers.Layer):
-    """A sample of a latent from its posterior, and what the latent costs: the variational bottleneck (Kingma and Welling,
-    "Auto-Encoding Variational Bayes", 2014).
+    """The bottleneck of a variational autoencoder: a sample of the latent from its posterior, and the divergence from its prior as
+    a loss (Kingma and Welling, "Auto-Encoding Variational Bayes", 2014).
 
-    In training the output is ``mean + exp(log_variance / 2) * noise``, so that gradients pass, and the divergence of the
-    posterior from the prior is added to the loss; otherwise it is the mean. Two means against posterior collapse: the beta
-    of a nat rises from zero over the first steps, and each number of the latent has some nats for nothing (Kingma et al.,
-    "Improved Variational Inference with Inverse Autoregressive Flow", 2016), counted on the mean over the batch.
+    In training the output is ``mean + exp(log_variance / 2) * noise`` and ``beta`` times the divergence is added to the loss;
+    otherwise it is the mean. Two means against posterior collapse: KL warm-up, in which beta rises from zero over the first
+    ``kl_warmup_steps``, and free bits, ``free_nats`` of each number, counted on the mean over the batch, that add nothing to the
+    loss (Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow", 2016). Divergence and loss are computed
+    in the dtype of the weights.
 
     Args:
-        prior: the prior comes with the input, as it does where it depends on a degraded image; without it, it is the standard
-            normal. Default False.
-        beta: of one nat in the loss, at least 0. Default 1.
-        free_nats: of each number, at least 0. Default 0.
-        kl_warmup_steps: steps over which the beta rises, 0 for none. Default 0.
-        seed: of the noise. Default 0.
+        prior: the prior comes with the input, as where it depends on a degraded image; otherwise it is the standard normal.
+        beta, free_nats, kl_warmup_steps: at least 0; a warm-up of 0 steps is none.
+        seed: of the noise.
 
     Weights: ``steps``, how many steps of training it has seen. The metric ``kl`` is the divergence in nats an image.
 
     Input: ``(batch, ..., 2 * latent)``: mean and log variance of the posterior; with ``prior`` ``4 * latent``: behind them
-    those of the prior. Log variances are taken from -14 to 8. Output: ``(batch, ..., latent)``.
+    those of the prior. Log variances are clipped to -14 to 8. Output: ``(batch, ..., latent)``.
 
-    Raises:
-        ValueError: an argument out of range, an input whose last axis does not divide.
+    Raises ``ValueError`` for an argument out of range, or an input whose last axis does not divide.
     """
 
     def __init__(self, prior=False, beta=1.0, free_nats=0.0, kl_warmup_steps=0, seed=0, **kwargs):
@@ -49,31 +46,29 @@ class LatentSample(keras.layers.Layer):
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
-        self.steps = self.add_weight(name="steps", shape=(), initializer="zeros", trainable=False, dtype="float32")
+        self.steps = self.add_weight((), "zeros", "float32", trainable=False, autocast=False, name="steps")
         self.built = True
 
     def call(self, statistics, training=False):
-        parts = ops.split(statistics, 4 if self.prior else 2, axis=-1)
+        parts = ops.split(ops.cast(statistics, self.variable_dtype), 4 if self.prior else 2, axis=-1)
         mean, log_variance = parts[0], ops.clip(parts[1], -14, 8)
         divergence = gaussian_kl(*parts)
         axes = tuple(range(1, len(statistics.shape)))
         self._kl.update_state(ops.sum(divergence, axis=axes))
-        if not training:
-            return mean
-        counted = ops.sum(ops.maximum(ops.mean(divergence, axis=0), self.free_nats))
-        share = ops.minimum((self.steps + 1) / self.kl_warmup_steps, 1.0) if self.kl_warmup_steps else 1.0
-        self.steps.assign_add(1.0)
-        self.add_loss(self.beta * share * ops.cast(counted, "float32"))
-        return mean + ops.exp(log_variance / 2) * keras.random.normal(ops.shape(mean), dtype=mean.dtype, seed=self._noise)
+        if training:
+            counted = ops.sum(ops.maximum(ops.mean(divergence, axis=0), self.free_nats))
+            share = ops.minimum((self.steps + 1) / self.kl_warmup_steps, 1.0) if self.kl_warmup_steps else 1.0
+            self.steps.assign_add(1.0)
+            self.add_loss(self.beta * share * ops.cast(counted, "float32"))
+            mean = mean + ops.exp(log_variance / 2) * keras.random.normal(ops.shape(mean), dtype=mean.dtype, seed=self._noise)
+        return ops.cast(mean, self.compute_dtype)
 
     def multiply_adds(self, given, made):
         return 0
 
     def get_config(self):
-        return {
-            **super().get_config(), "prior": self.prior, "beta": self.beta, "free_nats": self.free_nats,
-            "kl_warmup_steps": self.kl_warmup_steps, "seed": self.seed,
-        }  # fmt: skip
+        arguments = ("prior", "beta", "free_nats", "kl_warmup_steps", "seed")
+        return super().get_config() | {name: getattr(self, name) for name in arguments}
 
     def compute_output_shape(self, input_shape):
         parts = 4 if self.prior else 2
@@ -83,11 +78,9 @@ class LatentSample(keras.layers.Layer):
 
 
 def gaussian_kl(mean, log_variance, prior_mean=None, prior_log_variance=None):
-    """Kullback-Leibler divergence of normal distributions from others, in nats, element by element.
+    """Kullback-Leibler divergence of normal distributions from a prior (None: the standard normal), in nats, element by element.
 
-    Args:
-        mean, log_variance: tensors or arrays of one shape and dtype.
-        prior_mean, prior_log_variance: of the others; None for the standard normal. Log variances are taken from -14 to 8.
+    Tensors or arrays of one shape and dtype. Log variances are clipped to -14 to 8.
     """
     mean, log_variance = ops.convert_to_tensor(mean), ops.clip(ops.convert_to_tensor(log_variance), -14, 8)
     if prior_mean is None:
@@ -99,9 +92,9 @@ def gaussian_kl(mean, log_variance, prior_mean=None, prior_log_variance=None):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 def gaussian_nll(clean, restored):
-    """The loss of a normal distribution round the restored images whose variance is the best for the batch, which is its
-    mean squared error: ``log(2 pi e MSE) / 2`` nats a value (Rybkin et al., "Simple and Effective VAE Training with
-    Calibrated Decoders", 2021). Any two tensors of one shape -> a scalar."""
+    """Negative log-likelihood of a normal distribution round the restored images with the best variance for the batch, its mean
+    squared error: ``log(2 pi e MSE) / 2`` nats per dimension (Rybkin et al., "Simple and Effective VAE Training with Calibrated
+    Decoders", 2021). Two tensors of one shape -> a scalar."""
     error = ops.mean(ops.square(ops.cast(clean, "float32") - ops.cast(restored, "float32")))
     return 0.5 * ops.log(2 * np.pi * np.e * ops.maximum(error, 1e-12))
 
@@ -111,39 +104,28 @@ def variational_autoencoder(
     image_shape=(32, 32, 3), latent: int = 128, width: int = 48, free_nats: float = 0.0, kl_warmup_steps: int = 0,
     name: str = "variational_autoencoder",
 ):  # fmt: skip
-    """A recurrent variational autoencoder: a vector of ``latent`` numbers that images can be drawn from.
+    """A recurrent variational autoencoder with a latent vector, which images can be drawn from.
 
-    clean -> encoder -> mean and log variance -> a sample -> decoder -> clean again. Encoder and decoder are pairs of a
-    residual block and scans, as the flagship's, at a half and at a quarter of the resolution, and nothing passes them but
-    the latent. With :func:`lstm_ae_lib.tasks.variational.gaussian_nll` as the loss, what training minimises is the negative
-    evidence lower bound in nats for each of an image's values.
+    clean -> encoder -> mean and log variance -> a sample -> decoder -> reconstruction. Encoder and decoder are pairs of a
+    residual block and scans, as the flagship's, at a half and at a quarter of the resolution, without skips around the latent.
+    With :func:`gaussian_nll` as the loss, training minimises the negative evidence lower bound in nats per dimension.
 
     Args:
         image_shape: ``(height, width, channels)``, known, both sides multiples of 4.
-        latent: numbers, 1 to 65,536. Default 128.
-        width: channels at half the resolution, twice as many at a quarter; a multiple of 2 up to 2,048. Default 48.
-        free_nats, kl_warmup_steps: of :class:`~lstm_ae_lib.tasks.variational.LatentSample`.
-        name: the model's name.
+        latent: numbers, 1 to 65,536.
+        width: channels at half the resolution, twice as many at a quarter; a multiple of 2 up to 2,048.
+        free_nats, kl_warmup_steps: as for :class:`LatentSample`.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` -> the same shape, not clipped. Its parts ``encoder`` (image ->
-        mean and log variance) and ``decoder`` (latent -> image) are models of their own.
-
-    Raises:
-        ValueError: an argument out of range.
+    Returns a model with the images' shape, not clipped. Its parts ``encoder`` (image -> mean and log variance) and ``decoder``
+    (latent -> image) are models of their own.
     """
-    checks.number(latent, "latent", 1, 65536, whole=True)
-    checks.number(width, "width", 4, 2048, whole=True)
-    if None in tuple(image_shape):
-        raise ValueError(f"image_shape must be known, got {image_shape!r}")
-    peers.check_divides(image_shape, 4)
-    height, across, channels = image_shape
+    height, across, channels = _checked_arguments(image_shape, 4, width, 2048, latent, 65536)
     narrow = 16  # channels that are flattened
 
     clean = keras.layers.Input(image_shape, name="image")
-    hidden = keras.layers.Conv2D(width, 6, strides=2, padding="same", name="first")(clean)
+    hidden = models.convolution(width, 6, "first", strides=2)(clean)
     hidden = models.block_pair(width, "half")(hidden)
-    hidden = keras.layers.Conv2D(2 * width, 4, strides=2, padding="same", name="down")(hidden)
+    hidden = models.convolution(2 * width, 4, "down", strides=2)(hidden)
     hidden = models.block_pair(2 * width, "quarter")(hidden)
     hidden = keras.layers.Flatten(name="flat")(models.convolution(narrow, 1, "narrow")(hidden))
     statistics = keras.layers.Dense(2 * latent, dtype="float32", name="statistics")(hidden)
@@ -156,13 +138,11 @@ def variational_autoencoder(
     hidden = layers.DepthToSpace(2, name="up")(models.convolution(4 * width, 1, "more")(hidden))
     hidden = models.block_pair(width, "decoder_half")(hidden)
     image = layers.DepthToSpace(2, dtype="float32", name="shuffle")(models.convolution(4 * channels, 3, "last")(hidden))
-    grey = keras.layers.Rescaling(1.0, 0.5, dtype="float32", name="grey")(image)
-    decoder = keras.Model(numbers, grey, name="decoder")
+    decoder = keras.Model(numbers, keras.layers.Rescaling(1.0, 0.5, dtype="float32", name="grey")(image), name="decoder")
 
-    beta = 1 / math.prod(image_shape)
     image = keras.layers.Input(image_shape, name="clean")
-    sample = LatentSample(False, beta, free_nats, kl_warmup_steps, dtype="float32", name="sample")(encoder(image))
-    return keras.Model(image, decoder(sample), name=name)
+    sample = LatentSample(False, 1 / math.prod(image_shape), free_nats, kl_warmup_steps, dtype="float32", name="sample")
+    return keras.Model(image, decoder(sample(encoder(image))), name=name)
 
 
 @weights.register
@@ -170,38 +150,26 @@ def conditional_vae(
     image_shape=(32, 32, 3), width: int = 64, latent: int = 4, free_nats: float = 0.0, kl_warmup_steps: int = 0,
     linear_start: str = "dct1", name: str = "conditional_vae",
 ):  # fmt: skip
-    """A recurrent variational autoencoder that restores: as many restored images for one degraded image as one likes.
+    """A recurrent variational autoencoder that restores: any number of restored images for one degraded image.
 
-    What a degraded image leaves open is a map of ``latent`` numbers at half the resolution. Its prior is read from the
-    degraded image; its posterior, in training, from the clean one too. From a sample of it and the degraded image comes what
-    is added to the linear estimate (Sohn et al., "Learning Structured Output Representation using Deep Conditional
-    Generative Models", 2015). All parts are made of the flagship's pairs.
+    The latent is a map of ``latent`` channels at half the resolution. Its prior comes from the degraded image; its posterior, in
+    training, from the clean one too. A decoder of a sample and the degraded image gives what is added to the linear estimate
+    (Sohn et al., "Learning Structured Output Representation using Deep Conditional Generative Models", 2015). All parts are
+    made of the flagship's pairs.
 
     Args:
         image_shape: ``(height, width, channels)``, both sides even.
-        width: channels of the hidden layers, a multiple of 2 up to 4,096. Default 64.
-        latent: channels of the map, 1 to 4,096. Default 4.
-        free_nats, kl_warmup_steps: of :class:`~lstm_ae_lib.tasks.variational.LatentSample`.
-        linear_start: as for the peers. Default ``"dct1"``.
-        name: the model's name.
+        width, latent: channels of the hidden layers, a multiple of 2, and of the map; up to 4,096 each.
+        free_nats, kl_warmup_steps, linear_start: as for :class:`LatentSample`, and as for the peers.
 
-    Returns:
-        keras.Model: degraded and clean images, each ``(batch, height, width, channels)`` -> the same shape, not clipped. Its
-        parts are models of their own: ``prior_encoder`` (degraded -> start, features, prior), ``posterior_encoder`` (clean, start, features
-        -> posterior), ``decoder`` (start, features, latent -> restored).
-
-    Raises:
-        ValueError: an argument out of range.
+    Returns a model: degraded and clean images -> restored ones, not clipped. Its parts are models of their own: ``prior_encoder``
+    (degraded -> start, features, prior), ``posterior_encoder`` (clean, start, features -> posterior), ``decoder`` (start,
+    features, latent -> restored).
     """
-    checks.number(width, "width", 4, 4096, whole=True)
-    checks.number(latent, "latent", 1, 4096, whole=True)
-    if None in tuple(image_shape):
-        raise ValueError(f"image_shape must be known, got {image_shape!r}")
-    peers.check_divides(image_shape, 2)
-    height, across, channels = image_shape
+    height, across, channels = _checked_arguments(image_shape, 2, width, 4096, latent, 4096)
 
     def shrunk(images, name):
-        return keras.layers.Conv2D(width, 6, strides=2, padding="same", name=name)(images)
+        return models.convolution(width, 6, name, strides=2)(images)
 
     seen = keras.layers.Input(image_shape, name="seen")
     start, known = peers.linear_features(seen, linear_start)
@@ -231,6 +199,14 @@ def conditional_vae(
     degraded, clean = keras.layers.Input(image_shape, name="degraded"), keras.layers.Input(image_shape, name="clean")
     start, features, prior = prior_encoder(degraded)
     statistics = keras.layers.Concatenate(dtype="float32", name="both")([posterior_encoder([clean, start, features]), prior])
-    beta = 1 / math.prod(image_shape)
-    sample = LatentSample(True, beta, free_nats, kl_warmup_steps, dtype="float32", name="sample")(statistics)
+    sample = LatentSample(True, 1 / math.prod(image_shape), free_nats, kl_warmup_steps, dtype="float32", name="sample")(statistics)
     return keras.Model([degraded, clean], decoder([start, features, sample]), name=name)
+
+
+def _checked_arguments(image_shape, divisor, width, widest, latent, largest):
+    checks.number(width, "width", 4, widest, whole=True)
+    checks.number(latent, "latent", 1, largest, whole=True)
+    if None in tuple(image_shape):
+        raise ValueError(f"image_shape must be known, got {image_shape!r}")
+    peers.check_divides(image_shape, divisor)
+    return image_shape
