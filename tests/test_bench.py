@@ -85,10 +85,11 @@ def test_a_ratio_compares_the_same_rounds():
 
 
 def test_the_growth_is_fitted(small, monkeypatch):
-    monkeypatch.setattr(bench, "SCALES", {"images": (64, 128), "side": (16, 32), "units": (4, 8)})
+    monkeypatch.setattr(bench, "SCALES", {"images": (64, 128), "units": (4, 8)})
     found, text = bench.run("scaling")
-    assert [record["value"] for record in found] == [64, 128, 16, 32, 4, 8]
-    assert [record["size"] for record in found][:4] == [64, 128, 256, 1024] and found[4]["size"] < found[5]["size"]
+    assert [record["value"] for record in found] == [64, 128, 4, 8]
+    assert [record["size"] for record in found][:2] == [64, 128] and found[2]["size"] < found[3]["size"]
+    assert bench._scaled("side", 16)[1:] == ((64, 16, 16, 3), 8)
     assert all(record["seconds"] > 0 and record["peak_mebibytes"] == 500 for record in found)
     assert found[0]["exponent"] == found[1]["exponent"] and "fitted exponent" in text
     assert set(found[0]) == set(records.benchmark_records("scaling")[0])

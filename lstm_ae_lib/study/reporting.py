@@ -43,7 +43,8 @@ def _plain(titles, cells):
 
 
 def _markdown(titles, cells):
-    head, *lines = ["".join(f"| {text} " if text else "| " for text in line) + "|" for line in [titles, *cells]]
+    lines = [[text.replace("|", r"\|") for text in line] for line in [titles, *cells]]
+    head, *lines = ["".join(f"| {text} " if text else "| " for text in line) + "|" for line in lines]
     return [head, "|---" * len(titles) + "|", *lines]
 
 
@@ -275,25 +276,20 @@ def comparison_line(found: dict) -> str:
 
 
 def readme_overview(records: list) -> str:
-    """README's short table: for each protocol that the flagship was trained for, the lowest error per family of restorers."""
-    shown_records = _readme_records(records)
+    """README's short table, of the protocols that the flagship was trained for: lowest error per family (training minutes)."""
+    records = _readme_records(records)
     families = {
         "degraded": ("degraded",), "best closed form": CLOSED_FORM, "LSTM autoencoder": ("reference_lstm",),
         "bidirectional": ("reference_bilstm",), "convolutional network": PEERS, "flagship": ("flagship",),
     }  # fmt: skip
-    measured = [record for record in shown_records if record["source"] == "measured"]
+    measured = [record for record in records if record["source"] == "measured"]
     columns = {title: [record for record in measured if record["restorer"] in family] for title, family in families.items()}
-    columns["published by others"] = [record for record in shown_records if record["source"] != "measured"]
+    columns["published by others"] = [record for record in records if record["source"] != "measured"]
     protocols = {record["protocol"] for record in columns["flagship"]}
-    table = render([name for name in degradations.PROTOCOLS if name in protocols], [
+    return render([name for name in degradations.PROTOCOLS if name in protocols], [
         Column("protocol", lambda name: f"`{name}`: {degradations.get_protocol(name).summary}"),
         *(Column(title, partial(_lowest_error, column)) for title, column in columns.items()),
     ], "markdown")  # fmt: skip
-    return f"{table}\n\n" + (
-        "Mean squared error x 1000, pixels from 0 to 1, on the 10,000 test images: lowest error per family (training minutes, on 2 "
-        "cores). Budgets differ, so this ranks nothing; networks trained alike stand together in the table of all runs and in "
-        "notebook 4. \\* on other images, or only indicative: see there."
-    )
 
 
 def _lowest_error(records, protocol):
@@ -321,7 +317,7 @@ def _readme_records(records):
 
 
 def readme_table(records: list) -> str:
-    """The published test-set numbers as README's long table, with what it takes to read them below it."""
+    """The published test-set numbers as README's long table."""
     records = _readme_records(records)
     measured = [record for record in records if record["source"] == "measured"]
 
@@ -333,11 +329,8 @@ def readme_table(records: list) -> str:
         Column("protocol", lambda record: f"`{record['protocol']}`"), Column("restorer", title), _number("MSE", "mse", ".2e"), PSNR,
         SSIM, PARAMETERS, MINUTES,
     ], "markdown")  # fmt: skip
-    return f"{table}\n\n" + (
-        f"Measured on {_counts(measured)} test images, one seed; intervals are a bootstrap over images. A network's name is followed "
-        "by its training budget: epochs and their images, or minutes. The last column is minutes of training alone, on "
-        f"{' / '.join(sorted({record['hardware'] for record in measured}))}. Classical restorers: notebook 4."
-    )
+    hardware = " / ".join(sorted({record["hardware"] for record in measured}))
+    return f"{table}\n\nMeasured on {_counts(measured)} test images, one seed, on {hardware}."
 
 
 def _counts(records):
@@ -351,12 +344,7 @@ def readme_looks(records: list) -> str:
         _interval("Fréchet distance [95 %]", "frechet", ".2f"), _interval("accuracy [95 %]", "accuracy", ".3f"),
         _number("gradients", "gradient_energy", ".2f"),
     ], "markdown")  # fmt: skip
-    return f"{table}\n\n" + (
-        f"`gauss2`, {_counts(records)} test images. Fréchet distance between the distributions of restored and of clean images in the "
-        "features of this study's classifier, 0 for none; it cannot be compared with distances in another network's features. Accuracy: "
-        "that classifier's, on the restored images. Gradients: their energy as a share of the clean images'. An adversarial restorer's "
-        "name is followed by the weight of its adversarial loss."
-    )
+    return f"{table}\n\n`gauss2`, {_counts(records)} test images."
 
 
 def speed_table(training: list, growth: list) -> str:
@@ -384,14 +372,11 @@ def speed_table(training: list, growth: list) -> str:
     exponents = {record["what"]: record["exponent"] for record in growth}
     first = here[0]
     return f"{table}\n\n" + (
-        f"Milliseconds, medians of {first['rounds']} interleaved rounds, {most} threads, {first['hardware']}, GEMM "
-        f"{first['gemm_gflops']:.0f} GFLOP/s; ratios with the lowest and highest round. A training step is forward, backward and "
-        "Adam of the reference model; a sweep step that of two bidirectional LSTMs, along the rows and the columns of 32x32 "
-        "positions, or of the flagship's scans with as many units. A step fed by the pipeline takes "
-        f"{ratio(project['step with pipeline'], 'one_batch')} of the time of one with the same batch repeated; degrading all images when "
-        f"the pipeline is made adds {once / step:.0%} to the first epoch. Training time grows as the number of images to the "
-        f"power of {exponents['images']:.2f}, the pixels of an image to the power of {exponents['side']:.2f}, and the "
-        f"multiply-adds of a model to the power of {exponents['units']:.2f}."
+        f"Medians of {first['rounds']} interleaved rounds, {most} threads, {first['hardware']}, GEMM {first['gemm_gflops']:.0f} GFLOP/s. A "
+        f"step fed by the pipeline takes {ratio(project['step with pipeline'], 'one_batch')} of the time of one with the same batch "
+        f"repeated; degrading all images when the pipeline is made adds {once / step:.0%} to the first epoch. Training time grows as the "
+        f"number of images to the power of {exponents['images']:.2f}, the pixels of an image to the power of {exponents['side']:.2f}, and "
+        f"the multiply-adds of a model to the power of {exponents['units']:.2f}."
     )
 
 
