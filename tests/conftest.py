@@ -57,7 +57,7 @@ def tracked(monkeypatch, tmp_path):
     folder.mkdir(parents=True)
     monkeypatch.setattr(paths, "data_dir", lambda: folder)
     monkeypatch.setattr(paths, "figures_dir", lambda: folder.parent)
-    marked = [f"{start}\nold\n{end}\n" for start, end in (reporting.OVERVIEW_MARKS, reporting.README_MARKS)]
+    marked = [f"{start}\nold\n{end}\n" for start, end in map(reporting.MARKS.get, ("overview", "results"))]
     (folder.parent / "README.md").write_text("".join(["above\n", *marked, "below\n"]))
     foreign = dict.fromkeys(runs.RECORD_FIELDS) | {
         "source": "published: a paper", "protocol": "gauss2", "restorer": "reference_lstm", "split": "validation",

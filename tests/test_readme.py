@@ -32,7 +32,8 @@ def code_lines():
 
 
 def test_the_table_is_what_the_metrics_file_says():
-    block = README.split(reporting.README_MARKS[0])[1].split(reporting.README_MARKS[1])[0].strip()
+    start, end = reporting.MARKS["results"]
+    block = README.split(start)[1].split(end)[0].strip()
     assert block == reporting.readme_table(records.reference_records())
     rows = [line for line in block.splitlines() if line.startswith("| `")]
     assert len(rows) >= 7 and "10,000 test images" in block and "cores" in block
@@ -40,12 +41,13 @@ def test_the_table_is_what_the_metrics_file_says():
 
 def test_the_tables_are_what_the_files_say():
     tables = reporting.readme_tables()
-    assert list(tables) == [reporting.OVERVIEW_MARKS, reporting.README_MARKS, reporting.LOOKS_MARKS, reporting.SPEED_MARKS]
-    for (start, end), table in tables.items():
+    assert list(tables) == list(reporting.MARKS) == ["overview", "results", "looks", "speed"]
+    for name, table in tables.items():
+        start, end = reporting.MARKS[name]
         assert README.split(start)[1].split(end)[0].strip() == table
-    looks = tables[reporting.LOOKS_MARKS]
+    looks = tables["looks"]
     assert "| flagship |" in looks and "| clean |" in looks and "10,000 test images" in looks
-    speed = tables[reporting.SPEED_MARKS]
+    speed = tables["speed"]
     assert "| training step | 64 |" in speed and "interleaved rounds" in speed and "cores" in speed
 
 
@@ -162,7 +164,7 @@ def test_the_first_screen_has_what_it_must():
         "make study",
         "make test",
         "colab.research.google.com",
-        reporting.OVERVIEW_MARKS[0],
+        reporting.MARKS["overview"][0],
     ):
         assert part in first
     assert (ROOT / "figures" / "03_best_median_worst.png").is_file()

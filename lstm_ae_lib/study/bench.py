@@ -2,19 +2,20 @@
 
 Everything is measured once a round, round after round, so that a machine that slows down for a while slows all of it. Medians
 stand beside the lowest and highest round; a ratio compares the same round. Each implementation computes in a process of its own,
-with its own threads. PyTorch and ONNX Runtime are no requirements: ``make bench-train`` has them; without them their rows are missing.
+with its own threads. PyTorch and ONNX Runtime are no requirements; without them their rows are missing (``make bench-train``).
 """
 
 import contextlib
 import functools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from importlib import metadata
+from operator import itemgetter
 
 import numpy as np
 
@@ -50,12 +51,7 @@ def overview(repeats: int = 7) -> list:
 
     The images are the bundled sample, repeated: speed does not depend on which pictures they are.
 
-    Args:
-        repeats: rounds, at least 3. Default 7.
-
-    Returns:
-        list: records with ``name``, ``unit``, ``median``, ``low``, ``high``, ``repeats``, ``batch``, ``threads``, ``hardware``,
-        ``versions``.
+    Raises ``ValueError`` for fewer than 3 repeats.
     """
     checks.number(repeats, "repeats", 3, 1000, whole=True)
     images = cifar10.load_cifar10("sample").train_images
@@ -107,10 +103,8 @@ def train(repeats: int = 7, cores=(1, 2), tasks=()) -> list:
         tasks: what to measure, of :data:`TASKS`. Default: everything.
 
     Returns:
-        list: records with ``task``, ``implementation``, ``batch``, ``threads``, ``milliseconds``, ``low``, ``high``,
-        ``rounds``, ``ratio_to_pytorch`` (with ``ratio_low``, ``ratio_high``), ``ratio_to_keras``, ``gflop``,
-        ``fraction_of_gemm``, ``gemm_gflops``, ``hardware``, ``versions``; for a step with the pipeline ``ratio_to_one_batch``
-        (with ``ratio_low``, ``ratio_high``).
+        list: records with ``milliseconds`` (``low``, ``high``), ``ratio_to_pytorch`` and for a step with the pipeline
+        ``ratio_to_one_batch`` (``ratio_low``, ``ratio_high``), ``ratio_to_keras``, ``fraction_of_gemm``, and what was measured.
     """
     for task in tasks:
         checks.choice(task, "tasks", tuple(TASKS))
@@ -164,12 +158,9 @@ def _flops(task, batch, milliseconds, gemm):
 def scaling(repeats: int = 5) -> list:
     """Time and peak memory of training against the number of images, the side of an image, and the hidden units.
 
-    Each point has a process of its own: ``images`` times one epoch (batch 64, by the pipeline), ``side`` and
-    ``units`` one step (batch 8 and 64). The exponent is that of time ~ size ** exponent, fitted over the points; for
-    ``side`` the size is the number of pixels, for ``units`` that of multiply-adds.
-
-    Returns:
-        list: records with ``what``, ``value``, ``size``, ``seconds``, ``peak_mebibytes``, ``exponent``.
+    Each point has a process of its own: ``images`` times one epoch (batch 64, by the pipeline), ``side`` and ``units`` one step
+    (batch 8 and 64). The exponent is that of time ~ size ** exponent, fitted over the points; for ``side`` the size is the number
+    of pixels, for ``units`` that of multiply-adds.
     """
     found = []
     for what, values in SCALES.items():
@@ -183,8 +174,9 @@ def _point(what, value, repeats):
     with _Worker("project", threads.cores()) as worker:
         worker.ready()
         times = _interleaved({what: functools.partial(worker.ask, what, value)}, 1 if what == "images" else repeats)
-    size = {"images": lambda: value, "side": lambda: value**2, "units": lambda: models.multiply_adds(_scaled(what, value)[0])}
-    return {"size": size[what](), "seconds": statistics.median(times[what]) / 1000, "peak_mebibytes": worker.peak}
+        peak = worker.ask("peak", 0, True)
+    size = {"images": value, "side": value**2}.get(what) or models.multiply_adds(_scaled(what, value)[0])
+    return {"size": size, "seconds": statistics.median(times[what]) / 1000, "peak_mebibytes": peak}
 
 
 def _scaled(what, value):
@@ -212,11 +204,11 @@ def _seconds(call, calls=1):
 
 
 def _machine(*packages):
-    versions = runs.versions()
+    versions = runs.versions() | dict.fromkeys(packages)
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    return {"hardware": runs.hardware()["summary"], "versions": dict.fromkeys(packages) | versions}
+    return {"hardware": runs.hardware()["summary"], "versions": versions}
 
 
 def run(what: str, repeats: int = 7, tasks=()) -> tuple:
@@ -243,7 +235,7 @@ def save(name: str, found: list):
 def format_overview(found: list) -> str:
     """The overview as a table, and what follows from it."""
     table = reporting.render(found, [
-        Column("what", lambda record: record["name"]),
+        Column("what", itemgetter("name")),
         Column("median", lambda record: f"{record['median']:,.3g}" if record["median"] < 1000 else f"{record['median']:,.0f}"),
         Column("lowest to highest", lambda record: f"{record['low']:,.4g} to {record['high']:,.4g}"),
     ])  # fmt: skip
@@ -259,9 +251,8 @@ def format_overview(found: list) -> str:
 
 def format_train(found: list) -> str:
     """The times beside the other implementations' as a table."""
-    fields = ("task", "threads", "batch", "implementation")
     table = reporting.render(found, [
-        *(Column(field, lambda record, field=field: record[field]) for field in fields),
+        *(Column(field, itemgetter(field)) for field in ("task", "threads", "batch", "implementation")),
         Column("ms", lambda record: f"{record['milliseconds']:.2f} [{record['low']:.2f}, {record['high']:.2f}]"),
         Column("of PyTorch's time", reporting.ratio),
         Column("of Keras' time", lambda record: reporting.shown(record.get("ratio_to_keras"), ".2f")),
@@ -277,74 +268,64 @@ def format_train(found: list) -> str:
 
 def format_scaling(found: list) -> str:
     """The growth of the cost as a table."""
-    table = reporting.render(found, [
-        Column("what", lambda record: record["what"]), Column("value", lambda record: f"{record['value']:,}"),
-        Column("seconds", lambda record: f"{record['seconds']:.4g}"),
-        Column("peak MiB", lambda record: f"{record['peak_mebibytes']:,}"),
-        Column("fitted exponent", lambda record: f"{record['exponent']:.2f}"),
-    ])  # fmt: skip
-    return f"{table}\n\none epoch for images, one step for side (batch 8) and units (batch 64); {found[0]['hardware']}"
+    fields = {"value": ("value", ","), "seconds": ("seconds", ".4g"), "peak MiB": ("peak_mebibytes", ",")}
+    fields["fitted exponent"] = ("exponent", ".2f")
+    columns = [Column("what", itemgetter("what")), *(reporting.number(title, *field) for title, field in fields.items())]
+    steps = "one epoch for images, one step for side (batch 8) and units (batch 64)"
+    return f"{reporting.render(found, columns)}\n\n{steps}; {found[0]['hardware']}"
 
 
-class _Worker(contextlib.AbstractContextManager):
-    """A process that computes on request: a line of JSON in, a line of JSON out. At its end ``peak`` is the most MiB it held."""
+class _Worker(subprocess.Popen):
+    """A process that computes on request: a line of JSON in, a line of JSON out; text in it is an error."""
 
     def __init__(self, name, cores):
         own = {"KERAS_BACKEND": "tensorflow", "TF_NUM_INTEROP_THREADS": str(cores)}
         own["TF_NUM_INTRAOP_THREADS"] = "1" if "project" in name else str(cores)  # the others as they come
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("TF_NUM_", "OMP_"))} | own
-        self.name, self.errors = name, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at its end
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "lstm_ae_lib.study.bench", name, str(cores)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "lstm_ae_lib.study.bench", name, str(cores)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        super().__init__(command, **pipes, text=True, env=environment)
+        self.name = name
 
     def ready(self):
         """Whether what it needs is installed."""
         return self._answer("starting")
 
     def ask(self, task, batch, measured):
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps([task, batch, measured]), file=self.process.stdin, flush=True)
+        print(json.dumps([task, batch, measured]), file=self.stdin, flush=True)
         return self._answer(f"measuring {task} {batch}")
 
     def _answer(self, doing):
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            reason = self.errors.read().strip().splitlines() or ["it gave no reason"]
-            raise RuntimeError(f"{doing} by {self.name} failed: {reason[-1]}")
-        return json.loads(line)
-
-    def __exit__(self, *_):
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        _, self.process.returncode, usage = os.wait4(self.process.pid, 0)
-        self.process.stdout.close()
-        self.errors.close()
-        self.peak = round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
+        answer = json.loads(self.stdout.readline() or '"its process has ended"')
+        if isinstance(answer, str):
+            raise RuntimeError(f"{doing} by {self.name} failed: {answer}")
+        return answer
 
 
 def _serve(name, cores):
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    try:
+    answer = None
+    with contextlib.suppress(ModuleNotFoundError):
         answer = _answering(name, cores)
-    except ModuleNotFoundError:
-        print("false", flush=True)
-        return
-    print("true", flush=True)
+    print(json.dumps(answer is not None), flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(*json.loads(line))), flush=True)
+        try:
+            said = answer(*json.loads(line))
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+        print(json.dumps(said), flush=True)
 
 
 def _answering(name, cores):
     """A worker's function of task, size of a batch and whether it is measured, not warmed up: milliseconds a step, or None for a
     task that this implementation lacks."""
-    makers = {"pytorch": _pytorch, "onnxruntime": _onnxruntime}.get(name, functools.partial(_keras, name))(cores)
+    makers = {"pytorch": _pytorch, "onnxruntime": _onnxruntime}.get(name, lambda _: _keras(name))(cores)
     made = functools.cache(lambda task, batch: makers[task](batch))
 
     def answer(task, batch, measured):
+        if task == "peak":  # memory, in MiB
+            return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
         if task not in makers:
             return None
         call, steps = made(task, batch)
@@ -359,7 +340,7 @@ def _images(batch):
     return np.random.default_rng(0).random((batch, 32, 32, 3), dtype=np.float32)
 
 
-def _keras(name, _cores):
+def _keras(name):
     """Task -> a function of the size of a batch, giving what to call and the steps in one call. So the next two."""
     import tensorflow as tf
 
@@ -424,8 +405,8 @@ def _keras(name, _cores):
     }  # fmt: skip
 
 
-def _torch_model(features, units, outputs, sweep=False):
-    """LSTMs and a dense layer over rows of pixels; with ``sweep`` both ways, along the rows, then the columns, of positions."""
+def _torch_model(features=96, units=(128, 64), outputs=96, sweep=False):
+    """The reference model; with ``sweep`` LSTMs both ways, along the rows, then the columns, of positions."""
     import torch
 
     class Stack(torch.nn.Module):
@@ -437,19 +418,13 @@ def _torch_model(features, units, outputs, sweep=False):
             self.dense = torch.nn.Linear(sizes[-1], outputs)
 
         def forward(self, images):
-            hidden = images if sweep else images.reshape(-1, 32, 96)
+            hidden = images if sweep else images.reshape(-1, 32, features)
             for lstm in self.lstms:
-                if sweep:
-                    positions = lstm(hidden.reshape(-1, SWEEP_SIZE, hidden.shape[-1]))[0]
-                    hidden = positions.reshape(-1, SWEEP_SIZE, SWEEP_SIZE, 2 * SWEEP_UNITS).transpose(1, 2)
-                else:
-                    hidden = lstm(hidden)[0]
+                hidden = lstm(hidden.reshape(-1, *hidden.shape[-2:]))[0]
+                hidden = hidden.reshape(*images.shape[:3], -1).transpose(1, 2) if sweep else hidden
             return self.dense(hidden).reshape(*images.shape[:3], -1)
 
     return Stack()
-
-
-_REFERENCE = (96, (128, 64), 96)
 
 
 def _pytorch(cores):
@@ -469,14 +444,14 @@ def _pytorch(cores):
 
     def training_step(batch):
         images = torch.from_numpy(_images(batch))
-        return training(_torch_model(*_REFERENCE), images, images)
+        return training(_torch_model(), images, images)
 
     def sweep(batch):
         inputs = torch.rand(batch, SWEEP_SIZE, SWEEP_SIZE, SWEEP_UNITS)
         return training(_torch_model(SWEEP_UNITS, (SWEEP_UNITS, SWEEP_UNITS), 3, sweep=True), inputs, inputs[..., :3])
 
     def inference(batch):
-        model, images = _torch_model(*_REFERENCE).eval(), torch.from_numpy(_images(batch))
+        model, images = _torch_model().eval(), torch.from_numpy(_images(batch))
         return torch.inference_mode()(lambda: model(images)), 1
 
     def gemm(_):
@@ -501,8 +476,7 @@ def _onnxruntime(cores):
         images, content = _images(batch), io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = _torch_model(*_REFERENCE).eval()
-            torch.onnx.export(model, torch.from_numpy(images), content, input_names=["images"], dynamo=False)
+            torch.onnx.export(_torch_model().eval(), torch.from_numpy(images), content, input_names=["images"], dynamo=False)
         session = onnxruntime.InferenceSession(content.getvalue(), options, providers=["CPUExecutionProvider"])
         return (lambda: session.run(None, {"images": images})), 1
 

@@ -13,14 +13,11 @@ from lstm_ae_lib.study import records as published
 from lstm_ae_lib.study import runs
 from lstm_ae_lib.study.records import CLOSED_FORM, RESTORER_TITLES, restorer_title
 
-PEERS = ("dncnn", "rednet", "unet", "nafnet")
-OVERVIEW_MARKS, README_MARKS, LOOKS_MARKS, SPEED_MARKS = (
-    (f"<!-- {name}: written by {command} -->", f"<!-- end of {name} -->")
-    for name, command in (
-        *((name, "`python -m lstm_ae_lib publish`") for name in ("overview", "results", "looks")),
-        ("speed", "`python -m lstm_ae_lib bench train --save` and `bench scaling --save`"),
-    )
-)
+# README's tables stand between these.
+MARKS = {
+    name: (f"<!-- {name}: written by `python -m lstm_ae_lib {command}` -->", f"<!-- end of {name} -->")
+    for name, command in {"overview": "publish", "results": "publish", "looks": "publish", "speed": "bench ... --save"}.items()
+}
 
 
 class Column(NamedTuple):
@@ -72,17 +69,19 @@ def ratio(record: dict, peer: str = "pytorch") -> str:
     return between(record, f"ratio_to_{peer}", ".2f", "ratio") if f"ratio_to_{peer}" in record else "-"
 
 
-def _number(title, field, style, zero=True):
+def number(title: str, field: str, style: str, zero: bool = True) -> Column:
+    """A column of a field's numbers."""
     return Column(title, lambda record: shown(record[field], style, zero))
 
 
-def _interval(title, field, style):
+def interval(title: str, field: str, style: str) -> Column:
+    """A column of a field's numbers with their intervals."""
     return Column(title, lambda record: between(record, field, style))
 
 
-IMAGES, MSE, PSNR = _number("images", "images", ","), _number("MSE", "mse", ".3e"), _interval("PSNR dB [95 %]", "psnr", ".2f")
-SSIM, MINUTES = _number("SSIM", "ssim", ".4f"), _number("minutes", "minutes", ".1f", zero=False)
-PARAMETERS = _number("parameters", "parameters", ",", zero=False)
+IMAGES, MSE, PSNR = number("images", "images", ","), number("MSE", "mse", ".3e"), interval("PSNR dB [95 %]", "psnr", ".2f")
+SSIM, MINUTES = number("SSIM", "ssim", ".4f"), number("minutes", "minutes", ".1f", zero=False)
+PARAMETERS = number("parameters", "parameters", ",", zero=False)
 RUN = Column("run", lambda record: record["run"] or record["source"])
 
 
@@ -104,7 +103,7 @@ def metrics_table(records: list, style: str = "text") -> str:
     """Records as a table: restorer, and MSE, PSNR and SSIM, each with its 95 % interval where the record has one."""
     return render(records, [
         Column("restorer", restorer_title), Column("split", itemgetter("split")), IMAGES,
-        _interval("MSE [95 %]", "mse", ".2e"), PSNR, _interval("SSIM [95 %]", "ssim", ".3f"),
+        interval("MSE [95 %]", "mse", ".2e"), PSNR, interval("SSIM [95 %]", "ssim", ".3f"),
         Column("source", itemgetter("source")),
     ], style)  # fmt: skip
 
@@ -138,18 +137,18 @@ def study_table(records: list, style: str = "text") -> str:
     """Published records as a table with what each number cost: parameters, multiply-adds, minutes, images seen, seed."""
     return render(records, [
         Column("restorer", published.title), IMAGES, MSE, PSNR, SSIM, PARAMETERS,
-        _number("multiply-adds", "multiply_adds", ",", zero=False), MINUTES,
-        _number("images seen", "images_seen", ",", zero=False), _number("seed", "seed", "d"), RUN,
+        number("multiply-adds", "multiply_adds", ",", zero=False), MINUTES,
+        number("images seen", "images_seen", ",", zero=False), number("seed", "seed", "d"), RUN,
     ], style)  # fmt: skip
 
 
 def perception_table(records: list, style: str = "text") -> str:
     """Restored images as a table: distortion, and how natural they look to the study's classifier."""
     return render(records, [
-        Column("restorer", _perceived), IMAGES, MSE, _number("PSNR dB", "psnr", ".2f"),
-        _interval("Fréchet [95 %]", "frechet", ".3f"),
+        Column("restorer", _perceived), IMAGES, MSE, number("PSNR dB", "psnr", ".2f"),
+        interval("Fréchet [95 %]", "frechet", ".3f"),
         Column("kernel x 1000", lambda record: f"{1000 * record['kernel_distance']:.2f}"),
-        _interval("accuracy [95 %]", "accuracy", ".3f"), _number("gradients", "gradient_energy", ".2f"), RUN,
+        interval("accuracy [95 %]", "accuracy", ".3f"), number("gradients", "gradient_energy", ".2f"), RUN,
     ], style)  # fmt: skip
 
 
@@ -204,7 +203,7 @@ def rate_table(records: list, style: str = "text") -> str:
     once = {(record["restorer"], record["bits_per_pixel"], record["psnr"]): record for record in records}
     return render(sorted(once.values(), key=lambda record: (*published.order(record), record["bits_per_pixel"])), [
         Column("compressed by", restorer_title), Column("setting", lambda record: shown(record.get("setting"), "g")), IMAGES,
-        _number("bits per pixel", "bits_per_pixel", ".3f"),
+        number("bits per pixel", "bits_per_pixel", ".3f"),
         Column("in the file", lambda record: shown(record.get("bits_per_pixel_in_file"), ".3f")), MSE, PSNR, SSIM, RUN,
     ], style)  # fmt: skip
 
@@ -280,7 +279,8 @@ def readme_overview(records: list) -> str:
     records = _readme_records(records)
     families = {
         "degraded": ("degraded",), "best closed form": CLOSED_FORM, "LSTM autoencoder": ("reference_lstm",),
-        "bidirectional": ("reference_bilstm",), "convolutional network": PEERS, "flagship": ("flagship",),
+        "bidirectional": ("reference_bilstm",), "convolutional network": ("dncnn", "rednet", "unet", "nafnet"),
+        "flagship": ("flagship",),
     }  # fmt: skip
     measured = [record for record in records if record["source"] == "measured"]
     columns = {title: [record for record in measured if record["restorer"] in family] for title, family in families.items()}
@@ -326,7 +326,7 @@ def readme_table(records: list) -> str:
         return ", ".join([published.title(record), *origin])
 
     table = render(records, [
-        Column("protocol", lambda record: f"`{record['protocol']}`"), Column("restorer", title), _number("MSE", "mse", ".2e"), PSNR,
+        Column("protocol", lambda record: f"`{record['protocol']}`"), Column("restorer", title), number("MSE", "mse", ".2e"), PSNR,
         SSIM, PARAMETERS, MINUTES,
     ], "markdown")  # fmt: skip
     hardware = " / ".join(sorted({record["hardware"] for record in measured}))
@@ -341,8 +341,8 @@ def readme_looks(records: list) -> str:
     """README's table of how natural restored images look, from :func:`~lstm_ae_lib.study.records.perception_records`."""
     table = render(records, [
         Column("restorer", _perceived), Column("MSE x 1000", lambda record: f"{1000 * record['mse']:#.3g}"), PSNR,
-        _interval("Fréchet distance [95 %]", "frechet", ".2f"), _interval("accuracy [95 %]", "accuracy", ".3f"),
-        _number("gradients", "gradient_energy", ".2f"),
+        interval("Fréchet distance [95 %]", "frechet", ".2f"), interval("accuracy [95 %]", "accuracy", ".3f"),
+        number("gradients", "gradient_energy", ".2f"),
     ], "markdown")  # fmt: skip
     return f"{table}\n\n`gauss2`, {_counts(records)} test images."
 
@@ -372,35 +372,33 @@ def speed_table(training: list, growth: list) -> str:
     exponents = {record["what"]: record["exponent"] for record in growth}
     first = here[0]
     return f"{table}\n\n" + (
-        f"Medians of {first['rounds']} interleaved rounds, {most} threads, {first['hardware']}, GEMM {first['gemm_gflops']:.0f} GFLOP/s. A "
-        f"step fed by the pipeline takes {ratio(project['step with pipeline'], 'one_batch')} of the time of one with the same batch "
-        f"repeated; degrading all images when the pipeline is made adds {once / step:.0%} to the first epoch. Training time grows as the "
-        f"number of images to the power of {exponents['images']:.2f}, the pixels of an image to the power of {exponents['side']:.2f}, and "
-        f"the multiply-adds of a model to the power of {exponents['units']:.2f}."
+        f"Medians of {first['rounds']} interleaved rounds, {most} threads, {first['hardware']}, GEMM {first['gemm_gflops']:.0f} "
+        f"GFLOP/s. A step fed by the pipeline takes {ratio(project['step with pipeline'], 'one_batch')} of the time of one with "
+        f"the same batch repeated; degrading all images when the pipeline is made adds {once / step:.0%} to the first epoch. Training "
+        f"time grows as the number of images to the power of {exponents['images']:.2f}, the pixels of an image to the power of "
+        f"{exponents['side']:.2f}, and the multiply-adds of a model to the power of {exponents['units']:.2f}."
     )
 
 
 def readme_tables() -> dict:
-    """README's tables, each under the pair of marks that it stands between; looks and speed only where they have been measured."""
+    """README's tables by the name of their marks; looks and speed only where they have been measured."""
     records = published.reference_records()
-    tables = {OVERVIEW_MARKS: readme_overview(records), README_MARKS: readme_table(records)}
+    tables = {"overview": readme_overview(records), "results": readme_table(records)}
     if perceived := published.perception_records("gauss2"):
-        tables[LOOKS_MARKS] = readme_looks(perceived)
+        tables["looks"] = readme_looks(perceived)
     speed = [published.benchmark_records(name) for name in ("train", "scaling")]
-    if all(speed):
-        tables[SPEED_MARKS] = speed_table(*speed)
-    return tables
+    return tables | ({"speed": speed_table(*speed)} if all(speed) else {})
 
 
 def update_readme() -> None:
     """Writes the tables of the published records and of the recorded speed between their marks in README.md."""
     path = paths.data_dir().parent / "README.md"
     text = path.read_text(encoding="utf-8")
-    for marks, table in readme_tables().items():
-        before, _, rest = text.partition(marks[0])
-        _, end, after = rest.partition(marks[1])
+    for name, table in readme_tables().items():
+        before, start, rest = text.partition(MARKS[name][0])
+        _, end, after = rest.partition(MARKS[name][1])
         if not end:
-            raise ValueError(f"README.md has no marks {marks[0]!r} and {marks[1]!r}")
-        text = f"{before}{marks[0]}\n{table}\n{end}{after}"
+            raise ValueError(f"README.md has no marks {' and '.join(map(repr, MARKS[name]))}")
+        text = f"{before}{start}\n{table}\n{end}{after}"
     with files.replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
