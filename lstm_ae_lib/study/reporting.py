@@ -1,10 +1,9 @@
 """From records to what people read: tables, curves, README."""
 
 import html
-from collections.abc import Callable
+from collections import namedtuple
 from functools import partial
 from operator import attrgetter, itemgetter
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,11 +19,7 @@ MARKS = {
 }
 
 
-class Column(NamedTuple):
-    """A table's column: its title, and a function that gives a row's text."""
-
-    title: str
-    text: Callable
+Column = namedtuple("Column", ("title", "text"))  # of a table: its title, and a function that gives a row's text
 
 
 def render(rows: list, columns: list, style: str = "text") -> str:
@@ -158,7 +153,7 @@ def perception_points(records: list) -> list:
 
 
 def perception_tradeoffs(records: list) -> list:
-    """What each restorer other than the flagship gains and loses against it, a line each."""
+    """What each restorer other than the flagship gains and loses against it, a line each; none without the flagship."""
     own = next((record for record in records if record["restorer"] == "flagship"), None)
     return [
         f"{_perceived(record)}: {record['psnr'] - own['psnr']:+.2f} dB, {record['frechet'] / own['frechet']:.2f} of the Fréchet "
@@ -369,14 +364,14 @@ def speed_table(training: list, growth: list) -> str:
     ], "markdown")  # fmt: skip
     project = {record["task"]: record for record in here if record["implementation"] == "project"}
     once, step = (project[task]["milliseconds"] / project[task]["batch"] for task in ("making the pipeline", "step with one batch"))
-    exponents = {record["what"]: record["exponent"] for record in growth}
+    growth = {record["what"]: f"to the power of {record['exponent']:.2f}" for record in growth}
     first = here[0]
     return f"{table}\n\n" + (
         f"Medians of {first['rounds']} interleaved rounds, {most} threads, {first['hardware']}, GEMM {first['gemm_gflops']:.0f} "
         f"GFLOP/s. A step fed by the pipeline takes {ratio(project['step with pipeline'], 'one_batch')} of the time of one with "
-        f"the same batch repeated; degrading all images when the pipeline is made adds {once / step:.0%} to the first epoch. Training "
-        f"time grows as the number of images to the power of {exponents['images']:.2f}, the pixels of an image to the power of "
-        f"{exponents['side']:.2f}, and the multiply-adds of a model to the power of {exponents['units']:.2f}."
+        f"the same batch repeated; degrading all images when the pipeline is made adds {once / step:.0%} to the first epoch. "
+        f"Training time grows as the number of images {growth['images']}, the pixels of an image {growth['side']}, and the "
+        f"multiply-adds of a model {growth['units']}."
     )
 
 
