@@ -192,21 +192,20 @@ def _runs(arguments):
 
 
 def _publish(arguments):
-    from lstm_ae_lib.study import reporting, runs
+    from lstm_ae_lib.study import records, reporting, runs
 
-    records = reporting.publish(arguments.names)
-    print(reporting.metrics_table(records))
+    print(reporting.metrics_table(records.publish(arguments.names)))
     if arguments.figures:
-        print("figures:", ", ".join(reporting.publish_figures(runs.open_run(arguments.names[0]))))
+        print("figures:", ", ".join(records.publish_figures(runs.open_run(arguments.names[0]))))
 
 
 def _compare(arguments):
-    from lstm_ae_lib.study import reporting
+    from lstm_ae_lib.study import records, reporting
 
-    found = reporting.compare_runs(arguments.run_name, arguments.other)
+    found = records.compare_runs(arguments.run_name, arguments.other)
     print(reporting.comparison_line(found))
     if arguments.save:
-        reporting.save_comparison(found)
+        records.save_comparison(found)
 
 
 def _release(arguments):
@@ -219,21 +218,12 @@ def _release(arguments):
 
 
 def _bench(arguments):
-    from lstm_ae_lib.study import bench, bench_train, reporting
+    from lstm_ae_lib.study import bench, reporting
 
-    if arguments.what == "train":
-        records = bench_train.measure(arguments.repeats, tasks=arguments.tasks or ())
-        print(bench_train.format_results(records))
-        measured = {record["task"] for record in records}
-        records += [record for record in bench.load("train") if record["task"] not in measured]
-    elif arguments.what == "scaling":
-        records = bench_train.scaling()
-        print(bench_train.format_scaling(records))
-    else:
-        records = bench.measure(arguments.repeats)
-        print(bench.format_results(records))
+    found, text = bench.run(arguments.what, arguments.repeats, arguments.tasks or ())
+    print(text)
     if arguments.save:
-        print(f"written: {bench.save(arguments.what, records)}")
+        print(f"written: {bench.save(arguments.what, found)}")
         reporting.update_readme()
 
 

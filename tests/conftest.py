@@ -1,10 +1,13 @@
 """What all tests share: the sample, its blurred version, and a data folder of their own."""
 
+import json
+
 import matplotlib
 import numpy as np
 import pytest
 
-from lstm_ae_lib import cifar10, degradations
+from lstm_ae_lib import cifar10, degradations, metrics, paths
+from lstm_ae_lib.study import reporting, runs
 
 matplotlib.use("Agg")  # not by a variable: the kernels that tests start draw inline
 
@@ -44,3 +47,29 @@ def made(tmp_path, monkeypatch):
     """A data folder of the test's own: raw/ and runs/ live there."""
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
+
+
+@pytest.fixture
+def run(made, sample, clean, blurred):
+    """A run as notebooks 02 and 03 leave it, of the untouched images only."""
+    run = runs.start_run("one", {"seed": 3}, sample, "gauss2")
+    run.path("history.csv").write_text("epoch,loss\n0,0.5\n")
+    run.save_records([run.new_record(restorer="degraded", split="test", summary=metrics.evaluate(clean, blurred))])
+    return run
+
+
+@pytest.fixture
+def tracked(monkeypatch, tmp_path):
+    """A repository of the test's own: its README, and a metrics file with a record from elsewhere and an old one."""
+    folder = tmp_path / "tracked" / "data"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(paths, "data_dir", lambda: folder)
+    monkeypatch.setattr(paths, "figures_dir", lambda: folder.parent)
+    marked = [f"{start}\nold\n{end}\n" for start, end in map(reporting.MARKS.get, ("overview", "results"))]
+    (folder.parent / "README.md").write_text("".join(["above\n", *marked, "below\n"]))
+    foreign = dict.fromkeys(runs.RECORD_FIELDS) | {
+        "source": "published: a paper", "protocol": "gauss2", "restorer": "reference_lstm", "split": "validation",
+        "mse": 0.0014, "data": "full",
+    }  # fmt: skip
+    (folder / "reference_metrics.json").write_text(json.dumps({"records": [foreign, foreign | {"run": "one"}]}))
+    return folder

@@ -1,19 +1,128 @@
+import importlib.util
+
 import pytest
 
-from lstm_ae_lib.study import bench
+from lstm_ae_lib.fast import threads
+from lstm_ae_lib.study import bench, records
 
 
-def test_it_measures_everything_and_asserts_nothing(monkeypatch):
-    monkeypatch.setattr(bench, "IMAGES", 2000)
-    records = bench.measure(repeats=3)
-    names = " ".join(record["name"] for record in records)
-    for part in ("training step, reference_lstm", "pipeline alone", "gauss2, OpenCV", "gauss2, in the graph"):
-        assert part in names
-    assert all(0 < record["low"] <= record["median"] <= record["high"] for record in records)
-    text = bench.format_results(records)
-    assert "3 interleaved repetitions" in text and "times as fast" in text
+class InProcess:
+    """Stands in for a worker process: the same work, here."""
+
+    def __init__(self, name, cores):
+        self.name, self.cores = name, cores
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def ready(self):
+        try:
+            self.ask = bench._answering(self.name, self.cores)
+        except ModuleNotFoundError:
+            return False
+        return True
 
 
-def test_too_few_repeats_are_refused():
+@pytest.fixture
+def small(monkeypatch):
+    """Everything that is measured, a few times on a few images; stock Keras once, its threads are the processes'."""
+    implementations = [name for name in bench.IMPLEMENTATIONS if name != "keras, project's threads"]
+    small = {"IMPLEMENTATIONS": implementations, "TASKS": {name: ((2,), 1) for name in bench.TASKS}, "STEPS_PER_EXECUTION": 1}
+    for name, value in (small | {"_Worker": InProcess, "SWEEP_SIZE": 4, "GEMM": (64, 64, 64)}).items():
+        monkeypatch.setattr(bench, name, value)
+
+
+def test_the_overview_measures_everything(monkeypatch):
+    for name, value in {"IMAGES": 100, "BATCH": 4, "STEPS": 1, "BATCHES": 5}.items():
+        monkeypatch.setattr(bench, name, value)
+    found, text = bench.run("overview", 3)
+    assert [record["name"] for record in found] == [
+        "training step, reference_lstm, batch 4, milliseconds", "training step, reference_bilstm, batch 4, milliseconds",
+        "pipeline alone, images per second", "degrading 100 images, gauss2, OpenCV, seconds",
+        "degrading 100 images, gauss2, in the graph, seconds", "degrading 100 images, reference, SciPy, seconds",
+        "degrading 100 images, reference, in the graph, seconds",
+    ]  # fmt: skip
+    assert set(found[0]) == set(records.benchmark_records("overview")[0])
+    assert all(0 < record["low"] <= record["median"] <= record["high"] for record in found)
+    assert "3 interleaved repetitions" in text and "pipeline alone: " in text and "times as fast" in text
+
+
+def test_every_implementation_takes_its_turn(small):
+    found = bench.train(repeats=5, cores=(1,))
+    rows = {(record["task"], record["implementation"]): record for record in found}
+    every = {"project", "keras"}
+    every |= {"pytorch"} if importlib.util.find_spec("torch") else set()
+    done = {task: {name for this, name in rows if this == task} - {"onnxruntime"} for task in bench.TASKS}
+    assert done == {
+        "training step": every, "inference": every, "sweep step": every | {"gated scan"},
+        "step with one batch": every - {"pytorch"}, "step with pipeline": {"project"}, "making the pipeline": {"project"},
+    }  # fmt: skip
+    for record in found:
+        assert 0 < record["low"] <= record["milliseconds"] <= record["high"]
+        assert record["threads"] == 1 and record["rounds"] == 5 and record["gemm_gflops"] > 0
+    # 1.05 million multiply-adds a row, three times but for the gradient to the image; two images of 32 rows.
+    products = 3 * (4 * 128 * 224 + 4 * 64 * 192 + 64 * 96) - 4 * 128 * 96
+    step = rows["training step", "project"]
+    assert step["gflop"] == pytest.approx(2e-9 * 32 * products * 2, abs=1e-4) and step["fraction_of_gemm"] > 0
+    assert "gflop" not in rows["sweep step", "project"] and step["ratio_to_keras"] > 0
+    piped = rows["step with pipeline", "project"]
+    assert 0 < piped["ratio_low"] <= piped["ratio_to_one_batch"] <= piped["ratio_high"]
+    text = bench.format_train(found)
+    assert "of PyTorch's time" in text and "median [lowest, highest] of 5 interleaved rounds" in text
+
+
+def test_a_ratio_compares_the_same_rounds():
+    times = {("inference", 1, "project"): (2.0, 3.0, 8.0), ("inference", 1, "pytorch"): (1.0, 3.0, 2.0)}
+    record = bench._record(times, "inference", 1, "project", 100.0)
+    assert (record["milliseconds"], record["low"], record["high"]) == (3.0, 2.0, 8.0)
+    assert (record["ratio_to_pytorch"], record["ratio_low"], record["ratio_high"]) == (2.0, 1.0, 4.0)
+    assert "ratio_to_pytorch" not in bench._record(times, "inference", 1, "pytorch", 100.0)
+
+
+def test_the_growth_is_fitted(small, monkeypatch):
+    monkeypatch.setattr(bench, "SCALES", {"images": (64, 128), "units": (4, 8)})
+    found, text = bench.run("scaling")
+    assert [record["value"] for record in found] == [64, 128, 4, 8]
+    assert [record["size"] for record in found][:2] == [64, 128] and found[2]["size"] < found[3]["size"]
+    assert bench._scaled("side", 16)[1:] == ((64, 16, 16, 3), 8)
+    assert all(record["seconds"] > 0 and record["peak_mebibytes"] > 100 for record in found)
+    assert found[0]["exponent"] == found[1]["exponent"] and "fitted exponent" in text
+    assert set(found[0]) == set(records.benchmark_records("scaling")[0])
+
+
+def test_of_some_tasks_the_others_records_are_kept(small):
+    found, text = bench.run("train", 5, ["making the pipeline"])
+    new = {record["task"] for record in found if record["hardware"] == found[0]["hardware"] and record["rounds"] == 5}
+    assert new == {"making the pipeline"} and {record["task"] for record in found} >= {"training step", "sweep step"}
+    assert "training step" not in text
+
+
+def test_a_process_computes_on_request_and_says_why_it_failed():
+    with bench._Worker("project", 1) as worker, bench._Worker("pytorch", 1) as other:
+        assert worker.ready() and other.ready() == bool(importlib.util.find_spec("torch"))
+        assert worker.ask("gemm", bench.GEMM[0], True) > 0
+        assert worker.ask("lunch", 1, True) is None
+        with pytest.raises(RuntimeError, match="measuring inference -1 by project failed: ValueError"):
+            worker.ask("inference", -1, True)
+        assert worker.ask("peak", 0, True) > 100
+    assert worker.returncode == other.returncode == 0
+
+
+def test_a_process_that_has_ended_is_an_error():
+    with bench._Worker("project", 1) as worker:
+        worker.kill()
+        with pytest.raises(RuntimeError, match="starting by project failed: its process has ended"):
+            worker.ready()
+
+
+def test_requests_that_are_refused():
     with pytest.raises(ValueError, match="repeats must be a whole number from 3"):
-        bench.measure(1)
+        bench.overview(1)
+    with pytest.raises(ValueError, match="repeats must be a whole number from 5"):
+        bench.train(4)
+    with pytest.raises(ValueError, match="tasks must be one of training step, .*; got 'lunch'"):
+        bench.train(tasks=("lunch",))
+    assert bench.train(cores=(threads.cores() + 1,)) == []

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -9,16 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from lstm_ae_lib import files
-from lstm_ae_lib.study import reporting
+from lstm_ae_lib import __main__, files, models
+from lstm_ae_lib.study import records, reporting, runs
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = {"README.md": README, "data/README.md": (ROOT / "data" / "README.md").read_text(encoding="utf-8")}
 
 
+def blocks(language=""):
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.S | re.M)
+    return [text for kind, text in found if kind == language]
+
+
 def code_lines():
-    for block in re.findall(r"```\n(.*?)```", README, re.S):
+    for block in blocks():
         for line in block.splitlines():
             yield line.split("#")[0].split()
     for inline in re.findall(r"`([^`\n]+)`", README):
@@ -26,39 +32,41 @@ def code_lines():
 
 
 def test_the_table_is_what_the_metrics_file_says():
-    block = README.split(reporting.README_MARKS[0])[1].split(reporting.README_MARKS[1])[0].strip()
-    assert block == reporting.readme_table(reporting.reference_records())
+    start, end = reporting.MARKS["results"]
+    block = README.split(start)[1].split(end)[0].strip()
+    assert block == reporting.readme_table(records.reference_records())
     rows = [line for line in block.splitlines() if line.startswith("| `")]
     assert len(rows) >= 7 and "10,000 test images" in block and "cores" in block
 
 
 def test_the_tables_are_what_the_files_say():
     tables = reporting.readme_tables()
-    assert list(tables) == [reporting.OVERVIEW_MARKS, reporting.README_MARKS, reporting.LOOKS_MARKS, reporting.SPEED_MARKS]
-    for (start, end), table in tables.items():
+    assert list(tables) == list(reporting.MARKS) == ["overview", "results", "looks", "speed"]
+    for name, table in tables.items():
+        start, end = reporting.MARKS[name]
         assert README.split(start)[1].split(end)[0].strip() == table
-    looks = tables[reporting.LOOKS_MARKS]
+    looks = tables["looks"]
     assert "| flagship |" in looks and "| clean |" in looks and "10,000 test images" in looks
-    speed = tables[reporting.SPEED_MARKS]
+    speed = tables["speed"]
     assert "| training step | 64 |" in speed and "interleaved rounds" in speed and "cores" in speed
 
 
 def test_the_overview_has_the_least_error_of_each_kind():
-    records = reporting.reference_records(protocol="gauss2", data="full", split="test", images=10_000)
-    least = {name: min(r["mse"] for r in records if r["restorer"] == name) for name in ("degraded", "linear", "unet", "flagship")}
-    (row,) = (line for line in reporting.readme_overview(records).splitlines() if line.startswith("| `gauss2`"))
+    found = records.reference_records(protocol="gauss2", data="full", split="test", images=10_000)
+    least = {name: min(r["mse"] for r in found if r["restorer"] == name) for name in ("degraded", "linear", "unet", "flagship")}
+    (row,) = (line for line in reporting.readme_overview(found).splitlines() if line.startswith("| `gauss2`"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == f"{1000 * least['degraded']:#.3g}" and cells[2] == f"{1000 * least['linear']:#.3g}"
     assert cells[6].startswith(f"{1000 * least['flagship']:#.3g} (") and cells[7] == "-"
-    peers = reporting.readme_overview([record for record in records if record["restorer"] in ("unet", "flagship")])
+    peers = reporting.readme_overview([record for record in found if record["restorer"] in ("unet", "flagship")])
     assert f"| - | {1000 * least['unet']:#.3g} (20) |" in peers
-    assert "`gauss2`" not in reporting.readme_overview([record for record in records if record["restorer"] == "unet"])
-    elsewhere = reporting.reference_records(protocol="reference", data="full")
+    assert "`gauss2`" not in reporting.readme_overview([record for record in found if record["restorer"] == "unet"])
+    elsewhere = records.reference_records(protocol="reference", data="full")
     assert r"| 1.40\* |" in reporting.readme_overview(elsewhere)  # the precursor's, on validation images
 
 
 def test_every_published_number_has_its_recorded_run():
-    for record in reporting.reference_records(source="measured"):
+    for record in records.reference_records(source="measured"):
         folder = ROOT / "data" / "published" / record["run"]
         assert record in files.read_json(folder / "metrics.json")["records"]
         run = files.read_json(folder / "run.json")
@@ -102,6 +110,26 @@ def test_links_resolve(document):
             assert target.startswith(start) and (ROOT / target.removeprefix(start)).is_file(), target
 
 
+def test_python_snippets_run_as_they_stand(made, sample):
+    """In the order of the text, each in a process of its own, with a run of the name that README gives it, here untrained."""
+    snippets = blocks("python")
+    named = {name for snippet in snippets for name in re.findall(r'open_run\("(\w+)"\)', snippet)}
+    assert len(snippets) >= 2 and named == {"mine"} and "`python -m lstm_ae_lib run --name mine`" in README
+    run = runs.start_run("mine", {"seed": 0}, sample, "gauss2")
+    run.save_model("autoencoder", models.reference_lstm_autoencoder(), "reference_lstm_autoencoder", {})
+    for snippet in snippets:
+        done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "'psnr': " in done.stdout, done.stderr
+
+
+def test_commands_can_be_parsed():
+    lines = [line.split("#")[0] for block in blocks() for line in block.splitlines()]
+    commands = [shlex.split(command) for line in lines for command in line.split("&&") if "python -m lstm_ae_lib" in command]
+    for words in commands:
+        assert callable(__main__._parser().parse_args(words[3:]).run), words
+    assert len(commands) > 20
+
+
 def test_commands_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     help_text = subprocess.run([sys.executable, "-m", "lstm_ae_lib", "--help"], capture_output=True, text=True, timeout=60).stdout
@@ -136,7 +164,7 @@ def test_the_first_screen_has_what_it_must():
         "make study",
         "make test",
         "colab.research.google.com",
-        reporting.OVERVIEW_MARKS[0],
+        reporting.MARKS["overview"][0],
     ):
         assert part in first
     assert (ROOT / "figures" / "03_best_median_worst.png").is_file()
@@ -159,7 +187,7 @@ def test_the_licence_and_the_list_of_requirements_are_where_the_project_file_say
 
 def test_what_was_measured_on_fewer_images_too_is_shown_once():
     record = next(
-        record for record in reporting.reference_records() if record["restorer"] == "linear" and record["split"] == "test"
+        record for record in records.reference_records() if record["restorer"] == "linear" and record["split"] == "test"
     )
     fewer = {**record, "images": 1000, "psnr": 1.23, "psnr_low": 1.22, "psnr_high": 1.24}
     tuned = {**record, "restorer": "wiener", "budget": "tuned"}
