@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -172,6 +173,25 @@ def test_a_resumed_training_has_the_minutes_that_are_left(tmp_path, monkeypatch,
     assert 0.05 <= whole[-1] < 0.08 and all(a <= b for a, b in zip(whole, whole[1:], strict=False))
     assert whole[20] - first[-1] < 0.02  # and no time between the two
     assert histories[1]["images"][-1] == datasets.images_seen(90, 8, budget.steps)
+
+
+@only_tensorflow
+def test_only_steps_count(tmp_path):
+    """Neither what callbacks do between two batches, nor validation."""
+
+    class Lazy(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            time.sleep(0.2)
+
+        on_test_batch_end = on_train_batch_end
+
+    model, images = model_to_train(), images_to_train()
+    budget = training.TimeBudget(1.0, 0.01, images=90, batch_size=8)
+    batches = datasets.training_batches(images, "gauss1", 8, 0)
+    validation = datasets.evaluation_batches(images[:8], "gauss1", 8)
+    started = time.monotonic()
+    model.fit(batches, steps_per_epoch=5, epochs=2, shuffle=False, verbose=0, callbacks=[budget, Lazy()], validation_data=validation)
+    assert budget.steps == 10 and 0 < budget.seconds < time.monotonic() - started - 12 * 0.2
 
 
 @pytest.mark.parametrize(
