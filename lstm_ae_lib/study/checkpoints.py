@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import os
 import random
@@ -116,6 +117,19 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         import filelock
 
+        if self._used:  # a second fit with this object goes on from what the first one has saved
+            self._read_latest()
+        self._used = True
+        self._unmute()  # an error may have ended the fit before
+        optimizer = self.model.optimizer
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        if self._meta is not None:
+            _assign(_variables(self.model), self._arrays[: self._meta["variables"]], self._saved)
+            names, stored = ([type(one).__name__ for one in self.callbacks], [one["class"] for one in self._meta["callbacks"]])
+            if names != stored:
+                raise ValueError(f"the checkpoint holds the states of the callbacks {stored}, got callbacks={names}")
+            self._tell_history()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -123,26 +137,11 @@ class Checkpoints(keras.callbacks.Callback):
             raise RuntimeError(f"another process trains with the checkpoints in {self.folder}; this one is refused") from None
         except OSError as error:
             raise OSError(error.errno, f"cannot write checkpoints: {error.strerror or error}", str(self.folder)) from error
-        if self._used:  # a second fit with this object goes on from what the first one has saved
-            self._read_latest()
-        self._used = True
-        self._unmute()  # an error may have ended the fit before
-        self._before = None
+        self._terminated, self._before = False, None
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._ask_to_stop)
-        self._terminated = False
         for leftover in self.folder.glob(".tmp-*"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
-        optimizer = self.model.optimizer
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
-        if self._meta is not None:
-            try:
-                _assign(_variables(self.model), self._arrays[: self._meta["variables"]], self._saved)
-            except ValueError:
-                self._release()
-                raise
-            self._tell_history()
         self._started = self._last = time.monotonic()
         self._spent_before = self.seconds_spent
         self._steps_done = 0
@@ -151,32 +150,20 @@ class Checkpoints(keras.callbacks.Callback):
         self._epoch = epoch
         if self._meta is None:
             return
-        meta, arrays, path = self._meta, self._arrays, self._saved
-        try:
-            if epoch != self.epoch:
-                raise ValueError(
-                    f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}; make the Checkpoints and "
-                    "the pipeline anew before fit, or begin another training in another folder"
-                )
-            # Only now, because the other callbacks have just begun anew.
-            _set_states(self.callbacks, meta["callbacks"], arrays)
-        except ValueError:
+        if epoch != self.epoch:
             self._release()
-            raise
+            raise ValueError(
+                f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}; make the Checkpoints and "
+                "the pipeline anew before fit, or begin another training in another folder"
+            )
+        # Only now, because the other callbacks have just begun anew.
+        _set_states(self.callbacks, self._meta["callbacks"], self._arrays)
         self._tell_history()
-
-        def restore():
-            _assign(_variables(self.model), arrays[: meta["variables"]], path)
-            _set_random_states(meta, arrays)
-            metrics = arrays[meta["variables"] : meta["variables"] + meta["metrics"]]
-            _assign(self.model.metrics_variables, metrics, path)
-
         _say(f"going on after epoch {self.epoch}, step {self._first_step}")
         if self._first_step:
-            self._skip(self._first_step, restore)
-        else:  # an epoch begins with empty metrics anyway
-            _set_random_states(meta, arrays)
-        self._meta = self._arrays = None
+            self._skip(self._first_step)
+        else:
+            self._restore()
 
     def on_train_batch_end(self, batch, logs=None):
         if batch < self._first_step:  # done before this process started
@@ -255,7 +242,14 @@ class Checkpoints(keras.callbacks.Callback):
     def _note_time(self):
         self.seconds_spent = self._spent_before + time.monotonic() - self._started
 
-    def _skip(self, steps, restore):
+    def _restore(self):
+        meta, arrays, model = self._meta, self._arrays, self.model
+        metrics = model.metrics_variables if meta["step"] else []  # an epoch begins with empty metrics anyway
+        _assign([*_variables(model), *metrics], arrays[: meta["variables"] + meta["metrics"]], self._saved)
+        _set_random_states(meta, arrays)
+        self._meta = self._arrays = None
+
+    def _skip(self, steps):
         """The steps of the first epoch that were done before: their batches are drawn and not learned from, and the other
         callbacks do not hear of them.
 
@@ -274,7 +268,7 @@ class Checkpoints(keras.callbacks.Callback):
                     next(iterator)
             if calls[0] == steps // model.steps_per_execution:
                 model.train_function = real
-                restore()
+                self._restore()
             return model.get_metrics_result()
 
         model.train_function = train_function
@@ -380,14 +374,11 @@ def _set_random_states(meta, arrays):
 
 
 def _assign(variables, arrays, path):
-    mine = [(tuple(variable.shape), str(variable.dtype)) for variable in variables]
-    its = [(array.shape, str(array.dtype)) for array in arrays]
+    mine, its = ([(tuple(one.shape), str(one.dtype)) for one in ones] for ones in (variables, arrays))
     if mine != its:
-        different = next(
-            (place for place, pair in enumerate(zip(mine, its, strict=False)) if pair[0] != pair[1]), min(len(mine), len(its))
-        )
-        here = f"{variables[different].path} {mine[different]}" if different < len(mine) else "nothing"
-        there = its[different] if different < len(its) else "nothing"
+        pairs = itertools.zip_longest(mine, its, fillvalue="nothing")
+        place, (here, there) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+        here = f"{variables[place].path} {here}" if place < len(mine) else here
         raise ValueError(
             f"the checkpoint {path} is of another model or optimiser: {len(its)} variables against {len(mine)} here; the first "
             f"difference is {here} here, {there} there. Use another folder, or the model that it was made with"
@@ -423,9 +414,6 @@ def _get_state(callback, arrays):
 
 
 def _set_states(callbacks, states, arrays):
-    names, stored = [type(callback).__name__ for callback in callbacks], [state["class"] for state in states]
-    if names != stored:
-        raise ValueError(f"the checkpoint holds the states of the callbacks {stored}, got callbacks={names}")
     for callback, state in zip(callbacks, states, strict=True):
         values = state["values"] | {name: arrays[start : start + count] for name, (start, count) in state["arrays"].items()}
         # Checkpoints of before hold arguments and private notes too.

@@ -93,10 +93,8 @@ def check_parameters(given: dict, notebooks=CHAIN) -> dict:
         given: name -> value; a text is read as the parameter's type (``"20"`` for an int, ``"true"`` for a bool).
         notebooks: the notebooks they are for.
 
-    Returns:
-        dict: notebook -> the parameters it takes, with values of the right type.
-
-    Raises ``ParameterError`` for a name that no notebook has (the right ones are listed) or a value that it does not take.
+    Returns the parameters that each notebook takes, with values of the right type. Raises ``ParameterError`` for a name that no
+    notebook has (the right ones are listed) or a value that it does not take.
     """
     declared = {notebook: notebook_parameters(notebook) for notebook in notebooks}
     known = {name: entry for entries in declared.values() for name, entry in entries.items()}
@@ -160,7 +158,7 @@ def read_yaml(path):
 
 
 def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False) -> runs.Run:
-    """Execute notebooks one after the other as one run.
+    """Execute notebooks one after the other as one run, and return it; its folder keeps the executed notebooks.
 
     Args:
         name: of the run; its folder must not exist yet, or be empty.
@@ -168,12 +166,10 @@ def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False)
         notebooks: their names, in order. Default: the study's spine.
         quiet: show no progress and none of the kernels' output.
 
-    Returns:
-        runs.Run: the finished run, executed notebooks in its folder.
-
     Raises:
-        ParameterError, OSError: before anything has run; the runs' folder cannot be written to.
+        ParameterError: before anything has run.
         FileExistsError: a run of that name exists; nothing is overwritten.
+        OSError: the runs' folder cannot be written to.
         RuntimeError: a notebook failed; the run's folder keeps it as far as it got, and the reason.
     """
     if "run_name" in parameters:

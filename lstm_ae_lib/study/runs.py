@@ -139,13 +139,10 @@ class Run:
         self.update(training=training | {restorer: {"minutes": round(minutes, 3), "images_seen": images_seen, "budget": budget}})
 
     def new_record(self, *, restorer: str, split: str, summary: dict, model=None) -> dict:
-        """A record of ``metrics.json``: what :func:`lstm_ae_lib.metrics.evaluate` measured, and the run it belongs to.
+        """A record of ``metrics.json``: the ``summary`` of :func:`lstm_ae_lib.metrics.evaluate`, and the run it belongs to.
 
-        Args:
-            restorer: ``"degraded"``, ``"linear"``, ``"reference_lstm"`` ...
-            split: ``"validation"`` or ``"test"``.
-            summary: what :func:`lstm_ae_lib.metrics.evaluate` returned.
-            model: the restorer, for its parameters and multiply-adds; None for the degraded image itself.
+        ``split`` is ``"validation"`` or ``"test"``; ``model`` the restorer, for its parameters and multiply-adds, None for the
+        degraded image itself.
         """
         from lstm_ae_lib import models
 
@@ -179,15 +176,14 @@ def start_run(name: str, parameters: dict, images, protocol: str, resume: bool =
     """Start a run: make its folder and record its parameters, data, versions and hardware.
 
     What an earlier run of that name has written is removed first, so that old results never stand beside new ones; what the
-    runner has just prepared, and notebook 01's figures, stay. A run that the runner has ended is refused. With ``resume`` a
-    run of that name goes on instead: its checkpoints stay.
+    runner has just prepared, and notebook 01's figures, stay.
 
     Args:
         name: of the run.
         parameters: all parameters of the notebook, plain values.
         images: the :class:`lstm_ae_lib.cifar10.ImageSet` in use.
         protocol: name of the protocol.
-        resume: go on with the run of that name, if there is one. Default False.
+        resume: go on with the run of that name and its checkpoints, if there is one. Default False.
 
     Raises:
         ValueError: no valid name; a run to resume with other parameters or other images.
