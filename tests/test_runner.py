@@ -2,6 +2,7 @@ import ast
 import base64
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -102,6 +103,8 @@ def test_every_notebook_is_read_as_papermill_does_and_checks_its_parameters_firs
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     (place,) = [place for place, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
     assert cells[place + 1].source.startswith("runner.read_parameters(globals())\n")
+    source = "\n".join(cell.source for cell in cells)
+    assert "weights.build(" not in source or re.search(r"^from lstm_ae_lib(\.tasks import| import .*\btasks\b)", source, re.M)
 
 
 def by_papermill(notebooks, given):

@@ -10,7 +10,7 @@ import time
 import pytest
 from test_runner import notebooks, write_notebook  # noqa: F401 - a fixture
 
-from lstm_ae_lib import __main__, degradations, paths, weights
+from lstm_ae_lib import __main__, degradations, paths, tasks, weights  # noqa: F401 - tasks: its builders are known
 from lstm_ae_lib.study import runner, runs, sweeps
 
 

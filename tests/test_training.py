@@ -187,7 +187,8 @@ def test_only_steps_count():
     model, images = model_to_train(), images_to_train() / np.float32(255)
     budget = training.TimeBudget(1.0, 0.01, images=90, batch_size=18)
     started = time.monotonic()
-    model.fit(images, images, batch_size=18, epochs=2, verbose=0, callbacks=[budget, Lazy()], validation_data=(images[:8], images[:8]))
+    callbacks, held_out = [budget, Lazy()], (images[:8], images[:8])
+    model.fit(images, images, batch_size=18, epochs=2, verbose=0, callbacks=callbacks, validation_data=held_out)
     assert budget.steps == 10 and 0 < budget.seconds < time.monotonic() - started - 12 * 0.2
 
 

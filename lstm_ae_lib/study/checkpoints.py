@@ -53,8 +53,7 @@ class Checkpoints(keras.callbacks.Callback):
             ``fit`` they stand before this one. Their constructors' arguments are no state: those given now are used.
 
     Attributes:
-        epoch: where training goes on, the ``initial_epoch`` for ``fit`` and the ``first_epoch`` of the pipeline; 0 for a
-            new one.
+        epoch: where training goes on, the ``initial_epoch`` for ``fit`` and the ``first_epoch`` of the pipeline; 0 for a new one.
         seconds_spent: time spent on training, earlier parts included.
 
     Raises:
@@ -102,9 +101,7 @@ class Checkpoints(keras.callbacks.Callback):
     def restore_best(self, model) -> int:
         """Give a model the weights of the epoch with the smallest ``monitor``, and return how many epochs that took.
 
-        Raises:
-            FileNotFoundError: no epoch has been completed, or nothing was monitored.
-            ValueError: the checkpoint is damaged or of another model.
+        Raises ``FileNotFoundError`` where no epoch was monitored to its end, ``ValueError`` for a damaged one or another model.
         """
         found = [path for path in self.files() if self._best and _place(path) == (self._best["epoch"], 0)]
         if not found:
