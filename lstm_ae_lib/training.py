@@ -80,11 +80,11 @@ def steps_per_execution(steps: int, most: int = 10) -> int:
 class TimeBudget(keras.callbacks.Callback):
     """Ends a training when its minutes are used up; over the last quarter of them the learning rate falls to zero.
 
-    Networks of different cost are compared at the same minutes this way, each with a whole schedule. Only steps count:
-    neither building the graph in the first call, nor validation, nor saving. In the logs, and so in the history, stand the
-    ``minutes`` and the ``images`` seen until then. Give it to :class:`lstm_ae_lib.study.checkpoints.Checkpoints` too (``callbacks=``), and
-    a resumed training goes on with the minutes it has left. How many steps fit into the minutes is not repeatable; everything
-    else is.
+    Networks of different cost are compared at the same minutes this way, each with a whole schedule. Only steps count, from
+    the beginning of a batch to its end: not building the graph in the first call, nor validation, nor saving, nor what other
+    callbacks do between two batches. In the logs, and so in the history, stand the ``minutes`` and the ``images`` seen until
+    then. Give it to :class:`lstm_ae_lib.study.checkpoints.Checkpoints` too (``callbacks=``), and a resumed training goes on with
+    the minutes it has left. How many steps fit into the minutes is not repeatable; everything else is.
 
     Args:
         minutes: above 0.
@@ -95,8 +95,7 @@ class TimeBudget(keras.callbacks.Callback):
         clock: ``"wall"`` (default), or ``"cpu"``: the processor time of this process divided by the cores it may use. On a
             machine that does nothing else the two are the same; where others compute too, processor time is the fair one.
 
-    Raises:
-        ValueError: an argument out of range.
+    Raises ``ValueError`` for an argument out of range.
     """
 
     def __init__(self, minutes, learning_rate, images, batch_size, share=0.25, clock="wall"):
@@ -115,13 +114,12 @@ class TimeBudget(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._first = True
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._last = self._now()
+    def on_train_batch_begin(self, batch, logs=None):
+        self._begun = self._now()
 
     def on_train_batch_end(self, batch, logs=None):
-        now = self._now()
-        self.seconds += 0.0 if self._first else now - self._last
-        self._last, self._first = now, False
+        self.seconds += 0.0 if self._first else self._now() - self._begun
+        self._first = False
         self.steps += self.model.steps_per_execution
         left = 1 - self.seconds / (60 * self.minutes)
         self.model.optimizer.learning_rate = self.learning_rate * min(max(left / self.share, 0.0), 1.0)

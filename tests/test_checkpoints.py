@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lstm_ae_lib import training
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.study import checkpoints
 
@@ -34,27 +35,33 @@ def assert_same_result(folder, expected):
     assert (folder / "history.csv").read_bytes() == (expected / "history.csv").read_bytes()
 
 
-def killed_again_and_again(tmp_path, deaths, epochs):
-    """Trains with one death after the other, then to the end; returns how often it really died."""
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    done = train(undisturbed, "--epochs", str(epochs))
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory):
+    """A training of three epochs that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("left_alone")
+    done = train(folder)
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+def killed_again_and_again(folder, deaths, *options):
+    """Trains with one death after the other, then to the end; returns how often it really died."""
     killed = 0
     for moment, count in deaths:
-        done = train(disturbed, "--epochs", str(epochs), "--die", moment, str(count))
+        done = train(folder, *options, "--die", moment, str(count))
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         if done.returncode == 0:
             break
         killed += 1
-    done = train(disturbed, "--epochs", str(epochs))
+    done = train(folder, *options)
     assert done.returncode == 0, done.stderr
-    assert_same_result(disturbed, undisturbed)
     return killed
 
 
 @only_tensorflow
-def test_a_training_that_is_killed_ends_with_the_same_bits(tmp_path):
-    assert killed_again_and_again(tmp_path, [("write", 3), ("step", 6), ("validation", 1), ("renamed", 2)], epochs=3) == 4
+def test_a_training_that_is_killed_ends_with_the_same_bits(tmp_path, left_alone):
+    assert killed_again_and_again(tmp_path, [("write", 3), ("step", 6)]) == 2
+    assert_same_result(tmp_path, left_alone)
 
 
 @only_tensorflow
@@ -64,11 +71,13 @@ def test_a_training_that_is_killed_twenty_times_ends_with_the_same_bits(tmp_path
     moments = ["step", "write", "rename", "renamed", "validation", "epoch"] * 3 + ["step"] * 2
     generator.shuffle(moments)
     deaths = [(moment, generator.randint(1, 2 if moment in ("validation", "epoch") else 9)) for moment in moments]
-    assert killed_again_and_again(tmp_path, deaths, epochs=40) == 20
+    assert killed_again_and_again(tmp_path / "disturbed", deaths, "--epochs", "40") == 20
+    assert train(tmp_path / "left_alone", "--epochs", "40").returncode == 0
+    assert_same_result(tmp_path / "disturbed", tmp_path / "left_alone")
 
 
 @only_tensorflow
-def test_sigterm_saves_ends_with_its_own_code_and_resumes(tmp_path):
+def test_sigterm_saves_ends_with_its_own_code_and_resumes(tmp_path, left_alone):
     folder = tmp_path / "ended"
     folder.mkdir()
     command = [sys.executable, str(Path(__file__).parent / "train_once.py"), str(folder), "--slow"]
@@ -83,8 +92,7 @@ def test_sigterm_saves_ends_with_its_own_code_and_resumes(tmp_path):
     last = checkpoints.Checkpoints(folder / "checkpoints")
     assert last.epoch == 0 and last._first_step % 2 == 1
     assert train(folder).returncode == 0
-    assert train(tmp_path / "undisturbed").returncode == 0
-    assert_same_result(folder, tmp_path / "undisturbed")
+    assert_same_result(folder, left_alone)
 
 
 # --- checkpoints: in this process ----------------------------------------------------------------------------------------
@@ -217,6 +225,54 @@ def test_a_second_fit_with_the_same_checkpoints_mixes_nothing_up(tmp_path):
         np.testing.assert_array_equal(found, wanted)
 
 
+def resumed_with(folder, first, now, at=(2, 3)):
+    """Interrupted with the callbacks ``first``, and gone on to the end with the callbacks ``now``."""
+    with pytest.raises(Interrupted):
+        fit(tiny_model(), checkpoints.Checkpoints(folder, steps=1, callbacks=first), before=[*first, Interrupt(*at)])
+    fit(tiny_model(), checkpoints.Checkpoints(folder, steps=1, callbacks=now), before=now)
+
+
+@only_tensorflow
+def test_arguments_are_those_given_now_and_state_is_restored(tmp_path):
+    first, now = (
+        [
+            training.TimeBudget(minutes, rate, SAMPLES, BATCH),
+            keras.callbacks.EarlyStopping(patience=patience, min_delta=delta),
+            keras.callbacks.ReduceLROnPlateau(patience=patience, min_delta=delta),
+        ]
+        for minutes, rate, patience, delta in ((1.0, 0.01, 50, 7.0), (9.0, 0.5, 60, 8.0))
+    )
+    resumed_with(tmp_path, first, now)
+    budget, early, plateau = now
+    assert (budget.minutes, budget.learning_rate, budget.steps) == (9.0, 0.5, 4 * STEPS)
+    assert first[0].seconds < budget.seconds  # it went on counting
+    # The loss never falls by 7, so that only the first epoch counted as better: before the interruption.
+    assert (early.patience, early.min_delta, early.wait, early.best_epoch) == (60, -8.0, 3, 0)
+    assert (plateau.patience, plateau.min_delta, plateau.wait, plateau.best) == (60, -8.0, 3, early.best)
+
+
+@only_tensorflow
+def test_other_callbacks_do_not_hear_of_steps_that_were_done_before(tmp_path):
+    class Counter(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.begun = self.ended = 0
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.begun += 1
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.ended += 1
+
+    seen = []
+    own = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    counter = Counter()
+    resumed_with(tmp_path, [Counter(), keras.callbacks.LambdaCallback()], [counter, own])
+    # The interruption came in the fourth step of the third epoch, when three were saved.
+    assert counter.begun == counter.ended == 4 * STEPS and seen == [3, 4, 5, *range(STEPS)]
+    assert "on_train_batch_end" not in vars(counter) and "on_train_batch_end" in vars(own)
+
+
 @only_tensorflow
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
     model, snapshots = tiny_model(), []
@@ -260,7 +316,7 @@ def test_a_second_process_is_refused(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "locked\n"
-        with pytest.raises(RuntimeError, match="another process trains with the saved in"):
+        with pytest.raises(RuntimeError, match="another process trains with the checkpoints in"):
             fit(tiny_model(), checkpoints.Checkpoints(tmp_path))
         other.stdin.close()
     fit(tiny_model(), checkpoints.Checkpoints(tmp_path), epochs=1)

@@ -1,6 +1,8 @@
+import ast
 import base64
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 
 import nbformat
 import numpy as np
+import papermill
 import PIL.Image
 import pytest
 
@@ -21,9 +24,9 @@ loud: bool = False  # say more
 colour: str = "red"  # which: {red, green}"""
 
 
-def write_notebook(folder, name, *cells):
+def write_notebook(folder, name, *cells, parameters=PARAMETERS):
     folder.mkdir(exist_ok=True)
-    parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    parameters = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
     notebook = nbformat.v4.new_notebook(
         cells=[parameters, *(nbformat.v4.new_code_cell(cell) for cell in cells)],
         metadata={"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
@@ -89,6 +92,71 @@ def test_wrong_parameters_stop_it_before_anything_runs(notebooks, made, given, m
     assert not made.exists()
 
 
+@pytest.mark.parametrize("path", sorted(paths.notebooks_dir().glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_notebook_is_read_as_papermill_does_and_checks_its_parameters_first(path):
+    declared = papermill.inspect_notebook(str(path))
+    found = runner.notebook_parameters(path.stem)
+    assert list(found) == list(declared)
+    for name, entry in declared.items():
+        assert (found[name]["type"], found[name]["help"]) == (entry["inferred_type_name"], entry["help"])
+        assert found[name]["default"] == ast.literal_eval(entry["default"])
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    (place,) = [place for place, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert cells[place + 1].source.startswith("runner.read_parameters(globals())\n")
+    source = "\n".join(cell.source for cell in cells)
+    assert "weights.build(" not in source or re.search(r"^from lstm_ae_lib(\.tasks import| import .*\btasks\b)", source, re.M)
+
+
+def by_papermill(notebooks, given):
+    """What a notebook says of the parameters that papermill gave it: its type and value."""
+    check = "from lstm_ae_lib.study import runner\nrunner.read_parameters(globals())"
+    write_notebook(notebooks, "13_checks", check, f"print([{', '.join(given)}])")
+    done = papermill.execute_notebook(str(notebooks / "13_checks.ipynb"), None, given, progress_bar=False)
+    return ast.literal_eval(done.cells[-1].outputs[0].text)
+
+
+def test_papermill_gives_what_run_gives(notebooks):
+    """Texts, as papermill's -p hands on what is neither a number nor True nor False."""
+    given = {"loud": "false", "count": "3", "share": 1, "colour": "green"}
+    found = dict(zip(given, by_papermill(notebooks, given), strict=True))
+    assert found == {"loud": False, "count": 3, "share": 1.0, "colour": "green"}
+    assert found == runner.check_parameters(given, ["10_works"])["10_works"]
+    assert list(map(type, found.values())) == [bool, int, float, str]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"count": "abc"}, "ParameterError: the parameter count must be int, got 'abc' (str)"),
+        ({"count": 2.5}, "ParameterError: the parameter count must be int, got 2.5 (float)"),
+        ({"count": 10}, "ParameterError: the parameter count must be from 1 to 9, got 10"),
+        ({"loud": "perhaps"}, "ParameterError: the parameter loud must be true or false, got 'perhaps' (str)"),
+    ],
+)
+def test_papermill_is_refused_what_run_is_refused(notebooks, given, message):
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        by_papermill(notebooks, given)
+    assert message in str(caught.value)
+
+
+def test_a_changed_notebook_is_read_again(notebooks):
+    assert "resume" not in runner.notebook_parameters("10_works")
+    write_notebook(notebooks, "10_works", "pass", parameters=PARAMETERS + "\nresume: bool = False  # go on")
+    assert runner.notebook_parameters("10_works")["resume"]["default"] is False
+
+
+@pytest.mark.parametrize("text", ["count: 3\ncount: 4\n", "a: {count: 3, count: 4}", "? count\n: 3\n? 'count'\n: 4"])
+def test_a_name_that_stands_twice_in_a_file_is_refused(tmp_path, text):
+    (tmp_path / "some.yaml").write_text(text)
+    with pytest.raises(ValueError, match="some.yaml: 'count' stands there twice, again in line [123]"):
+        runner.read_yaml(tmp_path / "some.yaml")
+
+
+def test_what_stands_in_two_places_is_read(tmp_path):
+    (tmp_path / "some.yaml").write_text("a: &a {count: 3}\nb: {<<: *a, share: 1}\nc: {<<: *a, count: 4}\n")
+    assert runner.read_yaml(tmp_path / "some.yaml") == {"a": {"count": 3}, "b": {"count": 3, "share": 1}, "c": {"count": 4}}
+
+
 def test_presets_are_files_whose_names_fit_the_notebooks():
     for preset in ("quick", "full", "precursor"):
         runner.check_parameters(runner.read_preset(preset))
@@ -113,6 +181,24 @@ def test_a_run_keeps_the_executed_notebooks_and_its_record(notebooks):
     assert sorted(path.name for path in run.folder.iterdir()) == ["10_works.ipynb", "run.json"]
 
 
+@pytest.mark.parametrize("left", [[], [".tmp-x-run.json"]], ids=["nothing", "half-a-file"])
+def test_a_runner_that_was_killed_at_once_blocks_nothing(notebooks, left):
+    folder = runs.Run("one").folder
+    folder.mkdir(parents=True)
+    for name in left:
+        (folder / name).write_text("{")
+    assert runner.run_chain("one", {}, ["10_works"], quiet=True).record["status"] == "finished"
+
+
+def test_a_folder_that_is_no_run_is_not_touched(notebooks):
+    folder = runs.Run("one").folder
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="the run 'one' exists; choose another --name"):
+        runner.run_chain("one", {}, ["10_works"], quiet=True)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
 def test_a_run_is_never_overwritten(notebooks):
     runner.run_chain("one", {}, ["10_works"], quiet=True)
     before = runs.open_run("one").record
@@ -130,6 +216,18 @@ def test_a_failing_notebook_leaves_a_failed_run_that_says_why(notebooks):
     assert (
         not runs.open_run("one").path("11_fails.ipynb").exists() and runs.open_run("one").path("11_fails.partial.ipynb").is_file()
     )
+
+
+def test_the_reason_is_the_cause_and_the_advice(notebooks):
+    """Of a message of many lines the last one was once shown alone."""
+    write_notebook(notebooks, "13_says", "raise OSError('no network\\n  tried: all\\n\\nfetch it by hand')")
+    with pytest.raises(RuntimeError) as caught:
+        runner.run_chain("one", {}, ["13_says"], quiet=True)
+    reason = "OSError: no network\n  tried: all\nfetch it by hand"
+    assert str(caught.value) == f"13_says failed: {reason} (see {runs.Run('one').folder})"
+    assert runs.open_run("one").record["error"] == f"13_says: {reason}"
+    long = runner._reason(ValueError("\n".join(map(str, range(40)))))
+    assert long == "ValueError: 0\n1\n2\n3\n4\n5\n...\n35\n36\n37\n38\n39"
 
 
 def test_a_killed_kernel_leaves_a_failed_run(notebooks):
@@ -166,10 +264,8 @@ raise SystemExit(__main__.main(["run", "--name", "one"]))
 
 def test_an_interrupted_run_goes_on_with_what_is_left(notebooks, tmp_path):
     """The second notebook fails until a file is there; the first one is not run again."""
-    write_notebook(notebooks, "14_needs", f"print(open({str(tmp_path / 'needed')!r}).read(), resume, count)")
-    notebook = nbformat.read(notebooks / "14_needs.ipynb", as_version=4)
-    notebook.cells[0].source += "\nresume: bool = False  # go on"
-    nbformat.write(notebook, notebooks / "14_needs.ipynb")
+    cell = f"print(open({str(tmp_path / 'needed')!r}).read(), resume, count)"
+    write_notebook(notebooks, "14_needs", cell, parameters=PARAMETERS + "\nresume: bool = False  # go on")
     with pytest.raises(RuntimeError, match="14_needs failed"):
         runner.run_chain("one", {"count": 7}, ["10_works", "14_needs"], quiet=True)
     first = runs.open_run("one").path("10_works.ipynb").read_bytes()

@@ -1,13 +1,18 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import filelock
+import numba
 import numpy as np
 import pytest
+import skimage
 
 from lstm_ae_lib import cifar10, metrics, models
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.study import runs
+from lstm_ae_lib.tasks import adversarial
 
 
 @pytest.fixture
@@ -94,7 +99,7 @@ def test_an_unknown_run_lists_the_known_ones(run):
 
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a b", "x" * 101, None])
 def test_a_name_that_is_none_is_refused(made, name):
-    with pytest.raises(ValueError, match="a run's name is 1 to 100 letters"):
+    with pytest.raises(ValueError, match="a run's name must be 1 to 100 letters"):
         runs.Run(name)
 
 
@@ -111,6 +116,65 @@ def test_starting_again_removes_what_the_run_had_measured(run, sample, clean, bl
     runs.start_run("one", {"seed": 4}, sample, "gauss1")
     assert run.record["parameters"] == {"seed": 4} and "training" not in run.record
     assert [path.name for path in run.folder.iterdir()] == ["run.json"]
+
+
+WRITTEN = (  # by the notebooks of every task, and by a process that was killed
+    "classifier.json", "classifier.weights.h5", "compressor.json", "drawing.json", "drawing.csv", "linear_filter.json",
+    "metrics.json", "history.csv", "figures/10_rate_distortion.png", "checkpoints_drawing/000001-00000000-x.npz",
+    "checkpoints/x.npz.damaged", "checkpoints/.tmp-x.npz", ".tmp-x-run.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("watched", [False, True], ids=["by-hand", "by-the-runner"])
+def test_all_that_an_earlier_run_wrote_goes_and_what_is_prepared_stays(run, sample, watched):
+    prepared = ["01_prepare_data.ipynb", "02_train_autoencoder.partial.ipynb", "figures/01_class_samples.png", "notes.txt"]
+    for name in [*WRITTEN, *prepared]:
+        run.path(name).parent.mkdir(exist_ok=True)
+        run.path(name).write_text("before")
+    if watched:
+        run.update(status="running", runner="lstm_ae_lib", process=runs.this_process(), asked={"seed": 4}, notebooks=["02"])
+    run.update(classifier={"accuracy": 0.5})
+    runs.start_run("one", {"seed": 4}, sample, "gauss1")
+    left = sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file() and path.name != ".lock")
+    assert left == sorted([*prepared, "run.json"])
+    record = run.record
+    assert "classifier" not in record and "training" not in record and record["parameters"] == {"seed": 4}
+    assert (record["status"], record.get("asked")) == (("running", {"seed": 4}) if watched else ("interactive", None))
+
+
+def test_nobody_starts_to_train_while_files_go(run, sample, monkeypatch):
+    leave_files(run)
+    unlink, held = Path.unlink, []
+
+    def unlink_and_look(path, **options):
+        if path.name.endswith(".npz"):
+            with pytest.raises(filelock.Timeout):
+                filelock.FileLock(path.parent / ".lock", blocking=False).acquire()
+            held.append(path.parent.name)
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_look)
+    runs.start_run("one", {"seed": 4}, sample, "gauss1")
+    assert sorted(held) == ["checkpoints", "checkpoints_first"]
+    with filelock.FileLock(run.path("checkpoints/.lock"), blocking=False):
+        pass
+
+
+def test_a_tasks_network_is_loaded_by_a_process_that_knows_runs_only(run):
+    model = adversarial.discriminator(width=4)
+    run.save_model("judge", model, "discriminator", {"width": 4})
+    code = (
+        "import sys; from lstm_ae_lib.study import runs; light = 'tensorflow' not in sys.modules; "
+        "print(light, runs.open_run('one').load_model('judge').count_params())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout == f"True {model.count_params()}\n", done.stderr
+
+
+def test_the_versions_are_those_of_what_decides_the_numbers(run):
+    versions = run.record["versions"]
+    assert versions["numba"] == numba.__version__ and versions["scikit-image"] == skimage.__version__
+    assert versions["PyWavelets"] and versions["constriction"] and list(versions)[:3] == ["python", "commit", "lstm_ae_lib"]
 
 
 def test_a_recorded_run_is_never_written_over(run, sample):

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -186,6 +187,23 @@ def test_a_resumed_training_has_the_minutes_that_are_left(tmp_path, monkeypatch,
     assert 0.05 <= whole[-1] < 0.08 and all(a <= b for a, b in zip(whole, whole[1:], strict=False))
     assert whole[20] - first[-1] < 0.02  # and no time between the two
     assert histories[1]["images"][-1] == datasets.images_seen(90, 8, budget.steps)
+
+
+def test_only_steps_count():
+    """Neither what callbacks do between two batches, nor validation."""
+
+    class Lazy(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            time.sleep(0.2)
+
+        on_test_batch_end = on_train_batch_end
+
+    model, images = model_to_train(), pairs_to_train()[1] / np.float32(255)
+    budget = training.TimeBudget(1.0, 0.01, images=90, batch_size=18)
+    started = time.monotonic()
+    callbacks, held_out = [budget, Lazy()], (images[:8], images[:8])
+    model.fit(images, images, batch_size=18, epochs=2, verbose=0, callbacks=callbacks, validation_data=held_out)
+    assert budget.steps == 10 and 0 < budget.seconds < time.monotonic() - started - 12 * 0.2
 
 
 @pytest.mark.parametrize(

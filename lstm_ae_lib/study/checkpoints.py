@@ -1,7 +1,9 @@
-"""How a training that was killed goes on exactly where it was: checkpoints."""
+"""Checkpoints: a training that was killed goes on exactly where it was."""
 
 import hashlib
+import inspect
 import io
+import itertools
 import json
 import os
 import random
@@ -24,49 +26,40 @@ EXIT_TERMINATED = 75
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves everything a training needs to go on exactly where it was, and goes on from there.
+    """Saves everything that a training needs to go on exactly where it was, and goes on from there.
 
     A training that is killed at any moment and started again with the same arguments ends with the same weights, bit for
     bit, as one that was left alone, on the same kind of machine with the same threads and versions. A checkpoint holds the
-    weights, the optimiser, the metrics, the seeds of dropout, Python's and NumPy's random states, the state of other
-    callbacks, the history and the time spent; the order of the images must be a function of the seed and the epoch, as in
-    :func:`lstm_ae_lib.datasets.training_batches`, and is then not state at all. (Keras' ``BackupAndRestore`` restores
-    weights, optimiser and epoch; Orbax would bring JAX with it.)
+    weights, the optimiser, the metrics, all random states, the state of other callbacks, the history and the time spent; the
+    order of the images must be a function of the seed and the epoch, as in :func:`lstm_ae_lib.datasets.training_batches`.
+    (Keras' ``BackupAndRestore`` restores weights, optimiser and epoch; Orbax would bring JAX with it.)
 
-    Each checkpoint is one file, written beside its name, forced to the disk, renamed; the name holds its SHA-256. It is
-    verified when it is read, and when it is damaged the one before is taken. Weights that are not finite are never saved,
-    and a loss that is not finite stops the training at its step. When the disk is full the training goes on, with a
-    warning, and the last good checkpoints stay. SIGTERM saves and ends the process with :data:`EXIT_TERMINATED`.
+    Each checkpoint is one file, written beside its name, forced to the disk, renamed; the name holds its SHA-256. When it is
+    damaged the one before is taken. Weights that are not finite are never saved, and a loss that is not finite stops the
+    training at its step. When the disk is full the training goes on, with a warning, and the last good checkpoints stay.
+    SIGTERM saves and ends the process with :data:`EXIT_TERMINATED`.
 
-    With ``compile(steps_per_execution=N)``, N must divide the steps of an epoch (see
-    :func:`lstm_ae_lib.training.steps_per_execution`). Checkpoints in mid-epoch need the TensorFlow backend; on the others they
-    are made between epochs.
+    With ``compile(steps_per_execution=N)``, N must divide the steps of an epoch. Checkpoints in mid-epoch need the TensorFlow
+    backend; on the others they are made between epochs.
 
     Args:
         folder: where the checkpoints lie; made when it is missing.
         seconds: time between checkpoints within an epoch, above 0. Default 60. One is made after every epoch too.
         steps: make one after so many steps instead of by the clock, 0 for the clock. Default 0.
         keep: how many of the last ones to keep, at least 1; the best is kept besides. Default 3.
-        monitor: what makes a checkpoint the best: the smallest value of this in the epoch's logs. Default ``"val_loss"``.
+        monitor: the checkpoint with the smallest value of this in its epoch's logs is the best. Default ``"val_loss"``.
         history: a CSV file that is written anew after every epoch with the logs of all epochs; None for none.
         callbacks: other callbacks whose state belongs to the training (``EarlyStopping``, ``ReduceLROnPlateau``). In
-            ``fit`` they stand before this one.
+            ``fit`` they stand before this one. Their constructors' arguments are no state: those given now are used.
 
     Attributes:
-        epoch: where training goes on, the ``initial_epoch`` for ``fit`` and the ``first_epoch`` of the pipeline; 0 for a
-            new one.
+        epoch: where training goes on, the ``initial_epoch`` for ``fit`` and the ``first_epoch`` of the pipeline; 0 for a new one.
         seconds_spent: time spent on training, earlier parts included.
 
     Raises:
         ValueError: an argument out of range; when training starts, a checkpoint of another model.
         FloatingPointError: while training, a loss or weights that are not finite; with the step and the last good file.
         RuntimeError: another process trains with this folder.
-
-    Example:
-        >>> checkpoints = Checkpoints(run.path("checkpoints"))                                            # doctest: +SKIP
-        >>> batches = datasets.training_batches(degraded, clean, 64, seed=0, first_epoch=checkpoints.epoch)  # doctest: +SKIP
-        >>> model.fit(batches, steps_per_epoch=steps, epochs=20, initial_epoch=checkpoints.epoch,         # doctest: +SKIP
-        ...           shuffle=False, callbacks=[checkpoints])
     """
 
     def __init__(self, folder, *, seconds=60.0, steps=0, keep=3, monitor="val_loss", history=None, callbacks=()):
@@ -83,9 +76,8 @@ class Checkpoints(keras.callbacks.Callback):
         self._lock = filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=True)
         self._terminated = False
         self._used = False
+        self._muted = []
         self._read_latest()
-
-    # --- where to go on ----------------------------------------------------------------------------------------------
 
     def _read_latest(self):
         self.epoch, self._first_step, self.seconds_spent = 0, 0, 0.0
@@ -93,14 +85,13 @@ class Checkpoints(keras.callbacks.Callback):
         self._saved, self._meta, self._arrays = None, None, None
         for path in reversed(self.files()):
             try:
-                self._meta, self._arrays = _read(path)
+                meta, self._arrays = _read(path)
             except (OSError, ValueError) as error:
                 path.rename(path.with_name(path.name + ".damaged"))
-                print(f"the checkpoint {path.name[:15]} is damaged ({error}) and was set aside; the one before is taken", file=sys.stderr)
+                _say(f"the checkpoint {path.name[:15]} is damaged ({error}) and was set aside; the one before is taken")
                 continue
-            self._saved = path
-            self.epoch, self._first_step = self._meta["epoch"], self._meta["step"]
-            self.seconds_spent, self._rows, self._best = self._meta["seconds"], self._meta["rows"], self._meta["best"]
+            self._saved, self._meta, self.epoch, self._first_step = path, meta, meta["epoch"], meta["step"]
+            self.seconds_spent, self._rows, self._best = meta["seconds"], meta["rows"], meta["best"]
             return
 
     def files(self) -> list:
@@ -108,29 +99,34 @@ class Checkpoints(keras.callbacks.Callback):
         return sorted(path for path in self.folder.glob("*.npz") if _NAME.fullmatch(path.name))
 
     def restore_best(self, model) -> int:
-        """Gives a model the weights of the epoch with the smallest ``monitor``, and returns how many epochs that took.
+        """Give a model the weights of the epoch with the smallest ``monitor``, and return how many epochs that took.
 
-        Raises:
-            FileNotFoundError: no epoch has been completed, or nothing was monitored.
-            ValueError: the checkpoint is damaged or of another model.
+        Raises ``FileNotFoundError`` where no epoch was monitored to its end, ``ValueError`` for a damaged one or another model.
         """
         found = [path for path in self.files() if self._best and _place(path) == (self._best["epoch"], 0)]
         if not found:
             raise FileNotFoundError(f"there is no best checkpoint in {self.folder}: no epoch has ended with a {self.monitor}")
-        _, arrays = _read(found[0])
-        own = [
-            (variable, array)
-            for variable, array in zip(model.variables, arrays, strict=False)
-            if any(variable is weight for weight in model.weights)
-        ]  # and not the seeds
-        _assign([variable for variable, _ in own], [array for _, array in own], found[0])
+        weights = {id(weight) for weight in model.weights}  # and not the seeds
+        own = [pair for pair in zip(model.variables, _read(found[0])[1], strict=False) if id(pair[0]) in weights]
+        _assign(*zip(*own, strict=True), found[0])
         return self._best["epoch"]
-
-    # --- Keras calls these -------------------------------------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
         import filelock
 
+        if self._used:  # a second fit with this object goes on from what the first one has saved
+            self._read_latest()
+        self._used = True
+        self._unmute()  # an error may have ended the fit before
+        optimizer = self.model.optimizer
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        if self._meta is not None:
+            _assign(_variables(self.model), self._arrays[: self._meta["variables"]], self._saved)
+            names, stored = ([type(one).__name__ for one in self.callbacks], [one["class"] for one in self._meta["callbacks"]])
+            if names != stored:
+                raise ValueError(f"the checkpoint holds the states of the callbacks {stored}, got callbacks={names}")
+            self._tell_history()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -138,25 +134,11 @@ class Checkpoints(keras.callbacks.Callback):
             raise RuntimeError(f"another process trains with the checkpoints in {self.folder}; this one is refused") from None
         except OSError as error:
             raise OSError(error.errno, f"cannot write checkpoints: {error.strerror or error}", str(self.folder)) from error
-        if self._used:  # a second fit with this object goes on from what the first one has saved
-            self._read_latest()
-        self._used = True
-        self._before = None
+        self._terminated, self._before = False, None
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._ask_to_stop)
-        self._terminated = False
         for leftover in self.folder.glob(".tmp-*"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
-        optimizer = self.model.optimizer
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
-        if self._meta is not None:
-            try:
-                _assign(_variables(self.model), self._arrays[: self._meta["variables"]], self._saved)
-            except ValueError:
-                self._release()
-                raise
-            self._tell_history()
         self._started = self._last = time.monotonic()
         self._spent_before = self.seconds_spent
         self._steps_done = 0
@@ -165,35 +147,25 @@ class Checkpoints(keras.callbacks.Callback):
         self._epoch = epoch
         if self._meta is None:
             return
-        meta, arrays, path = self._meta, self._arrays, self._saved
-        try:
-            if epoch != self.epoch:
-                raise ValueError(
-                    f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}; make the Checkpoints and "
-                    "the pipeline anew before fit, or begin another training in another folder"
-                )
-            # Only now, because the other callbacks have just begun anew.
-            _set_states(self.callbacks, meta["callbacks"], arrays)
-        except ValueError:
+        if epoch != self.epoch:
             self._release()
-            raise
+            raise ValueError(
+                f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}; make the Checkpoints and "
+                "the pipeline anew before fit, or begin another training in another folder"
+            )
+        # Only now, because the other callbacks have just begun anew.
+        _set_states(self.callbacks, self._meta["callbacks"], self._arrays)
         self._tell_history()
-
-        def restore():
-            _assign(_variables(self.model), arrays[: meta["variables"]], path)
-            _set_random_states(meta, arrays)
-            metrics = arrays[meta["variables"] : meta["variables"] + meta["metrics"]]
-            _assign(self.model.metrics_variables, metrics, path)
-
-        print(f"going on after epoch {self.epoch}, step {self._first_step}", file=sys.stderr)
+        _say(f"going on after epoch {self.epoch}, step {self._first_step}")
         if self._first_step:
-            self._skip(self._first_step, restore)
-        else:  # an epoch begins with empty metrics anyway
-            _set_random_states(meta, arrays)
-        self._meta = self._arrays = None
+            self._skip(self._first_step)
+        else:
+            self._restore()
 
     def on_train_batch_end(self, batch, logs=None):
         if batch < self._first_step:  # done before this process started
+            if batch + 1 == self._first_step:
+                self._unmute()
             return
         loss = float(logs["loss"]) if logs and "loss" in logs else 0.0
         if not np.isfinite(loss):
@@ -213,18 +185,14 @@ class Checkpoints(keras.callbacks.Callback):
         if value is not None and np.isfinite(value) and (self._best is None or value < self._best["value"]):
             self._best = {"epoch": epoch + 1, "value": float(value)}
         self._save(epoch + 1, 0)
-        if self.history_file is not None:
-            write_history(self.history_file, self._rows)
+        self._write_history()
         self._leave_if_asked()
 
     def on_train_end(self, logs=None):
         self._note_time()
         self._tell_history()
-        if self.history_file is not None:
-            write_history(self.history_file, self._rows)
+        self._write_history()
         self._release()
-
-    # --- the parts ---------------------------------------------------------------------------------------------------
 
     def _ask_to_stop(self, number, frame):
         while frame is not None and frame.f_code.co_name != "fit":
@@ -238,7 +206,7 @@ class Checkpoints(keras.callbacks.Callback):
     def _leave_if_asked(self):
         if self._terminated:
             self._release()
-            print(f"asked to end: saved as {self._saved.name[:15] if self._saved else 'nothing'} in {self.folder}", file=sys.stderr)
+            _say(f"asked to end: saved as {self._saved.name[:15] if self._saved else 'nothing'} in {self.folder}")
             raise SystemExit(EXIT_TERMINATED)
 
     def _release(self):
@@ -259,11 +227,28 @@ class Checkpoints(keras.callbacks.Callback):
             history.epoch = [row["epoch"] for row in self._rows]
             history.history = {name: [row[name] for row in self._rows if name in row] for name in _columns(self._rows)[1:]}
 
+    def _write_history(self):
+        """The logs of all epochs as CSV, in one step, with every digit."""
+        if self.history_file is None:
+            return
+        names = _columns(self._rows)
+        lines = [",".join(names), *(",".join(repr(row[name]) if name in row else "" for name in names) for row in self._rows)]
+        with files.replacing(self.history_file) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
     def _note_time(self):
         self.seconds_spent = self._spent_before + time.monotonic() - self._started
 
-    def _skip(self, steps, restore):
-        """The steps of the first epoch that were done before: their batches are drawn and not learned from.
+    def _restore(self):
+        meta, arrays, model = self._meta, self._arrays, self.model
+        metrics = model.metrics_variables if meta["step"] else []  # an epoch begins with empty metrics anyway
+        _assign([*_variables(model), *metrics], arrays[: meta["variables"] + meta["metrics"]], self._saved)
+        _set_random_states(meta, arrays)
+        self._meta = self._arrays = None
+
+    def _skip(self, steps):
+        """The steps of the first epoch that were done before: their batches are drawn and not learned from, and the other
+        callbacks do not hear of them.
 
         The first of them is run all the same, because it is the first step that makes Keras build its metrics; then
         everything is put back to where it was.
@@ -280,10 +265,24 @@ class Checkpoints(keras.callbacks.Callback):
                     next(iterator)
             if calls[0] == steps // model.steps_per_execution:
                 model.train_function = real
-                restore()
+                self._restore()
             return model.get_metrics_result()
 
         model.train_function = train_function
+        self._muted = [
+            (vars(callback), name, vars(callback).get(name))
+            for callback in self.callbacks
+            for name in ("on_train_batch_begin", "on_train_batch_end")
+        ]
+        for own, name, _ in self._muted:
+            own[name] = lambda batch, logs=None: None
+
+    def _unmute(self):
+        while self._muted:
+            own, name, before = self._muted.pop()
+            del own[name]
+            if before is not None:
+                own[name] = before
 
     def _save(self, epoch, step):
         if hasattr(self.model, "jax_state_sync"):
@@ -312,13 +311,11 @@ class Checkpoints(keras.callbacks.Callback):
         try:
             self._saved = _write(self.folder, epoch, step, meta, arrays)
         except OSError as error:
-            print(
-                f"no checkpoint after epoch {epoch}, step {step}: {error}; training goes on, {self._saved or 'none'} stays the last",
-                file=sys.stderr,
-            )
-            self._last = time.monotonic()
+            kept = self._saved or "none"
+            _say(f"no checkpoint after epoch {epoch}, step {step}: {error}; training goes on, {kept} stays the last")
             return
-        self._last = time.monotonic()
+        finally:
+            self._last = time.monotonic()
         for path in self.files()[: -self.keep]:
             if self._best is None or _place(path) != (self._best["epoch"], 0):
                 path.unlink(missing_ok=True)
@@ -374,14 +371,11 @@ def _set_random_states(meta, arrays):
 
 
 def _assign(variables, arrays, path):
-    mine = [(tuple(variable.shape), str(variable.dtype)) for variable in variables]
-    its = [(array.shape, str(array.dtype)) for array in arrays]
+    mine, its = ([(tuple(one.shape), str(one.dtype)) for one in ones] for ones in (variables, arrays))
     if mine != its:
-        different = next(
-            (place for place, pair in enumerate(zip(mine, its, strict=False)) if pair[0] != pair[1]), min(len(mine), len(its))
-        )
-        here = f"{variables[different].path} {mine[different]}" if different < len(mine) else "nothing"
-        there = its[different] if different < len(its) else "nothing"
+        pairs = itertools.zip_longest(mine, its, fillvalue="nothing")
+        place, (here, there) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+        here = f"{variables[place].path} {here}" if place < len(mine) else here
         raise ValueError(
             f"the checkpoint {path} is of another model or optimiser: {len(its)} variables against {len(mine)} here; the first "
             f"difference is {here} here, {there} there. Use another folder, or the model that it was made with"
@@ -390,22 +384,26 @@ def _assign(variables, arrays, path):
         variable.assign(array)
 
 
-def _get_state(callback, arrays):
-    """What of a callback is state: its plain values, comparisons, and lists of arrays (the best weights; to ``arrays``).
+def _arguments(callback):
+    """The names of a callback's constructor arguments, those of the classes that it is derived from included."""
+    return {name for kind in type(callback).__mro__ for name in inspect.signature(kind.__init__).parameters}
 
-    Not what begins with an underscore: what it notes for itself, such as when the last step ended, means nothing in the
-    process that goes on.
+
+def _get_state(callback, arrays):
+    """What of a callback is state: its plain values, and lists of arrays (the best weights; to ``arrays``).
+
+    Not its constructor's arguments; and not what begins with an underscore: what it notes for itself, such as when the last
+    step ended, means nothing in the process that goes on. What Keras' callbacks derive from their arguments in the first
+    epoch, a comparison and the sign of ``min_delta``, they derive anew.
     """
-    state = {"class": type(callback).__name__, "values": {}, "comparisons": {}, "arrays": {}}
+    state = {"class": type(callback).__name__, "values": {}, "arrays": {}}
     for name, value in vars(callback).items():
-        if name.startswith("_"):
+        if name.startswith("_") or name in _arguments(callback):
             continue
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, (bool, int, float, str)):
             state["values"][name] = value
-        elif value is ops.less or value is ops.greater:  # which Keras chooses in the first epoch, turning min_delta's sign with it
-            state["comparisons"][name] = value.__name__
         elif isinstance(value, list) and value and all(isinstance(array, np.ndarray) for array in value):
             state["arrays"][name] = [len(arrays), len(value)]
             arrays.extend(value)
@@ -413,21 +411,15 @@ def _get_state(callback, arrays):
 
 
 def _set_states(callbacks, states, arrays):
-    names, stored = [type(callback).__name__ for callback in callbacks], [state["class"] for state in states]
-    if names != stored:
-        raise ValueError(f"the checkpoint holds the states of the callbacks {stored}, got callbacks={names}")
     for callback, state in zip(callbacks, states, strict=True):
-        vars(callback).update({name: value for name, value in state["values"].items() if not name.startswith("_")})
-        vars(callback).update({name: getattr(ops, value) for name, value in state["comparisons"].items()})
-        vars(callback).update({name: arrays[start : start + count] for name, (start, count) in state["arrays"].items()})
+        values = state["values"] | {name: arrays[start : start + count] for name, (start, count) in state["arrays"].items()}
+        # Checkpoints of before hold arguments and private notes too.
+        skipped = _arguments(callback)
+        vars(callback).update({name: value for name, value in values.items() if name not in skipped and not name.startswith("_")})
 
 
-def write_history(path, rows) -> None:
-    """Writes the logs of all epochs as CSV, in one step, with every digit."""
-    names = _columns(rows)
-    lines = [",".join(names), *(",".join(repr(row[name]) if name in row else "" for name in names) for row in rows)]
-    with files.replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _say(text):
+    print(text, file=sys.stderr)
 
 
 def _columns(rows):

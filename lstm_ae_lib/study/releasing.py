@@ -1,4 +1,4 @@
-"""Releasing what a finished run has trained: weights, and a card that is read from the run's records."""
+"""Released weights, each with a card that is read from the records of the run that trained them."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ FOLDERS = {"autoencoder": "", "compressor": "compress", "classifier": "classify"
 
 
 def release_run(run_name: str, name: str, folder=None) -> dict:
-    """Releases what a finished run has trained: a restorer, a compressor, a classifier or a pair of variational autoencoders.
+    """Release what a finished run has trained: a restorer, a compressor, a classifier or a pair of variational autoencoders.
 
     Args:
         run_name: of a run whose notebooks have trained and evaluated.
@@ -33,32 +33,29 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
     Returns:
         dict: what stands in the JSON; and ``folder``, where it was written.
 
-    Raises:
-        FileNotFoundError: no such run, or it has no network or no records.
-        ValueError: a run that is not finished, a name of other characters.
+    Raises ``FileNotFoundError`` where there is no such run, or it has no network or no records; ``ValueError`` for a run that is
+    not finished, or a name of other characters.
     """
-    checks.file_name(name, "name")
+    checks.file_name(name, "the name of weights")
     run = runs.open_run(run_name)
     record = run.record
     if runs.status(record) != "finished":
         raise ValueError(f"only a finished run is released; {run_name} is {runs.status(record)}")
     kind = next((kind for kind in ("drawing", "classifier", "compressor") if run.path(f"{kind}.json").is_file()), "autoencoder")
     folder = folder or weights.released_dir(FOLDERS[kind])
-    origin = {"run": record["name"]} | {key: record[key] for key in ("training", "parameters", "data", "versions", "hardware")}
     network, description = weights.read(run.folder, "autoencoder" if kind == "drawing" else kind)
-    card = _CARDS[kind](run, record, network, description) | origin | {"limits": LIMITS[kind]}
-    more = {"card": card}
+    card = _CARDS[kind](run, record, network, description) | {"run": run.name}
+    card |= {key: record[key] for key in ("training", "parameters", "data", "versions", "hardware")} | {"limits": LIMITS[kind]}
+    more = {}
     if kind == "autoencoder" and "gan" in record["training"]:
         card["limits"] += LIMITS["gan"]
     elif kind == "compressor":
-        more |= {field: description[field] for field in ("tables", "fingerprint")}
+        more = {field: description[field] for field in ("tables", "fingerprint")}
     elif kind == "drawing":
-        card = {"task": "draws restored images of what the protocol degrades, any number of them", **card}
         drawing, its = weights.read(run.folder, "drawing")
-        weights.write(drawing, folder, f"{name}-drawing", its["builder"], its["arguments"],
-                      card={**card, "task": "draws images from the prior"})  # fmt: skip
-        more = {"card": card}
-    written = weights.write(network, folder, name, description["builder"], description["arguments"], **more)
+        prior = {"task": "draws images from the prior"}
+        weights.write(drawing, folder, f"{name}-drawing", its["builder"], its["arguments"], card=card | prior)
+    written = weights.write(network, folder, name, description["builder"], description["arguments"], card=card, **more)
     return written | {"folder": str(folder)}
 
 
@@ -86,7 +83,8 @@ def _classifier_card(run, record, network, description):
 
 
 def _variational_card(run, record, network, description):
-    return {"protocol": record["protocol"], "numbers": tested_numbers(run), **record["variational"]}
+    task = "draws restored images of what the protocol degrades, any number of them"
+    return {"task": task, "protocol": record["protocol"], "numbers": tested_numbers(run), **record["variational"]}
 
 
 _CARDS = {
@@ -103,14 +101,10 @@ def tested_numbers(run) -> dict:
 
 
 def measure_sample(restorer, protocol) -> dict:
-    """PSNR in dB on the first test images of the bundled sample: a number that anyone who loads the weights can check.
+    """PSNR in dB on the first test images of the bundled sample, which anyone who loads the weights can check.
 
-    Args:
-        restorer: a :class:`~lstm_ae_lib.restoring.ReleasedRestorer`.
-        protocol: how the images are degraded first.
-
-    Returns:
-        dict: ``"images"``, and the mean PSNR ``"degraded"``, ``"linear"`` (where the restorer has such a start) and ``"restored"``.
+    Takes a :class:`~lstm_ae_lib.restoring.ReleasedRestorer`, and the protocol that degrades the images first. Returns the number of
+    ``"images"``, and the mean PSNR ``"degraded"``, ``"linear"`` (where the restorer has such a start) and ``"restored"``.
     """
     clean = cifar10.load_cifar10("sample").test_images[:SAMPLE_IMAGES]
     degraded = degradations.as_float(degradations.degrade(clean, protocol))
@@ -121,15 +115,9 @@ def measure_sample(restorer, protocol) -> dict:
 
 
 def measure_photographs(restorer, protocol) -> dict:
-    """PSNR in dB on photographs that are not 32x32 pixels: degraded, after the restorer's linear start, and restored.
+    """PSNR in dB on :func:`lstm_ae_lib.pictures.photographs`, as :func:`measure_sample` has it: title -> numbers.
 
-    Args:
-        restorer: a :class:`~lstm_ae_lib.restoring.ReleasedRestorer`.
-        protocol: how :func:`lstm_ae_lib.pictures.photographs` are degraded first.
-
-    Returns:
-        dict: title -> {"degraded", "linear" (where the restorer has such a start), "restored"}; without photographs that the
-        protocol happens to leave as they are.
+    Photographs that the protocol happens to leave as they are do not count.
     """
     linear = restoring.linear_part(restorer)
     found = {}
@@ -137,10 +125,8 @@ def measure_photographs(restorer, protocol) -> dict:
         degraded = np.clip(degradations.as_float(degradations.degrade(photograph[None], protocol, position)[0]), 0, 1)
         if (degraded == degradations.as_float(photograph)).all():
             continue  # a sigma near 0 was drawn: there is nothing to restore
-        shown = {"degraded": degraded, "linear": linear and restoring.restore(degraded, linear), "restored": restoring.restore(degraded, restorer)}
-        found[title] = {
-            name: float(metrics.per_image(photograph[None], image[None])["psnr"][0])
-            for name, image in shown.items()
-            if image is not None
-        }
+        start = linear and restoring.restore(degraded, linear)
+        shown = {"degraded": degraded, "linear": start, "restored": restoring.restore(degraded, restorer)}
+        values = {name: metrics.per_image(photograph[None], image[None]) for name, image in shown.items() if image is not None}
+        found[title] = {name: float(value["psnr"][0]) for name, value in values.items()}
     return found

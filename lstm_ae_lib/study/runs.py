@@ -9,6 +9,7 @@ A run is a folder ``data/runs/NAME`` with
 * ``figures/`` and, when the runner made it, the executed notebooks.
 """
 
+import contextlib
 import csv
 import datetime
 import os
@@ -20,13 +21,22 @@ from pathlib import Path
 
 import psutil
 
-from lstm_ae_lib import checks, files, paths, weights
+from lstm_ae_lib import checks, files, paths
 from lstm_ae_lib.fast import threads
 
 # The fields of one published record, in order; more may follow, none of these is renamed.
 RECORD_FIELDS = (
     "protocol", "restorer", "split", "images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "parameters", "multiply_adds",
     "minutes", "images_seen", "budget", "seed", "data", "data_hash", "hardware", "source", "run",
+)  # fmt: skip
+# What a run writes. The figures of notebook 01, which runs before a run starts, are not among it.
+_WRITTEN = ("*.json", "*.csv", "*.weights.h5", ".tmp-*", "figures/*.png", "checkpoints*/*")
+_KEPT = ("run.json", ".lock", "01_")
+# What the runner has written of a run before its notebooks start it.
+_PREPARED = ("status", "process", "runner", "started", "notebooks", "asked", "error", "minutes")
+# The packages that decide the numbers.
+_PACKAGES = (
+    "lstm_ae_lib", "tensorflow", "keras", "numpy", "scipy", "opencv-python", "numba", "scikit-image", "PyWavelets", "constriction",
 )  # fmt: skip
 
 
@@ -44,12 +54,19 @@ class Run:
         """The path of a file of this run, whether it is there or not."""
         return self.folder / name
 
-    def need(self, name: str) -> Path:
-        """The path of a file that must be there.
+    def make_folder(self) -> None:
+        """Make the folder, where it is missing; ``OSError`` where it cannot be written to."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write a run: {error.strerror or error}", str(self.folder)) from error
 
-        Raises:
-            FileNotFoundError: it is not; the message names the run and the file, and says what writes it.
-        """
+    def is_free(self) -> bool:
+        """Whether the folder is missing, or holds nothing but what a killed process had begun to write."""
+        return not self.folder.exists() or all(entry.name.startswith(".tmp-") for entry in self.folder.iterdir())
+
+    def need(self, name: str) -> Path:
+        """The path of a file that must be there; ``FileNotFoundError`` names the run, the file and what writes it."""
         path = self.path(name)
         if not path.is_file():
             here = sorted(entry.name for entry in self.folder.iterdir()) if self.folder.is_dir() else []
@@ -65,55 +82,37 @@ class Run:
         return files.read_json(self.need("run.json"))
 
     def update(self, **fields) -> dict:
-        """Merges ``fields`` into ``run.json`` and returns all of it."""
+        """Merge ``fields`` into ``run.json`` and return all of it."""
         path = self.path("run.json")
         record = (files.read_json(path) if path.is_file() else {"name": self.name}) | fields
         files.write_json(path, record)
         return record
 
     def save_model(self, name: str, model, builder: str, arguments: dict) -> dict:
-        """Saves a model as its builder's name, the builder's arguments and its weights.
-
-        Args:
-            name: the model's word in this run, for example ``"autoencoder"``.
-            model: the trained model.
-            builder: a name in :data:`lstm_ae_lib.weights.BUILDERS`.
-            arguments: what the builder was called with, plain values.
-
-        Returns:
-            dict: what was written to ``NAME.json``.
-
-        Raises:
-            ValueError: an unknown builder.
-        """
+        """Save a trained model, as :func:`lstm_ae_lib.weights.write` does, and return what stands in ``NAME.json``."""
+        from lstm_ae_lib import weights
 
         return weights.write(model, self.folder, name, builder, arguments)
 
     def load_model(self, name: str):
-        """Builds a saved model again and loads its weights, after checking their hash.
-
-        Raises:
-            FileNotFoundError: the run has no such model.
-            ValueError: a damaged description, or weights that are not the ones that were saved.
-        """
+        """Build a saved model again and load its weights, as :func:`lstm_ae_lib.weights.read` does."""
+        from lstm_ae_lib import tasks, weights  # noqa: F401 - so that the tasks' builders are known
 
         self.need(f"{name}.json")
         self.need(f"{name}.weights.h5")
         return weights.read(self.folder, name)[0]
 
     def load_pretrained(self, network, restorer: str) -> dict:
-        """Gives a network the weights of the one that this run has trained, so that it can be trained on.
+        """Give a network the weights of the one that this run has trained, to train it further.
 
         Args:
             network: built as that one was.
-            restorer: what that one is called in this run's record, for example ``"flagship"``.
+            restorer: that one's name in this run's record, for example ``"flagship"``.
 
         Returns:
             dict: what those weights have cost: ``"minutes"``, ``"images_seen"`` and ``"budget"``.
 
-        Raises:
-            FileNotFoundError: the run has no network.
-            ValueError: it has trained something else.
+        Raises ``FileNotFoundError`` where the run has no network, ``ValueError`` where it has trained another one.
         """
         trained = self.record.get("training", {})
         if restorer not in trained:
@@ -135,18 +134,15 @@ class Run:
         return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
 
     def note_training(self, restorer: str, minutes: float, images_seen: int, budget: str) -> None:
-        """Records what a restorer of this run was given: minutes, images seen, and a short name for that budget."""
+        """Record the training budget of a restorer: minutes, images seen, and a short name for the two."""
         training = self.record.get("training", {})
         self.update(training=training | {restorer: {"minutes": round(minutes, 3), "images_seen": images_seen, "budget": budget}})
 
     def new_record(self, *, restorer: str, split: str, summary: dict, model=None) -> dict:
-        """A record of ``metrics.json``: what :func:`lstm_ae_lib.metrics.evaluate` measured, and the run it belongs to.
+        """A record of ``metrics.json``: the ``summary`` of :func:`lstm_ae_lib.metrics.evaluate`, and the run it belongs to.
 
-        Args:
-            restorer: ``"degraded"``, ``"linear"``, ``"reference_lstm"`` ...
-            split: ``"validation"`` or ``"test"``.
-            summary: of :func:`lstm_ae_lib.metrics.evaluate`.
-            model: the restorer as a model, for its parameters and multiply-adds; None for the degraded image itself.
+        ``split`` is ``"validation"`` or ``"test"``; ``model`` the restorer, for its parameters and multiply-adds, None for the
+        degraded image itself.
         """
         from lstm_ae_lib import models
 
@@ -164,7 +160,7 @@ class Run:
         return {name: record[name] for name in RECORD_FIELDS} | record
 
     def save_records(self, records: list) -> None:
-        """Writes ``metrics.json``, after checking that no field is missing."""
+        """Write ``metrics.json``, after checking that no field is missing."""
         for record in records:
             missing = [name for name in RECORD_FIELDS if name not in record]
             if missing:
@@ -177,91 +173,81 @@ class Run:
 
 
 def start_run(name: str, parameters: dict, images, protocol: str, resume: bool = False) -> Run:
-    """Starts to write a run: makes its folder and records what it will do, with what and on what.
+    """Start a run: make its folder and record its parameters, data, versions and hardware.
 
-    A run of that name that the runner has just prepared, or that a notebook wrote before, is written anew; what it had
-    measured is removed first, so that old results never stand beside new ones. A run that the runner has ended is kept.
-    With ``resume`` a run of that name goes on instead: its checkpoints stay.
+    What an earlier run of that name has written is removed first, so that old results never stand beside new ones; what the
+    runner has just prepared, and notebook 01's figures, stay.
 
     Args:
         name: of the run.
         parameters: all parameters of the notebook, plain values.
         images: the :class:`lstm_ae_lib.cifar10.ImageSet` in use.
         protocol: name of the protocol.
-        resume: go on with the run of that name, if there is one. Default False.
-
-    Returns:
-        Run: the run.
+        resume: go on with the run of that name and its checkpoints, if there is one. Default False.
 
     Raises:
-        ValueError: a name that is no valid one; a run to resume with other parameters or other images.
+        ValueError: no valid name; a run to resume with other parameters or other images.
         FileExistsError: the runner has made a run of that name; nothing of it is touched.
         RuntimeError: another process is training this run.
-        OSError: the folder cannot be written to.
     """
     run = Run(name)
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write a run: {error.strerror or error}", str(run.folder)) from error
-    _refuse_while_training(run)
-    old = run.path("run.json")
-    record = files.read_json(old) if old.is_file() else {}
-    if record.get("runner") == "lstm_ae_lib" and status(record) != "running":
-        raise FileExistsError(
-            f"the run {name!r} is a recorded run ({status(record)}); choose another run_name, or delete {run.folder}"
-        )
-    if resume and "parameters" in record:
-        _same_training(
-            name,
-            record,
-            {"parameters": parameters, "protocol": protocol, "data": {"kind": images.kind, "hash": images.content_hash}},
-        )
-        files.write_json(old, record | {"resumed": [*record.get("resumed", []), {"at": now(), "versions": versions()}]})
-        return run
-    if record.get("status") != "running":
-        record = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
-    for pattern in ("history.csv", "metrics.json", "*.weights.h5", "autoencoder.json", "linear_*.json", "checkpoints*/*"):
-        for leftover in run.folder.glob(pattern):
-            leftover.unlink()
-    fields = {
-        "started": now(), **record, "parameters": parameters, "protocol": protocol, "versions": versions(),
-        "hardware": hardware(), "threads": threads.inter_op(), "threads_per_operation": threads.intra_op(),
-        "data": {"kind": images.kind, "hash": images.content_hash},
-    }  # fmt: skip
-    files.write_json(old, {"name": name, **fields})
+    asked = {"parameters": parameters, "protocol": protocol, "data": {"kind": images.kind, "hash": images.content_hash}}
+    run.make_folder()
+    with _held_checkpoints(run):
+        old = run.path("run.json")
+        record = files.read_json(old) if old.is_file() else {}
+        if record.get("runner") == "lstm_ae_lib" and status(record) != "running":
+            raise FileExistsError(
+                f"the run {name!r} is a recorded run ({status(record)}); choose another run_name, or delete {run.folder}"
+            )
+        if resume and "parameters" in record:
+            _same_training(name, record, asked)
+            files.write_json(old, record | {"resumed": [*record.get("resumed", []), {"at": now(), "versions": versions()}]})
+            return run
+        for leftover in {path for pattern in _WRITTEN for path in run.folder.glob(pattern)}:
+            if not leftover.name.startswith(_KEPT):
+                leftover.unlink()
+        if record.get("status") == "running":
+            prepared = {key: record[key] for key in _PREPARED if key in record}
+        else:
+            prepared = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
+        fields = {
+            "started": now(), **prepared, **asked, "versions": versions(), "hardware": hardware(),
+            "threads": threads.inter_op(), "threads_per_operation": threads.intra_op(),
+        }  # fmt: skip
+        files.write_json(old, {"name": name, **fields})
     return run
 
 
-def _refuse_while_training(run):
-    """The lock of a run's checkpoints belongs to a training that goes on: nobody else may touch its files."""
+@contextlib.contextmanager
+def _held_checkpoints(run):
+    """Holds the locks of a run's checkpoints. A training that goes on has them: then nobody else may touch its files."""
     import filelock
 
-    for folder in filter(Path.is_dir, run.folder.glob("checkpoints*")):
-        try:
-            with filelock.FileLock(folder / ".lock", blocking=False, is_singleton=True):
-                pass
-        except filelock.Timeout:
-            raise RuntimeError(
-                f"another process is training the run {run.name!r}; wait for it, or choose another run_name"
-            ) from None
+    with contextlib.ExitStack() as locks:
+        for folder in filter(Path.is_dir, run.folder.glob("checkpoints*")):
+            try:
+                locks.enter_context(filelock.FileLock(folder / ".lock", blocking=False, is_singleton=True))
+            except filelock.Timeout:
+                raise RuntimeError(
+                    f"another process is training the run {run.name!r}; wait for it, or choose another run_name"
+                ) from None
+        yield
 
 
 def _same_training(name, record, asked):
-    different = [f"{key}: {record.get(key)!r} then, {value!r} now" for key, value in asked.items() if key != "parameters"
-                 and record.get(key) != value]  # fmt: skip
     old, new = record["parameters"], asked["parameters"]
-    different += [f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in {**old, **new} if old.get(key) != new.get(key)]
+    compared = [(key, record.get(key), asked[key]) for key in ("protocol", "data")]
+    compared += [(key, old.get(key), new.get(key)) for key in old | new]
+    different = [f"{key}: {before!r} then, {now!r} now" for key, before, now in compared if before != now]
     if different:
         raise ValueError(f"the run {name!r} cannot go on with other settings ({'; '.join(different)}); use another run_name")
 
 
 def open_run(name: str) -> Run:
-    """Opens a run to read it.
+    """Open a run to read it.
 
-    Raises:
-        ValueError: a name that is no valid one, or a damaged ``run.json``.
-        FileNotFoundError: there is no such run; the message lists those that are there.
+    Raises ``FileNotFoundError`` where there is none (the message lists the others), ``ValueError`` for a damaged ``run.json``.
     """
     run = Run(name)
     if not run.path("run.json").is_file():
@@ -309,23 +295,20 @@ def commit() -> str | None:
     folder = paths.checkout()
     if folder is None or shutil.which("git") is None or not (folder / ".git").exists():
         return None
-    answers = [
-        subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
-        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-    ]
-    if any(answer.returncode for answer in answers):
+    git = ["git", "-C", str(folder)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    changes = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    if head.returncode or changes.returncode:
         return None
-    return answers[0].stdout.strip() + ("+changes" if answers[1].stdout.strip() else "")
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
 def versions() -> dict:
     """Versions of Python, of this library and its commit, and of the packages that decide the numbers."""
-    found = {"python": platform.python_version(), "commit": commit()}
-    for package in ("lstm_ae_lib", "tensorflow", "keras", "numpy", "scipy", "opencv-python"):
-        try:
+    found = {"python": platform.python_version(), "commit": commit(), **dict.fromkeys(_PACKAGES)}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
     return found
 
 

@@ -10,7 +10,7 @@ NOTEBOOKS = ("02_train_autoencoder", "03_evaluate_restoration")
 
 
 def read_sweep(path) -> dict:
-    """Reads and checks a sweep file, before anything runs.
+    """Read and check a sweep file, before anything runs.
 
     A YAML file with ``runs`` (each run's name and its own parameters), and if wanted ``parameters`` (of all runs) and
     ``notebooks`` (default: training and evaluation)::
@@ -28,20 +28,15 @@ def read_sweep(path) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file; those in ``data/sweeps`` are listed.
-        ValueError: no such structure, a name that a run cannot have, a parameter that no notebook has or a value it does not
-            take; the message says which run.
+        ValueError: no such structure, a name twice or one that a run cannot have, a parameter that no notebook has or a value
+            it does not take; the message says which run.
     """
-    import yaml
-
     known = paths.data_dir() / "sweeps"
     file = next((found for found in (Path(path), known / f"{path}.yaml") if found.is_file()), None)
     if file is None:
         names = ", ".join(sorted(found.stem for found in known.glob("*.yaml"))) or "none"
         raise FileNotFoundError(f"there is no sweep file {str(path)!r}; those of the study: {names}")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file.name} is no YAML file: {error}") from error
+    content = runner.read_yaml(file)
     if not isinstance(content, dict) or not isinstance(content.get("runs"), dict) or not content["runs"]:
         raise ValueError(f"{file.name} must hold runs: names, each with its parameters")
     wrong = sorted(set(content) - {"runs", "parameters", "notebooks"})
@@ -65,7 +60,7 @@ def read_sweep(path) -> dict:
 
 
 def run_sweep(path, quiet: bool = False) -> dict:
-    """Executes the runs of a sweep file, in their order.
+    """Execute the runs of a sweep file, in their order.
 
     A run that is finished is skipped; one that was interrupted or failed goes on from its last checkpoint; one that fails is
     noted, and the next one begins. So the same command, given again after anything, does what is left to do.
@@ -77,17 +72,16 @@ def run_sweep(path, quiet: bool = False) -> dict:
     Returns:
         dict: name -> what became of it: ``"finished"``, ``"was finished"`` or ``"failed: ..."``.
 
-    Raises:
-        FileNotFoundError, ValueError: as :func:`read_sweep`; and a run of that name that was recorded with other parameters.
-            Nothing has run then, and nothing is overwritten.
+    Raises as :func:`read_sweep`; and ``ValueError`` for a run of that name that was recorded with other parameters. Nothing has
+    run then, and nothing is overwritten.
     """
     sweep = read_sweep(path)
     for name, parameters in sweep["runs"].items():
         _refuse_another(name, parameters)
     outcomes = {}
     for place, (name, parameters) in enumerate(sweep["runs"].items(), 1):
-        folder = runs.Run(name).path("run.json")
-        before = runs.status(runs.open_run(name).record) if folder.is_file() else None
+        run = runs.Run(name)
+        before = runs.status(run.record) if run.path("run.json").is_file() else None
         if before == "finished":
             outcomes[name] = "was finished"
         else:
@@ -107,10 +101,10 @@ def run_sweep(path, quiet: bool = False) -> dict:
 def _refuse_another(name, parameters):
     run = runs.Run(name)
     if not run.path("run.json").is_file():
-        if run.folder.exists():
+        if not run.is_free():
             raise ValueError(f"{run.folder} exists and is no run; nothing was run")
         return
-    record = runs.open_run(name).record
+    record = run.record
     asked = {key: value for key, value in record.get("asked", {}).items() if key != "run_name"}
     if record.get("runner") != "lstm_ae_lib" or asked != parameters:
         different = [
