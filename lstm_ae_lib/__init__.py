@@ -47,23 +47,25 @@ _REGISTERED = {
 }
 
 
-class _StandIn:
-    """What Keras finds under a class' registered name until its module is imported: it imports it, and makes the instance."""
+def _stand_in(module, name):
+    """What Keras finds under a registered name until its module is imported: it imports it, and passes everything on."""
 
-    def __init__(self, load):
-        self.load = load
+    def load():
+        return getattr(importlib.import_module(f"lstm_ae_lib.{module}"), name)
 
-    def from_config(self, config):
-        return self.load().from_config(config)
+    def function(*arguments):
+        return load()(*arguments)
+
+    function.__name__ = name
+    made = {"from_config": staticmethod(lambda config: load().from_config(config)), "get_config": None}
+    return type(name, (), made) if name[0].isupper() else function
 
 
 def _register(keras):
     for module, names in _REGISTERED.items():
         for name in names.split():
             if keras.saving.get_registered_object(f"lstm_ae_lib>{name}") is None:
-                load = lambda module=module, name=name: getattr(importlib.import_module(f"lstm_ae_lib.{module}"), name)
-                stand_in = _StandIn(load) if name[0].isupper() else lambda *arguments, load=load: load()(*arguments)
-                keras.saving.register_keras_serializable("lstm_ae_lib", name)(stand_in)
+                keras.saving.register_keras_serializable("lstm_ae_lib", name)(_stand_in(module, name))
 
 
 class _WhenKerasIsImported:

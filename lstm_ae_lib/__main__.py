@@ -18,7 +18,7 @@ def main(argv=None) -> int:
     except KeyboardInterrupt as reason:
         print("interrupted", file=sys.stderr)
         return 75 if type(reason).__name__ == "Terminated" else 130
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else getattr(error, "exit_code", 2)
 

@@ -56,10 +56,11 @@ def _import_keras():
         try:
             import keras
         except ModuleNotFoundError as error:
-            if error.name not in ("jax", "openvino", "tensorflow", "torch"):
+            package = (error.name or "").partition(".")[0]
+            if package not in ("jax", "openvino", "tensorflow", "torch"):
                 raise
             wanted = os.environ.get("KERAS_BACKEND", "what keras.json says")
-            raise ImportError(f"KERAS_BACKEND is {wanted}, but the package {error.name} is not installed") from None
+            raise ImportError(f"KERAS_BACKEND is {wanted}, but the package {package} is not installed") from None
         # The first operation makes TensorFlow start its devices, which prints once more.
         keras.ops.zeros((1,))
     return keras

@@ -14,14 +14,7 @@ class ImageToRows(keras.layers.Layer):
     """An image as a sequence of its rows: the row index becomes time.
 
     Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width * channels)``. Width and channels must be
-    known; the height, which is the number of time steps, need not be.
-
-    Raises:
-        ValueError: the input is no batch of images, or its width is unknown.
-
-    Example:
-        >>> ImageToRows()(np.zeros((2, 32, 32, 3), "float32")).shape
-        TensorShape([2, 32, 96])
+    known (``ValueError``); the height, which is the number of time steps, need not be.
     """
 
     def call(self, images):
@@ -40,17 +33,9 @@ class ImageToRows(keras.layers.Layer):
 class RowsToImage(keras.layers.Layer):
     """A sequence of rows as an image: undoes :class:`ImageToRows`.
 
-    Args:
-        channels: channels of the image, at least 1. Default 3.
+    Input: ``(batch, height, width * channels)``. Output: ``(batch, height, width, channels)``; 3 channels by default.
 
-    Input: ``(batch, height, width * channels)``. Output: ``(batch, height, width, channels)``.
-
-    Raises:
-        ValueError: ``channels`` is out of range, or does not divide the length of a row.
-
-    Example:
-        >>> RowsToImage()(np.zeros((2, 32, 96), "float32")).shape
-        TensorShape([2, 32, 32, 3])
+    Raises ``ValueError`` if ``channels`` is out of range, or does not divide the length of a row.
     """
 
     def __init__(self, channels=3, **kwargs):
@@ -66,9 +51,8 @@ class RowsToImage(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 3 or input_shape[2] is None or input_shape[2] % self.channels:
-            raise ValueError(
-                f"RowsToImage needs (batch, height, width * {self.channels}) with a known row length, got {tuple(input_shape)}"
-            )
+            wanted = f"(batch, height, width * {self.channels}) with a known row length"
+            raise ValueError(f"RowsToImage needs {wanted}, got {tuple(input_shape)}")
         batch, height, features = input_shape
         return (batch, height, features // self.channels, self.channels)
 
@@ -97,9 +81,8 @@ class FastLSTM(keras.layers.LSTM):
         if training and self.dropout:
             # As Keras does it: one mask, the same for every step.
             sequences = sequences * ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0, :]), 1)
-        outputs, [(h, c)] = kernels.sweep(
-            sequences, 1, [self.cell], [self.go_backwards], [tuple(initial_state)], self.return_sequences
-        )
+        others = [self.cell], [self.go_backwards], [tuple(initial_state)], self.return_sequences
+        outputs, [(h, c)] = kernels.sweep(sequences, 1, *others)
         if self.go_backwards and self.return_sequences:
             outputs = ops.flip(outputs, 1)  # Keras returns them in the order in which they were made
         return h, outputs, [h, c]
@@ -275,14 +258,7 @@ class SimpleGate(keras.layers.Layer):
     """Halves the channels by multiplying one half with the other: a gate without an activation function (Chen et al.,
     "Simple Baselines for Image Restoration", 2022).
 
-    Input: ``(..., channels)``, an even number. Output: ``(..., channels / 2)``.
-
-    Raises:
-        ValueError: an odd or unknown number of channels.
-
-    Example:
-        >>> SimpleGate()(np.ones((1, 4, 4, 6), "float32")).shape
-        TensorShape([1, 4, 4, 3])
+    Input: ``(..., channels)``, an even number, else ``ValueError``. Output: ``(..., channels / 2)``.
     """
 
     def call(self, features):
@@ -298,17 +274,10 @@ class SimpleGate(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class ChannelScale(keras.layers.Layer):
-    """Multiplies each channel with a weight of its own, which begins at ``initial``; at 0 a residual branch begins silent.
+    """Multiplies each channel with a weight of its own, which begins at ``initial``, of magnitude up to 1,000 (``ValueError``);
+    at 0, the default, a residual branch begins silent.
 
-    Args:
-        initial: any finite number of magnitude up to 1,000. Default 0.
-
-    Weights: ``scale`` ``(channels,)``.
-
-    Input and output: ``(..., channels)``.
-
-    Raises:
-        ValueError: ``initial`` out of range.
+    Weights: ``scale`` ``(channels,)``. Input and output: ``(..., channels)``.
     """
 
     def __init__(self, initial=0.0, **kwargs):
@@ -348,12 +317,7 @@ class ChangeGate(keras.layers.Layer):
     Input: ``(batch, height, width, channels)``, the difference of two images in units of [0, 1].
     Output: ``(batch, height, width, 1)``.
 
-    Raises:
-        ValueError: an argument out of range.
-
-    Example:
-        >>> ChangeGate()(np.zeros((2, 8, 8, 3), "float32")).shape
-        TensorShape([2, 8, 8, 1])
+    Raises ``ValueError`` for an argument out of range.
     """
 
     # Added to the mean square, whose root has no derivative at zero: a fiftieth of what rounding to 8 bits leaves.
@@ -388,12 +352,7 @@ class DepthToSpace(keras.layers.Layer):
     Input: ``(batch, height, width, channels)``, channels a multiple of ``factor ** 2``; width and channels known. Output:
     ``(batch, height * factor, width * factor, channels / factor ** 2)``.
 
-    Raises:
-        ValueError: an argument out of range, or channels that do not divide.
-
-    Example:
-        >>> DepthToSpace()(np.zeros((1, 4, 4, 12), "float32")).shape
-        TensorShape([1, 8, 8, 3])
+    Raises ``ValueError`` for an argument out of range, or channels that do not divide.
     """
 
     def __init__(self, factor=2, **kwargs):
@@ -412,10 +371,8 @@ class DepthToSpace(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 4 or None in tuple(input_shape)[2:] or input_shape[3] % self.factor**2:
-            raise ValueError(
-                f"DepthToSpace needs (batch, height, width, a multiple of {self.factor**2}) with a known width, "
-                f"got {tuple(input_shape)}"
-            )
+            wanted = f"(batch, height, width, a multiple of {self.factor**2}) with a known width"
+            raise ValueError(f"DepthToSpace needs {wanted}, got {tuple(input_shape)}")
         batch, height, width, channels = input_shape
         height = height * self.factor if height is not None else None
         return (batch, height, width * self.factor, channels // self.factor**2)

@@ -27,7 +27,7 @@ def test_two_trainings_of_one_seed_are_bit_identical(sample):
 
     code = """
 import hashlib
-from lstm_ae_lib import keras, models, seeding
+from lstm_ae_lib import cifar10, datasets, models, seeding
 seeding.set_seed(5)
 images = cifar10.load_cifar10("sample").train_images[:64]
 model = models.reference_lstm_autoencoder(units=(8, 4))

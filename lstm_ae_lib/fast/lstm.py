@@ -91,9 +91,10 @@ def _sweep(inputs, axis, backwards, return_sequences, states, weights):
     """The sweep over one part of the batch, as ``tf.custom_gradient`` wants it: results, and the function of their gradients."""
     shape, units = tf.shape(inputs), states[0].shape[-1]
     steps = _split(inputs, axis, inputs.shape[axis])
+    matrices = [tf.reshape(state, [-1, units]) for state in states]
+    pairs = [slice(2 * k, 2 * k + 2) for k in range(len(backwards))]
     arguments = [
-        (_ordered(steps, reverse), *(tf.reshape(state, [-1, units]) for state in states[2 * k : 2 * k + 2]), *weights[2 * k : 2 * k + 2])
-        for k, reverse in enumerate(backwards)
+        (_ordered(steps, reverse), *matrices[pair], *weights[pair]) for pair, reverse in zip(pairs, backwards, strict=True)
     ]  # fmt: skip
     chains = [_forward(*each) for each in arguments]
     if return_sequences:
@@ -111,7 +112,7 @@ def _sweep(inputs, axis, backwards, return_sequences, states, weights):
         for k, reverse in enumerate(backwards):
             own = _ordered([step[:, k * units : (k + 1) * units] for step in to_hidden], reverse)
             own = [None] * (len(steps) - len(own)) + own
-            through = _backward(*arguments[k], chains[k], own, *to_ends[2 * k : 2 * k + 2], reverse)
+            through = _backward(*arguments[k], chains[k], own, *to_ends[pairs[k]], reverse)
             to_inputs.append(_ordered(through[0], reverse))
             to_states += through[1]
             to_weights += through[2]

@@ -17,7 +17,6 @@ from lstm_ae_lib._backend import keras
 from lstm_ae_lib.fast import threads
 
 
-
 def _jit(function, **options):
     # Without these LLVM may not vectorise: fused multiply-add, no care for the sign of zero, a division by zero gives infinity.
     compile = functools.partial(numba.njit, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}, **options)
