@@ -11,6 +11,8 @@ Example:
 """
 
 import importlib
+import importlib.machinery
+import sys
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,59 @@ _HOMES = {
 }
 
 __all__ = sorted(_HOMES)
+
+
+# What saved models may hold, so that Keras finds it whatever has been imported.
+_REGISTERED = {
+    "layers": "ImageToRows RowsToImage FastLSTM LSTMSweep GatedScan SimpleGate ChannelScale ChangeGate DepthToSpace",
+    "spectral": "SpectralWiener SpectralMixture",
+    "degradations": "GaussianBlur",
+    "metrics": "PSNR",
+    "training": "Cooldown Muon",
+    "tasks.adversarial": "AdversarialTraining",
+    "tasks.compression": "SpectralLatent SpectralImage Quantize",
+    "tasks.recurrent_inference": "ConvLSTMStep",
+    "tasks.variational": "LatentSample gaussian_nll",
+}
+
+
+def _stand_in(module, name):
+    """What Keras finds under a registered name until its module is imported: it imports it, and passes everything on."""
+
+    def load():
+        return getattr(importlib.import_module(f"lstm_ae_lib.{module}"), name)
+
+    def function(*arguments):
+        return load()(*arguments)
+
+    function.__name__ = name
+    made = {"from_config": staticmethod(lambda config: load().from_config(config)), "get_config": None}
+    return type(name, (), made) if name[0].isupper() else function
+
+
+def _register(keras):
+    for module, names in _REGISTERED.items():
+        for name in names.split():
+            if keras.saving.get_registered_object(f"lstm_ae_lib>{name}") is None:
+                keras.saving.register_keras_serializable("lstm_ae_lib", name)(_stand_in(module, name))
+
+
+class _WhenKerasIsImported:
+    """Registers the library's classes as soon as Keras is there. Importing Keras for that would cost seconds."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == "keras" else None
+        if spec and spec.loader:
+            run = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (run(module), _register(module))
+        return spec
+
+
+if "keras" in sys.modules:
+    _register(sys.modules["keras"])
+else:
+    sys.meta_path.insert(0, _WhenKerasIsImported)
 
 
 def __getattr__(name):

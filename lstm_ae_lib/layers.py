@@ -1,11 +1,10 @@
 """Keras layers of the study: they shape or transform tensors, with weights or without. ``keras.ops`` only, so they run on
-every Keras backend; what is faster on one of them is in :mod:`lstm_ae_lib.fast.lstm`."""
+every Keras backend; what is faster on one of them is in :mod:`lstm_ae_lib.fast`."""
 
 import math
 
-from lstm_ae_lib import checks
+from lstm_ae_lib import checks, fast
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.fast import lstm
 
 ops = keras.ops
 
@@ -15,14 +14,7 @@ class ImageToRows(keras.layers.Layer):
     """An image as a sequence of its rows: the row index becomes time.
 
     Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width * channels)``. Width and channels must be
-    known; the height, which is the number of time steps, need not be.
-
-    Raises:
-        ValueError: the input is no batch of images, or its width is unknown.
-
-    Example:
-        >>> ImageToRows()(np.zeros((2, 32, 32, 3), "float32")).shape
-        TensorShape([2, 32, 96])
+    known (``ValueError``); the height, which is the number of time steps, need not be.
     """
 
     def call(self, images):
@@ -41,17 +33,9 @@ class ImageToRows(keras.layers.Layer):
 class RowsToImage(keras.layers.Layer):
     """A sequence of rows as an image: undoes :class:`ImageToRows`.
 
-    Args:
-        channels: channels of the image, at least 1. Default 3.
+    Input: ``(batch, height, width * channels)``. Output: ``(batch, height, width, channels)``; 3 channels by default.
 
-    Input: ``(batch, height, width * channels)``. Output: ``(batch, height, width, channels)``.
-
-    Raises:
-        ValueError: ``channels`` is out of range, or does not divide the length of a row.
-
-    Example:
-        >>> RowsToImage()(np.zeros((2, 32, 96), "float32")).shape
-        TensorShape([2, 32, 32, 3])
+    Raises ``ValueError`` if ``channels`` is out of range, or does not divide the length of a row.
     """
 
     def __init__(self, channels=3, **kwargs):
@@ -67,9 +51,8 @@ class RowsToImage(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 3 or input_shape[2] is None or input_shape[2] % self.channels:
-            raise ValueError(
-                f"RowsToImage needs (batch, height, width * {self.channels}) with a known row length, got {tuple(input_shape)}"
-            )
+            wanted = f"(batch, height, width * {self.channels}) with a known row length"
+            raise ValueError(f"RowsToImage needs {wanted}, got {tuple(input_shape)}")
         batch, height, features = input_shape
         return (batch, height, features // self.channels, self.channels)
 
@@ -78,10 +61,10 @@ class RowsToImage(keras.layers.Layer):
 class FastLSTM(keras.layers.LSTM):
     """:class:`keras.layers.LSTM`, faster on a CPU with TensorFlow: the same arguments, weights, states and results.
 
-    The weights have Keras' layout, so ``set_weights`` and weight files move them both ways. Where there is no fast path
-    (another backend, a GPU, a mask, another dtype than float32, other activations, recurrent dropout, more than
-    :data:`lstm_ae_lib.fast.lstm.MAX_STEPS` steps or an unknown number) it is Keras' layer, which on a GPU is cuDNN's. The
-    fast path has a first derivative only, and XLA cannot compile it (Keras knows: ``supports_jit`` is False).
+    The weights have Keras' layout, so ``set_weights`` and weight files move them both ways. It is Keras' layer, which on a GPU
+    is cuDNN's, on another backend or a GPU, in a graph that XLA compiles (``jit_compile=True``) or that is exported, and with a
+    mask, another dtype than float32, other activations, recurrent dropout, an unknown number of steps or more than
+    :data:`lstm_ae_lib.fast.lstm.MAX_STEPS`. The fast path has a first derivative only.
 
     Args:
         units: hidden units.
@@ -89,22 +72,17 @@ class FastLSTM(keras.layers.LSTM):
 
     Input: ``(batch, steps, features)``. Output: ``(batch, units)``, or ``(batch, steps, units)`` with
     ``return_sequences``.
-
-    Example:
-        >>> FastLSTM(8, return_sequences=True)(np.zeros((2, 32, 96), "float32")).shape
-        TensorShape([2, 32, 8])
     """
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if mask is not None or not lstm.is_supported(sequences, self.cell, sequences.shape[1]):
+        kernels = fast.kernels("lstm")
+        if mask is not None or not kernels or not kernels.is_supported(sequences, self.cell, sequences.shape[1]):
             return super().inner_loop(sequences, initial_state, mask, training=training)
-        self.supports_jit = False
         if training and self.dropout:
             # As Keras does it: one mask, the same for every step.
             sequences = sequences * ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0, :]), 1)
-        outputs, [(h, c)] = lstm.sweep(
-            sequences, 1, [self.cell], [self.go_backwards], [tuple(initial_state)], self.return_sequences
-        )
+        others = [self.cell], [self.go_backwards], [tuple(initial_state)], self.return_sequences
+        outputs, [(h, c)] = kernels.sweep(sequences, 1, *others)
         if self.go_backwards and self.return_sequences:
             outputs = ops.flip(outputs, 1)  # Keras returns them in the order in which they were made
         return h, outputs, [h, c]
@@ -120,9 +98,7 @@ class LSTMSweep(keras.layers.Layer):
     Every row (column) of the batch is a sequence of its own; its positions are the time steps. Two sweeps, one along each
     axis, let every position see the whole image (Visin et al., "ReNet: A Recurrent Neural Network Based Alternative to
     Convolutional Networks", 2015). It computes what ``Bidirectional(LSTM)`` over the reshaped and transposed image
-    computes, with the same weights in the same order, but on a CPU with TensorFlow it neither reshapes nor transposes,
-    and small sizes run in loops compiled with Numba (:mod:`lstm_ae_lib.fast.scan`); such a layer can be saved, but not exported
-    as a SavedModel.
+    computes, with the same weights in the same order, but where :class:`FastLSTM` is fast it neither reshapes nor transposes.
 
     Args:
         units: hidden units of each direction, 1 to 65,536.
@@ -131,12 +107,7 @@ class LSTMSweep(keras.layers.Layer):
     Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width, 2 * units)``, first the sweep that goes
     forwards.
 
-    Raises:
-        ValueError: an argument out of range, or an input that is no batch of images.
-
-    Example:
-        >>> LSTMSweep(8, "columns")(np.zeros((2, 32, 32, 3), "float32")).shape
-        TensorShape([2, 32, 32, 16])
+    Raises ``ValueError`` for an argument out of range, or an input that is no batch of images.
     """
 
     def __init__(self, units, along="rows", **kwargs):
@@ -156,10 +127,9 @@ class LSTMSweep(keras.layers.Layer):
 
     def call(self, images):
         axis = 2 if self.along == "rows" else 1
-        cells = [sweep.cell for sweep in self.sweeps]
-        if lstm.is_supported(images, cells[0], images.shape[axis]):
-            self.supports_jit = False
-            return lstm.sweep_image(images, axis, cells, [False, True])
+        kernels, cells = fast.kernels("lstm"), [sweep.cell for sweep in self.sweeps]
+        if kernels and kernels.is_supported(images, cells[0], images.shape[axis]):
+            return kernels.sweep(images, axis, cells, [False, True])[0]
         if self.along == "columns":
             images = ops.transpose(images, (0, 2, 1, 3))
         _, lines, length, channels = images.shape
@@ -187,12 +157,10 @@ class GatedScan(keras.layers.Layer):
     """Gated linear recurrences that sweep over the positions of an image: LSTMs stripped of what keeps them from running
     fast, whose gate sees the input only (minLSTM: Feng et al., "Were RNNs All We Needed?", 2024).
 
-    ``h[t] = a[t] * h[t-1] + (1 - |a[t]|) * v[t]``, with ``a = tanh(W_a x[t] + b_a)`` and ``v = W_v x[t] + b_v``, for each unit
-    by itself. It is a recursive filter whose coefficient each position sets anew. A coefficient between 0 and 1, as in the
-    paper, only smooths; undoing a blur takes negative ones too, which the tanh allows (``positive`` turns them off).
-
-    On a CPU with TensorFlow the recurrence runs in loops compiled with Numba (:mod:`lstm_ae_lib.fast.scan`); such a layer
-    can be saved, but not exported as a SavedModel.
+    ``h[t] = a[t] * h[t-1] + (1 - |a[t]|) * v[t]``, with the forget gate ``a = tanh(W_a x[t] + b_a)`` and the candidate
+    ``v = W_v x[t] + b_v``, for each unit by itself. It is a recursive filter whose coefficient each position sets anew. A
+    coefficient between 0 and 1, as in the paper, only smooths; undoing a blur takes negative ones too, which the tanh allows
+    (``positive`` turns them off). The recurrence is computed in float32 at least.
 
     Args:
         units: units of each way, 1 to 65,536.
@@ -203,14 +171,9 @@ class GatedScan(keras.layers.Layer):
     Weights: ``kernel`` ``(channels, ways * 2 * units)`` and ``bias``: gate and candidate for each way.
 
     Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width, ways * units)``: rows forwards, rows
-    backwards, columns forwards, columns backwards. The length of a line must be known to run on other backends or a GPU.
+    backwards, columns forwards, columns backwards.
 
-    Raises:
-        ValueError: an argument out of range, or an input that is no batch of images.
-
-    Example:
-        >>> GatedScan(8)(np.zeros((2, 32, 32, 3), "float32")).shape
-        TensorShape([2, 32, 32, 32])
+    Raises ``ValueError`` for an argument out of range, or an input that is no batch of images.
     """
 
     WAYS = {"rows": ((2, False), (2, True)), "columns": ((1, False), (1, True))}
@@ -238,24 +201,16 @@ class GatedScan(keras.layers.Layer):
         ways = self.WAYS[self.along]
         # One large product; with matmul, TensorFlow makes one a line, and a gradient of the kernel for each.
         projected = ops.tensordot(images, self.kernel, axes=1) + self.bias
-        if lstm.scan_is_supported(projected):
-            self.supports_jit = False
-            return lstm.scan_image(projected, self.units, ways, self.positive)
+        kernels = fast.kernels("scan")
+        if kernels and kernels.is_supported(projected):
+            return kernels.scan(projected, self.units, ways, self.positive)
+        exact = ops.cast(projected, keras.backend.result_type(projected.dtype, "float32"))
         swept = []
-        for part, (axis, reverse) in zip(ops.split(projected, len(ways), axis=-1), ways, strict=True):
-            length = images.shape[axis]
-            if length is None:
-                raise ValueError(f"GatedScan needs lines of a known length on this backend, got {tuple(images.shape)}")
+        for part, (axis, reverse) in zip(ops.split(exact, len(ways), axis=-1), ways, strict=True):
             gate, candidate = ops.split(part, 2, axis=-1)
             forget = ops.sigmoid(gate) if self.positive else ops.tanh(gate)
-            entering = (1 - ops.abs(forget)) * candidate
-            states = [None] * length
-            state = ops.zeros_like(ops.take(entering, 0, axis))
-            for t in range(length - 1, -1, -1) if reverse else range(length):
-                state = ops.take(forget, t, axis) * state + ops.take(entering, t, axis)
-                states[t] = state
-            swept.append(ops.stack(states, axis))
-        return ops.concatenate(swept, -1)
+            swept.append(linear_recurrence(forget, (1 - ops.abs(forget)) * candidate, axis, reverse))
+        return ops.cast(ops.concatenate(swept, -1), projected.dtype)
 
     def multiply_adds(self, given, made):
         return math.prod(made[1:3]) * math.prod(self.kernel.shape)
@@ -269,19 +224,41 @@ class GatedScan(keras.layers.Layer):
         return (*input_shape[:3], self.units * len(self.WAYS[self.along]))
 
 
+def linear_recurrence(factors, terms, axis: int, reverse: bool = False):
+    """``h[t] = factors[t] * h[t-1] + terms[t]`` along an axis, from zero, or from the end with ``reverse``, in log2(steps) passes.
+
+    After a pass each position holds what twice as many terms give (Hillis and Steele, "Data Parallel Algorithms", 1986). Not
+    ``keras.ops.associative_scan``: XLA cannot compile what that is with TensorFlow, and it makes ten times as many operations.
+
+    Args:
+        factors, terms: of one shape; an unknown number of steps becomes a loop.
+    """
+
+    before, steps = (slice(None),) * axis, factors.shape[axis]
+
+    def earlier(values, distance):
+        zeros = ops.zeros_like(values[(*before, slice(None, distance))])
+        if reverse:
+            return ops.concatenate([values[(*before, slice(distance, None))], zeros], axis)
+        return ops.concatenate([zeros, values[(*before, slice(None, -distance))]], axis)
+
+    def one_pass(distance, factors, terms):
+        return 2 * distance, factors * earlier(factors, distance), terms + factors * earlier(terms, distance)
+
+    if steps is None:
+        return ops.while_loop(lambda distance, *_: distance < ops.shape(factors)[axis], one_pass, (1, factors, terms))[2]
+    distance = 1
+    while distance < steps:
+        distance, factors, terms = one_pass(distance, factors, terms)
+    return terms
+
+
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class SimpleGate(keras.layers.Layer):
     """Halves the channels by multiplying one half with the other: a gate without an activation function (Chen et al.,
     "Simple Baselines for Image Restoration", 2022).
 
-    Input: ``(..., channels)``, an even number. Output: ``(..., channels / 2)``.
-
-    Raises:
-        ValueError: an odd or unknown number of channels.
-
-    Example:
-        >>> SimpleGate()(np.ones((1, 4, 4, 6), "float32")).shape
-        TensorShape([1, 4, 4, 3])
+    Input: ``(..., channels)``, an even number, else ``ValueError``. Output: ``(..., channels / 2)``.
     """
 
     def call(self, features):
@@ -297,17 +274,10 @@ class SimpleGate(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class ChannelScale(keras.layers.Layer):
-    """Multiplies each channel with a weight of its own, which begins at ``initial``; at 0 a residual branch begins silent.
+    """Multiplies each channel with a weight of its own, which begins at ``initial``, of magnitude up to 1,000 (``ValueError``);
+    at 0, the default, a residual branch begins silent.
 
-    Args:
-        initial: any finite number of magnitude up to 1,000. Default 0.
-
-    Weights: ``scale`` ``(channels,)``.
-
-    Input and output: ``(..., channels)``.
-
-    Raises:
-        ValueError: ``initial`` out of range.
+    Weights: ``scale`` ``(channels,)``. Input and output: ``(..., channels)``.
     """
 
     def __init__(self, initial=0.0, **kwargs):
@@ -347,12 +317,7 @@ class ChangeGate(keras.layers.Layer):
     Input: ``(batch, height, width, channels)``, the difference of two images in units of [0, 1].
     Output: ``(batch, height, width, 1)``.
 
-    Raises:
-        ValueError: an argument out of range.
-
-    Example:
-        >>> ChangeGate()(np.zeros((2, 8, 8, 3), "float32")).shape
-        TensorShape([2, 8, 8, 1])
+    Raises ``ValueError`` for an argument out of range.
     """
 
     # Added to the mean square, whose root has no derivative at zero: a fiftieth of what rounding to 8 bits leaves.
@@ -387,12 +352,7 @@ class DepthToSpace(keras.layers.Layer):
     Input: ``(batch, height, width, channels)``, channels a multiple of ``factor ** 2``; width and channels known. Output:
     ``(batch, height * factor, width * factor, channels / factor ** 2)``.
 
-    Raises:
-        ValueError: an argument out of range, or channels that do not divide.
-
-    Example:
-        >>> DepthToSpace()(np.zeros((1, 4, 4, 12), "float32")).shape
-        TensorShape([1, 8, 8, 3])
+    Raises ``ValueError`` for an argument out of range, or channels that do not divide.
     """
 
     def __init__(self, factor=2, **kwargs):
@@ -411,10 +371,8 @@ class DepthToSpace(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 4 or None in tuple(input_shape)[2:] or input_shape[3] % self.factor**2:
-            raise ValueError(
-                f"DepthToSpace needs (batch, height, width, a multiple of {self.factor**2}) with a known width, "
-                f"got {tuple(input_shape)}"
-            )
+            wanted = f"(batch, height, width, a multiple of {self.factor**2}) with a known width"
+            raise ValueError(f"DepthToSpace needs {wanted}, got {tuple(input_shape)}")
         batch, height, width, channels = input_shape
         height = height * self.factor if height is not None else None
         return (batch, height, width * self.factor, channels // self.factor**2)

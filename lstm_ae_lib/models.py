@@ -8,6 +8,7 @@ import numpy as np
 from lstm_ae_lib import checks, peers
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import DepthToSpace, FastLSTM, GatedScan, ImageToRows, LSTMSweep, RowsToImage
+from lstm_ae_lib.peers import convolution, relu_convolution
 
 layers = keras.layers
 
@@ -32,8 +33,7 @@ def reference_lstm_autoencoder(
     Returns:
         keras.Model: ``(batch, height, width, channels)`` in [0, 1] -> the same shape, linear output, not clipped.
 
-    Raises:
-        ValueError: an argument of the wrong kind or out of range.
+    Raises ``ValueError`` for an argument of the wrong kind or out of range.
 
     Example:
         >>> reference_lstm_autoencoder().count_params()
@@ -100,8 +100,7 @@ def flagship(
     Returns:
         keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
 
-    Raises:
-        ValueError: an argument out of range.
+    Raises ``ValueError`` for an argument out of range.
     """
     checks.number(width, "width", 4, 4096, whole=True)
     checks.number(depth, "depth", 1, 64, whole=True)
@@ -138,13 +137,9 @@ def recurrent_body(width, depth, latent, recurrence="scan", along="both", positi
     return body
 
 
-def convolution(filters, side, name, **options):
-    return layers.Conv2D(filters, side, padding="same", name=name, **options)
-
-
 def block_pair(width, name, recurrence="scan", along="both", positive=False, repeats=1):
     """A residual block and a recurrent one: layers that are made once and applied ``repeats`` times."""
-    one = convolution(width, 3, f"{name}_conv1", activation="relu", kernel_initializer="he_normal")
+    one = relu_convolution(width, 3, f"{name}_conv1")
     two = convolution(width, 3, f"{name}_conv2", kernel_initializer="zeros")
     mix = convolution(width, 1, f"{name}_mix", kernel_initializer="zeros")
     add1, add2 = layers.Add(name=f"{name}_add1"), layers.Add(name=f"{name}_add2")
@@ -156,8 +151,7 @@ def block_pair(width, name, recurrence="scan", along="both", positive=False, rep
         look = lambda hidden: join([rows(hidden), columns(hidden)])  # noqa: E731
     elif recurrence == "convolution":
         # 4 * width ** 2 of the scan and 2 * width ** 2 of its mixture are 10 * width times 3 / 5 of the width.
-        options = {"activation": "relu", "kernel_initializer": "he_normal"}
-        look = convolution(round(0.6 * width), 3, f"{name}_instead", **options)
+        look = relu_convolution(round(0.6 * width), 3, f"{name}_instead")
 
     def applied(hidden):
         for _ in range(repeats):
@@ -190,8 +184,7 @@ def multiply_adds(model) -> int:
     Args:
         model: a built model with a known image size, of the layers that this library's builders use.
 
-    Raises:
-        ValueError: a layer with weights whose cost is not known here.
+    Raises ``ValueError`` for a layer with weights whose cost is not known here.
     """
     graph = getattr(model, "_functional", None) or model
     calls = [node for nodes in graph._nodes_by_depth.values() for node in nodes if not node.is_input]

@@ -16,6 +16,14 @@ from lstm_ae_lib.spectral import linear_layer
 layers = keras.layers
 
 
+def convolution(filters, side, name, kind=layers.Conv2D, **options):
+    return kind(filters, side, padding="same", name=name, **options)
+
+
+def relu_convolution(filters, side, name):
+    return convolution(filters, side, name, activation="relu", kernel_initializer="he_normal")
+
+
 def dncnn(
     image_shape=(32, 32, 3), width: int = 64, depth: int = 10, linear_start: str = "", gate: bool = False, name: str = "dncnn"
 ):
@@ -29,31 +37,25 @@ def dncnn(
         image_shape: ``(height, width, channels)``; the first two may be None without ``linear_start``.
         width: channels of the hidden layers, 1 to 4,096. Default 64, the paper's.
         depth: convolutions, 3 to 100.
-        linear_start: ``"dct1"`` or ``"dct2"``: start from the linear estimate in that transform; ``"dct1x12"``: from what a
-            mixture of 12 linear filters makes of an image that was blurred nobody knows how much; empty: from the degraded
-            image.
+        linear_start: ``"dct1"`` or ``"dct2"``: start from the linear estimate in that transform; ``"dct1x12"``: from that of
+            a mixture of 12 linear filters, for an unknown, varying blur; empty: from the degraded image.
         gate: what the layers add is multiplied by how far the linear estimate changed the image around each pixel
             (:class:`~lstm_ae_lib.layers.ChangeGate`). Needs a ``linear_start``. Default False.
         name: the model's name.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
-
-    Raises:
-        ValueError: an argument out of range.
+    Returns a model ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped. Raises ``ValueError``
+    for an argument out of range.
     """
     checks.number(width, "width", 1, 4096, whole=True)
     checks.number(depth, "depth", 3, 100, whole=True)
 
     def body(features, channels):
-        hidden = layers.Conv2D(width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name="first")(features)
+        hidden = relu_convolution(width, 3, "first")(features)
         for place in range(2, depth):
-            hidden = layers.Conv2D(
-                width, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"conv{place}"
-            )(hidden)  # fmt: skip
+            hidden = convolution(width, 3, f"conv{place}", use_bias=False, kernel_initializer="he_normal")(hidden)
             hidden = layers.BatchNormalization(momentum=0.9, name=f"norm{place}")(hidden)
             hidden = layers.ReLU(name=f"relu{place}")(hidden)
-        return layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", name="last")(hidden)
+        return convolution(channels, 3, "last", kernel_initializer="zeros")(hidden)
 
     return residual_model(image_shape, linear_start, body, name, gate)
 
@@ -71,29 +73,24 @@ def rednet(
         depth: convolutions, and as many transposed ones, 2 to 50.
         image_shape, width, linear_start, gate, name: as for :func:`dncnn`.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
-
-    Raises:
-        ValueError: an argument out of range.
+    Returns and raises as :func:`dncnn`.
     """
     checks.number(width, "width", 1, 4096, whole=True)
     checks.number(depth, "depth", 2, 50, whole=True)
+    transposed = layers.Conv2DTranspose
 
     def body(features, channels):
         hidden, skips = features, []
         for place in range(1, depth + 1):
-            hidden = layers.Conv2D(
-                width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"conv{place}"
-            )(hidden)  # fmt: skip
+            hidden = relu_convolution(width, 3, f"conv{place}")(hidden)
             skips.append(hidden)
         for place in range(depth, 1, -1):
-            hidden = layers.Conv2DTranspose(width, 3, padding="same", kernel_initializer="he_normal", name=f"deconv{place}")(hidden)
+            hidden = convolution(width, 3, f"deconv{place}", transposed, kernel_initializer="he_normal")(hidden)
             # What this layer makes stands where the convolution before its mirror image has put its own.
             if (depth - place) % 2:
                 hidden = layers.Add(name=f"skip{place}")([hidden, skips[place - 2]])
             hidden = layers.ReLU(name=f"relu{place}")(hidden)
-        return layers.Conv2DTranspose(channels, 3, padding="same", kernel_initializer="zeros", name="deconv1")(hidden)
+        return convolution(channels, 3, "deconv1", transposed, kernel_initializer="zeros")(hidden)
 
     return residual_model(image_shape, linear_start, body, name, gate)
 
@@ -110,11 +107,7 @@ def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start
         levels: how often the resolution is halved, 1 to 8; height and width must be multiples of ``2 ** levels``.
         image_shape, linear_start, gate, name: as for :func:`dncnn`.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
-
-    Raises:
-        ValueError: an argument out of range, or an image side that the levels do not divide.
+    Returns and raises as :func:`dncnn`, and for an image side that the levels do not divide.
     """
     checks.number(width, "width", 1, 1024, whole=True)
     checks.number(levels, "levels", 1, 8, whole=True)
@@ -122,9 +115,7 @@ def unet(image_shape=(32, 32, 3), width: int = 13, levels: int = 3, linear_start
 
     def twice(hidden, channels, name):
         for place in (1, 2):
-            hidden = layers.Conv2D(
-                channels, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"{name}_conv{place}"
-            )(hidden)  # fmt: skip
+            hidden = relu_convolution(channels, 3, f"{name}_conv{place}")(hidden)
         return hidden
 
     def body(features, channels):
@@ -162,11 +153,7 @@ def nafnet(
         middle: blocks at the lowest resolution, at most 64.
         image_shape, linear_start, gate, name: as for :func:`dncnn`; height and width multiples of ``2 ** len(encoder)``.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
-
-    Raises:
-        ValueError: an argument out of range, or an image side that the levels do not divide.
+    Returns and raises as :func:`dncnn`, and for an image side that the levels do not divide.
     """
     checks.number(width, "width", 1, 1024, whole=True)
     checks.number(middle, "middle", 0, 64, whole=True)
@@ -178,23 +165,22 @@ def nafnet(
 
     def block(hidden, name):
         channels = hidden.shape[-1]
-        branch = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(hidden)
-        branch = layers.Conv2D(2 * channels, 1, name=f"{name}_widen1")(branch)
-        branch = layers.DepthwiseConv2D(3, padding="same", name=f"{name}_depthwise")(branch)
-        branch = SimpleGate(name=f"{name}_gate1")(branch)
-        attention = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(branch)
-        attention = layers.Conv2D(channels, 1, name=f"{name}_attention")(attention)
-        branch = layers.Multiply(name=f"{name}_attend")([branch, attention])
-        branch = layers.Conv2D(channels, 1, name=f"{name}_narrow1")(branch)
-        hidden = layers.Add(name=f"{name}_add1")([hidden, ChannelScale(name=f"{name}_beta")(branch)])
-        branch = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(hidden)
-        branch = layers.Conv2D(2 * channels, 1, name=f"{name}_widen2")(branch)
-        branch = SimpleGate(name=f"{name}_gate2")(branch)
-        branch = layers.Conv2D(channels, 1, name=f"{name}_narrow2")(branch)
-        return layers.Add(name=f"{name}_add2")([hidden, ChannelScale(name=f"{name}_gamma")(branch)])
+        for half, scale in ((1, "beta"), (2, "gamma")):
+            branch = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm{half}")(hidden)
+            branch = layers.Conv2D(2 * channels, 1, name=f"{name}_widen{half}")(branch)
+            if half == 1:
+                branch = layers.DepthwiseConv2D(3, padding="same", name=f"{name}_depthwise")(branch)
+            branch = SimpleGate(name=f"{name}_gate{half}")(branch)
+            if half == 1:
+                attention = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(branch)
+                attention = layers.Conv2D(channels, 1, name=f"{name}_attention")(attention)
+                branch = layers.Multiply(name=f"{name}_attend")([branch, attention])
+            branch = layers.Conv2D(channels, 1, name=f"{name}_narrow{half}")(branch)
+            hidden = layers.Add(name=f"{name}_add{half}")([hidden, ChannelScale(name=f"{name}_{scale}")(branch)])
+        return hidden
 
     def body(features, channels):
-        hidden, skips = layers.Conv2D(width, 3, padding="same", name="first")(features), []
+        hidden, skips = convolution(width, 3, "first")(features), []
         for level, blocks in enumerate(encoder):
             for place in range(blocks):
                 hidden = block(hidden, f"down{level}_{place}")
@@ -208,7 +194,7 @@ def nafnet(
             hidden = layers.Add(name=f"skip{level}")([hidden, skips[level]])
             for place in range(blocks):
                 hidden = block(hidden, f"up{level}_{place}")
-        return layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", name="last")(hidden)
+        return convolution(channels, 3, "last", kernel_initializer="zeros")(hidden)
 
     return residual_model(image_shape, linear_start, body, name, gate)
 
@@ -217,12 +203,9 @@ def residual_model(image_shape, linear_start, body, name, gate=False):
     """What every restorer here is: where it starts from, plus what its layers say is missing there.
 
     Args:
-        image_shape: ``(height, width, channels)``.
-        linear_start: as for :func:`dncnn`.
         body: a function of the features (the degraded image, or the linear estimate and what it took away) and of the number
             of channels to return.
-        name: the model's name.
-        gate: as for :func:`dncnn`.
+        image_shape, linear_start, name, gate: as for :func:`dncnn`.
     """
     if gate and not linear_start:
         raise ValueError("gate needs a linear_start: without one nothing is taken away")
@@ -237,12 +220,8 @@ def residual_model(image_shape, linear_start, body, name, gate=False):
 
 
 def linear_features(degraded, linear_start: str) -> tuple:
-    """Where a restorer starts from, and what it sees: the linear estimate, and beside it what that took away.
-
-    Args:
-        degraded: ``(batch, height, width, channels)``.
-        linear_start: as for :func:`dncnn`; ``""``: both are the degraded image.
-    """
+    """Where a restorer starts from, and what it sees: the linear estimate, and beside it what that took away; without a linear
+    start both are the degraded image, ``(batch, height, width, channels)``."""
     if not linear_start:
         return degraded, degraded
     # In bfloat16 the linear estimate, and what it took away, would lose more than a network can put back.

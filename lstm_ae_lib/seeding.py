@@ -14,8 +14,7 @@ def set_seed(seed: int, deterministic: bool = True) -> None:
         seed: 0 to 2**31 - 1.
         deterministic: refuse TensorFlow operations whose result depends on timing. Default True.
 
-    Raises:
-        ValueError: the seed is no whole number in that range.
+    Raises ``ValueError`` if the seed is no whole number in that range.
 
     Example:
         >>> set_seed(0)

@@ -19,10 +19,8 @@ def cosine_basis(size: int, transform: str) -> tuple[np.ndarray, np.ndarray]:
         transform: ``"dct1"`` (whole-sample symmetric borders, OpenCV's BORDER_REFLECT_101) or ``"dct2"`` (half-sample
             symmetric, SciPy's ``reflect``).
 
-    Returns:
-        (numpy.ndarray, numpy.ndarray): ``(size, size)`` float64, forward and inverse; their product is the identity. A
-        symmetric blur with the matching border is diagonal between them. Both are scaled to be orthogonal up to the
-        border samples (exactly orthogonal for ``"dct2"``).
+    Returns ``(size, size)`` float64, forward and inverse. A symmetric blur with the matching border is diagonal between them.
+    Both are orthogonal up to the border samples (exactly for ``"dct2"``).
     """
     checks.number(size, "size", 2, 65536, whole=True)
     checks.choice(transform, "transform", ("dct1", "dct2"))
@@ -47,9 +45,8 @@ class _Spectral(keras.layers.Layer):
     def _set_size(self, input_shape):
         _, height, width, channels = input_shape
         if height is None or width is None or channels != 3:
-            raise ValueError(
-                f"{type(self).__name__} needs images (batch, height, width, 3) of a known size, got {tuple(input_shape)}"
-            )
+            name = type(self).__name__
+            raise ValueError(f"{name} needs images (batch, height, width, 3) of a known size, got {tuple(input_shape)}")
         self._rows, self._columns = cosine_basis(height, self.transform), cosine_basis(width, self.transform)
         return height, width
 
@@ -75,7 +72,6 @@ class SpectralWiener(_Spectral):
 
     Args:
         transform: ``"dct1"`` or ``"dct2"``, whichever matches the border of the blur; see :func:`cosine_basis`.
-        trainable: default True.
 
     Weights: ``filter`` ``(height, width, 3, 3)``, degraded colours to restored ones, and ``offset`` ``(height, width, 3)``,
     what is added in the transform domain (it undoes a bias such as the truncation's).
@@ -83,12 +79,7 @@ class SpectralWiener(_Spectral):
     Input and output: ``(batch, height, width, 3)``, height and width fixed when the layer is built. The output is not
     clipped.
 
-    Raises:
-        ValueError: an unknown transform, or an image size that is unknown.
-
-    Example:
-        >>> SpectralWiener("dct1")(np.zeros((2, 32, 32, 3), "float32")).shape
-        TensorShape([2, 32, 32, 3])
+    Raises ``ValueError`` for an unknown transform, or an image size that is unknown.
     """
 
     def build(self, input_shape):
@@ -112,13 +103,10 @@ def frequency_bands(height: int, width: int, transform: str, bands: int) -> np.n
     """Rings of frequencies alike in wavelength, as the matrix that takes the mean over each.
 
     Args:
-        height, width: of the image, at least 2.
-        transform: ``"dct1"`` or ``"dct2"``.
+        height, width, transform: as for :func:`cosine_basis`.
         bands: how many rings between no frequency and the highest diagonal one, at least 1.
 
-    Returns:
-        numpy.ndarray: ``(height, width, bands)``. The mean brightness belongs to no ring; a ring that has no frequency at
-        this size is zero.
+    Returns ``(height, width, bands)``. The mean brightness belongs to no ring; a ring without a frequency at this size is zero.
     """
     checks.number(bands, "bands", 1, 4096, whole=True)
     checks.choice(transform, "transform", ("dct1", "dct2"))
@@ -143,10 +131,9 @@ class SpectralMixture(_Spectral):
     brightness and two colour differences, each by itself. As built the layer is the identity.
 
     Args:
-        transform: ``"dct1"`` or ``"dct2"``, whichever matches the border of the blur; see :func:`cosine_basis`.
+        transform: as for :class:`SpectralWiener`.
         parts: filters, 1 to 1,024. Default 12.
         bands: rings of frequencies, 1 to 4,096. Default 24.
-        trainable: default True.
 
     Weights: ``filters`` and ``offsets`` ``(parts, height, width, 3)``, ``kernel`` ``(2 * bands, parts)``, ``bias``
     ``(parts,)``.
@@ -154,12 +141,7 @@ class SpectralMixture(_Spectral):
     Input and output: ``(batch, height, width, 3)``, height and width fixed when the layer is built. The output is not
     clipped.
 
-    Raises:
-        ValueError: an argument out of range, or an image size that is unknown.
-
-    Example:
-        >>> SpectralMixture("dct1", parts=4)(np.zeros((2, 32, 32, 3), "float32")).shape
-        TensorShape([2, 32, 32, 3])
+    Raises ``ValueError`` for an argument out of range, or an image size that is unknown.
     """
 
     # Added to energies before the logarithm: a third of the variance that rounding to 8 bits leaves at each frequency.
@@ -205,16 +187,8 @@ class SpectralMixture(_Spectral):
 
 
 def linear_layer(linear_start: str, **options):
-    """The layer that a network starts from, as the builders name it.
-
-    Args:
-        linear_start: ``"dct1"`` or ``"dct2"``: one :class:`SpectralWiener`; with a number, such as ``"dct1x12"``, a
-            :class:`SpectralMixture` of so many filters.
-        **options: name, dtype and the like.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """The layer that a network starts from, as the builders name it: ``"dct1"`` or ``"dct2"`` is a :class:`SpectralWiener`;
+    with a number, such as ``"dct1x12"``, a :class:`SpectralMixture` of so many filters. Raises ``ValueError`` for others."""
     found = re.fullmatch(r"(dct[12])(?:x([1-9]\d{0,3}))?", linear_start) if isinstance(linear_start, str) else None
     if not found:
         raise ValueError(
@@ -226,29 +200,13 @@ def linear_layer(linear_start: str, **options):
 
 
 def linear_filter(image_shape=(32, 32, 3), transform: str = "dct1"):
-    """One :class:`~lstm_ae_lib.spectral.SpectralWiener` as a model; :func:`lstm_ae_lib.classical.fit_linear_filter` fits it.
-
-    Args:
-        image_shape: ``(height, width, 3)``, known.
-        transform: ``"dct1"`` or ``"dct2"``.
-
-    Returns:
-        keras.Model: ``(batch, height, width, 3)`` -> the same; the identity until it is fitted.
-    """
+    """One :class:`SpectralWiener` as a model of images ``(height, width, 3)``; :func:`lstm_ae_lib.classical.fit_linear_filter`
+    fits it."""
     return keras.Sequential([layers.Input(image_shape), SpectralWiener(transform, name="filter")], name="linear_filter")
 
 
 def linear_mixture(image_shape=(32, 32, 3), transform: str = "dct1", parts: int = 12):
-    """One :class:`~lstm_ae_lib.spectral.SpectralMixture` as a model; :func:`lstm_ae_lib.classical.fit_linear_mixture` fits it.
-
-    Args:
-        image_shape: ``(height, width, 3)``, known.
-        transform: ``"dct1"`` or ``"dct2"``.
-        parts: filters.
-
-    Returns:
-        keras.Model: ``(batch, height, width, 3)`` -> the same; the identity until it is fitted.
-    """
+    """One :class:`SpectralMixture` as a model; :func:`lstm_ae_lib.classical.fit_linear_mixture` fits it."""
     return keras.Sequential([layers.Input(image_shape), SpectralMixture(transform, parts, name="mixture")], name="linear_mixture")
 
 
@@ -263,11 +221,9 @@ def set_linear_start(model, fitted) -> None:
 
     Args:
         model: built with ``linear_start``; one without is left as it is.
-        fitted: what :func:`lstm_ae_lib.classical.fit_linear_filter` or
-            :func:`~lstm_ae_lib.classical.fit_linear_mixture` returned, in the same transform.
+        fitted: what ``fit_linear_filter`` or ``fit_linear_mixture`` of :mod:`lstm_ae_lib.classical` returned.
 
-    Raises:
-        ValueError: a filter of another transform, another number of parts or another image size.
+    Raises ``ValueError`` for a filter of another transform, another number of parts or another image size.
     """
     layer = linear_start_of(model)
     if layer is None:
@@ -283,12 +239,11 @@ def resized_filter(layer, height: int, width: int) -> list:
     """A fitted layer's numbers for images of another size: what it does to a frequency, read off between those it knows.
 
     Args:
-        layer: a fitted :class:`~lstm_ae_lib.spectral.SpectralWiener` or :class:`~lstm_ae_lib.spectral.SpectralMixture`.
+        layer: a fitted :class:`SpectralWiener` or :class:`SpectralMixture`.
         height, width: of the images to restore, at least 2.
 
-    Returns:
-        list: the weights of the same layer, built for images of that size. The same size gives the same numbers; at any
-        other an offset, which also holds what the training images have in common at each place, keeps its mean only.
+    Returns the weights of the same layer, built for images of that size. The same size gives the same numbers; at any other
+    an offset, which also holds what the training images have in common at each place, keeps its mean only.
     """
     weights = layer.get_weights()
     if not isinstance(layer, SpectralMixture):

@@ -1,5 +1,6 @@
 """Models as files: a builder's name, its arguments, and weights with their SHA-256; and which of them are released."""
 
+import importlib
 from pathlib import Path
 
 from lstm_ae_lib import checks, files, models, paths, peers, spectral
@@ -25,13 +26,18 @@ RENAMED_ARGUMENTS = {
 }  # fmt: skip
 
 
+def _check_known(builder):
+    if isinstance(builder, str) and builder not in BUILDERS:
+        importlib.import_module("lstm_ae_lib.tasks")  # whose builders register themselves
+    checks.choice(builder, "builder", BUILDERS)
+
+
 def build(builder: str, arguments: dict):
     """Builds a model from its builder's name and arguments, as a run folder records them.
 
-    Raises:
-        ValueError: an unknown builder, or arguments that it does not take.
+    Raises ``ValueError`` for an unknown builder, or arguments that it does not take.
     """
-    checks.choice(builder, "builder", BUILDERS)
+    _check_known(builder)
     new_names = RENAMED_ARGUMENTS.get(builder, {})
     try:
         return BUILDERS[builder](**{new_names.get(name, name): value for name, value in arguments.items()})
@@ -50,13 +56,9 @@ def write(model, folder, name: str, builder: str, arguments: dict, **more) -> di
         arguments: what the builder was called with, plain values.
         **more: what else to write down, plain values.
 
-    Returns:
-        dict: what stands in the JSON.
-
-    Raises:
-        ValueError: an unknown builder.
+    Returns what stands in the JSON. Raises ``ValueError`` for an unknown builder.
     """
-    checks.choice(builder, "builder", BUILDERS)
+    _check_known(builder)
     weights = Path(folder) / f"{name}.weights.h5"
     with files.replacing(weights) as temporary:
         model.save_weights(temporary)
@@ -80,8 +82,8 @@ def read(folder, name: str) -> tuple:
         if not path.is_file():
             raise FileNotFoundError(f"there is no {path}")
     description = files.read_json(described)
-    expected = {"builder": str, "arguments": dict, "sha256": str}
-    wrong = [key for key, kind in expected.items() if not isinstance(description, dict) or not isinstance(description.get(key), kind)]
+    expected, found = {"builder": str, "arguments": dict, "sha256": str}, description if isinstance(description, dict) else {}
+    wrong = [key for key, kind in expected.items() if not isinstance(found.get(key), kind)]
     if wrong:
         raise ValueError(f"{described} is damaged: it lacks {', '.join(wrong)}")
     if files.sha256(weights) != description["sha256"]:
@@ -102,11 +104,7 @@ def released(folder=None) -> list:
 
 
 def read_released(name: str, folder=None) -> tuple:
-    """Released weights by their name, as :func:`read` returns them.
-
-    Args:
-        name: one of :func:`released`.
-        folder: default ``data/weights``.
+    """Released weights by their name, one of :func:`released`, as :func:`read` returns them.
 
     Raises:
         FileNotFoundError: the folder holds no weights at all, or one of the two files is missing.

@@ -15,15 +15,18 @@ class Case:
     input_shape: tuple  # without the batch; of several inputs, a shape for each
     differentiable: bool = True
     output_shape: tuple | None = None  # of a model whose output is not as large as its (first) input
+    # How far bfloat16 may be off, in roundings to it (2 ** -8) of the largest value: 4 for sums of rounded products.
+    roundings: float = 4
 
     def __str__(self):
         return self.name
 
 
+ONE = 0.501  # numbers are moved only, and rounded once, to half a step
 LAYERS = [
-    Case("ImageToRows", lambda **k: layers.ImageToRows(**k), (8, 6, 3)),
-    Case("RowsToImage", lambda **k: layers.RowsToImage(channels=3, **k), (8, 18)),
-    Case("RowsToImage-one-channel", lambda **k: layers.RowsToImage(channels=1, **k), (8, 18)),
+    Case("ImageToRows", lambda **k: layers.ImageToRows(**k), (8, 6, 3), roundings=ONE),
+    Case("RowsToImage", lambda **k: layers.RowsToImage(channels=3, **k), (8, 18), roundings=ONE),
+    Case("RowsToImage-one-channel", lambda **k: layers.RowsToImage(channels=1, **k), (8, 18), roundings=ONE),
     Case("FastLSTM", lambda **k: layers.FastLSTM(4, return_sequences=True, **k), (8, 5)),
     Case("FastLSTM-last", lambda **k: layers.FastLSTM(4, go_backwards=True, **k), (8, 5)),
     Case("LSTMSweep-rows", lambda **k: layers.LSTMSweep(4, "rows", **k), (8, 6, 3)),
@@ -32,16 +35,17 @@ LAYERS = [
     Case("GatedScan-columns", lambda **k: layers.GatedScan(4, "columns", positive=True, **k), (8, 6, 3)),
     Case("ConvLSTMStep", lambda **k: recurrent_inference.ConvLSTMStep(3, **k), (8, 6, 10)),
     Case("SimpleGate", lambda **k: layers.SimpleGate(**k), (8, 6, 4)),
-    Case("ChannelScale", lambda **k: layers.ChannelScale(0.5, **k), (8, 6, 3)),
+    Case("ChannelScale", lambda **k: layers.ChannelScale(0.5, **k), (8, 6, 3), roundings=ONE),
     Case("ChangeGate", lambda **k: layers.ChangeGate(3, 5.0, **k), (8, 6, 3)),
-    Case("DepthToSpace", lambda **k: layers.DepthToSpace(2, **k), (8, 6, 12)),
+    Case("DepthToSpace", lambda **k: layers.DepthToSpace(2, **k), (8, 6, 12), roundings=ONE),
     Case("SpectralWiener-dct1", lambda **k: spectral.SpectralWiener("dct1", **k), (8, 6, 3)),
     Case("SpectralWiener-dct2", lambda **k: spectral.SpectralWiener("dct2", **k), (8, 6, 3)),
     Case("SpectralMixture-dct1", lambda **k: spectral.SpectralMixture("dct1", parts=3, bands=4, **k), (8, 6, 3)),
     Case("SpectralMixture-dct2", lambda **k: spectral.SpectralMixture("dct2", parts=2, bands=4, **k), (8, 6, 3)),
     Case("SpectralLatent", lambda **k: compression.SpectralLatent(40, **k), (8, 6, 3)),
     Case("SpectralImage", lambda **k: compression.SpectralImage((8, 6, 3), **k), (40,)),
-    Case("Quantize", lambda **k: compression.Quantize(0.02, 1e-4, **k), (40,), False),
+    # A value on the edge between two steps falls to the other one: 0.02 of values up to 1.
+    Case("Quantize", lambda **k: compression.Quantize(0.02, 1e-4, **k), (40,), False, roundings=0.02 * 2**8 + 0.5),
     Case("LatentSample", lambda **k: variational.LatentSample(beta=0.01, free_nats=0.1, **k), (8,)),
     Case("LatentSample-prior", lambda **k: variational.LatentSample(True, beta=0.01, kl_warmup_steps=3, **k), (8, 6, 8)),
     Case("GaussianBlur", lambda **k: degradations.GaussianBlur(1.5, **k), (8, 6, 3)),

@@ -6,6 +6,7 @@ import conformance
 import numpy as np
 import pytest
 
+from lstm_ae_lib import layers as layers_module
 from lstm_ae_lib import weights
 from lstm_ae_lib._backend import keras
 
@@ -48,16 +49,19 @@ def test_every_public_layer_and_builder_is_listed():
 def test_every_library_module_has_its_test_file():
     from pathlib import Path
 
-    here = Path(__file__).parent
+    here, library = Path(__file__).parent, Path(layers_module.__file__).parent
     tested_elsewhere = {
-        "__init__": "test_package",
-        "__main__": "test_main",
-        "_backend": "test_package",
-        "layers": "test_conformance",
-    }
-    for module in sorted((here.parent / "lstm_ae_lib").glob("*.py")):
-        test = tested_elsewhere.get(module.stem, f"test_{module.stem}")
-        assert (here / f"{test}.py").is_file(), f"lstm_ae_lib/{module.name} has no tests/{test}.py"
+        "__init__.py": "test_package", "__main__.py": "test_main", "_backend.py": "test_package", "layers.py": "test_conformance",
+        "cifar10.py": "test_datasets", "spectral.py": "test_conformance", "fast/__init__.py": "test_fast_lstm",
+        "fast/lstm.py": "test_fast_lstm", "fast/scan.py": "test_fast_scan", "tasks/__init__.py": "test_weights",
+        "tasks/codec.py": "test_compression", "tasks/uncertainty.py": "test_variational",
+        "tasks/recurrent_inference.py": "test_models", "study/__init__.py": "test_package", "study/releasing.py": "test_restoring",
+    }  # fmt: skip
+    for module in sorted(library.rglob("*.py")):
+        name = module.relative_to(library).as_posix()
+        test = tested_elsewhere.pop(name, f"test_{module.stem}")
+        assert (here / f"{test}.py").is_file(), f"lstm_ae_lib/{name} has no tests/{test}.py"
+    assert not tested_elsewhere
 
 
 @layers
@@ -101,7 +105,7 @@ def test_layer_honours_the_dtype_policy(case):
     layers[1].set_weights(layers[0].get_weights())
     exact, mixed = as_array(layers[0](images)), layers[1](images)
     assert keras.backend.standardize_dtype(mixed.dtype) == "bfloat16"
-    np.testing.assert_allclose(as_array(mixed), exact, atol=0.05)
+    assert np.abs(as_array(mixed) - exact).max() <= case.roundings * 2**-8 * np.abs(exact).max()
 
 
 @all_models
@@ -130,7 +134,8 @@ def test_one_training_step_moves_every_weight_and_lowers_the_loss(case):
     keras.utils.set_random_seed(0)
     model = case.make()
     randomise(model)  # from zero, some weights have no gradient in the first step
-    model.compile(optimizer=keras.optimizers.SGD(0.02), loss="mse")
+    # At ten times this rate a network of components, whose curvature is the largest, already leaps over its minimum.
+    model.compile(optimizer=keras.optimizers.SGD(0.002), loss="mse")
     degraded, clean = batch(case, 8, seed=1), np.random.default_rng(2).random((8, *output_shape(case))).astype(np.float32)
     before = [weight.copy() for weight in model.get_weights()]
     trained = {id(variable) for variable in model.trainable_variables}
@@ -155,22 +160,35 @@ def test_model_agrees_with_itself_under_mixed_bfloat16(case):
     mixed.set_weights(model.get_weights())
     images = batch(case)
     exact = as_array(model(images))
-    assert np.abs(as_array(mixed(images)) - exact).max() < 0.06 * np.abs(exact).max()
+    assert np.abs(as_array(mixed(images)) - exact).max() <= case.roundings * 2**-8 * np.abs(exact).max()
 
 
-@layers
-def test_layer_gives_the_same_gradient_twice_and_it_is_finite(case):
-    if not case.differentiable or keras.backend.backend() != "tensorflow":
-        return
-    import tensorflow as tf
+def gradient(layer, images):
+    """Of the sum of squares of a layer's outputs, to its inputs, on whichever backend."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    layer, images = case.make(), tf.constant(batch(case))
-    gradients = []
-    for _ in range(2):
+        images = tf.constant(images)
         with tf.GradientTape() as tape:
             tape.watch(images)
             loss = tf.reduce_sum(tf.square(layer(images)))
-        gradients.append(tape.gradient(loss, images).numpy())
+        return tape.gradient(loss, images).numpy()
+    if keras.backend.backend() == "torch":
+        import torch
+
+        images = torch.tensor(images, requires_grad=True)
+        return torch.autograd.grad(torch.sum(torch.square(layer(images))), images)[0].numpy()
+    import jax
+
+    weights = [[variable.value for variable in each] for each in (layer.trainable_variables, layer.non_trainable_variables)]
+    return np.asarray(jax.grad(lambda images: jax.numpy.sum(layer.stateless_call(*weights, images)[0] ** 2))(images))
+
+
+@pytest.mark.parametrize("case", [case for case in conformance.LAYERS if case.differentiable], ids=str)
+def test_layer_gives_the_same_gradient_twice_and_it_is_finite(case):
+    layer, images = case.make(), batch(case)
+    layer(images)
+    gradients = [gradient(layer, images) for _ in range(2)]
     np.testing.assert_array_equal(*gradients)
     assert np.isfinite(gradients[0]).all() and np.abs(gradients[0]).max() > 0
 

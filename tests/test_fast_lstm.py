@@ -1,11 +1,12 @@
-"""The fast sweeps are Keras' LSTM: the same numbers and the same gradients, whatever the settings and sizes."""
+"""The fast sweeps are Keras' LSTM: the same numbers and the same gradients, whatever the settings and sizes; and where a
+kernel cannot be used, Keras operations take its place."""
 
 import numpy as np
 import pytest
 
-from lstm_ae_lib import layers
+from lstm_ae_lib import fast, layers
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.fast import lstm
+from lstm_ae_lib.fast import threads
 
 only_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the gradient tape is TensorFlow's")
 
@@ -30,14 +31,18 @@ def numbers(*shape, seed=0):
 
 
 def twins(settings, features, units=6, batch=None):
-    """A stock layer and a fast one with the same random weights."""
-    stock, fast = keras.layers.LSTM(units, **settings), layers.FastLSTM(units, **settings)
-    for layer in (stock, fast):
+    """A stock layer and one of this library with the same random weights."""
+    stock, own = keras.layers.LSTM(units, **settings), layers.FastLSTM(units, **settings)
+    for layer in (stock, own):
         layer.build((batch, None, features))
     weights = [0.5 * numbers(*weight.shape, seed=place) for place, weight in enumerate(stock.get_weights())]
     stock.set_weights(weights)
-    fast.set_weights(stock.get_weights())  # the layouts are one
-    return stock, fast
+    own.set_weights(stock.get_weights())  # the layouts are one
+    return stock, own
+
+
+def without_kernels(monkeypatch):
+    monkeypatch.setattr(fast, "kernels", lambda name: None)
 
 
 def value_and_gradients(layer, inputs, dynamic, **call):
@@ -73,27 +78,27 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("batch", [1, 17])
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_values_and_gradients_are_those_of_keras(settings, batch, dynamic):
-    stock, fast = twins(SETTINGS[settings], features=5)
+    stock, own = twins(SETTINGS[settings], features=5)
     inputs = [numbers(batch, 7, 5), numbers(batch, 6, seed=1), numbers(batch, 6, seed=2)]
-    assert lstm.is_supported(keras.ops.convert_to_tensor(inputs[0]), fast.cell, 7) == (settings in FAST)
-    assert_same(value_and_gradients(fast, inputs, dynamic), value_and_gradients(stock, inputs, dynamic))
+    assert fast.kernels("lstm").is_supported(keras.ops.convert_to_tensor(inputs[0]), own.cell, 7) == (settings in FAST)
+    assert_same(value_and_gradients(own, inputs, dynamic), value_and_gradients(stock, inputs, dynamic))
 
 
 @only_tensorflow
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
 @pytest.mark.parametrize("batch", [1, 11])
 def test_the_number_of_parts_changes_nothing(monkeypatch, parts, batch):
-    stock, fast = twins({"return_sequences": True}, features=4)
-    monkeypatch.setattr(lstm.threads, "inter_op", lambda: parts)
+    stock, own = twins({"return_sequences": True}, features=4)
+    monkeypatch.setattr(threads, "inter_op", lambda: parts)
     inputs = [numbers(batch, 6, 4)]
-    assert_same(value_and_gradients(fast, inputs, True), value_and_gradients(stock, inputs, True))
+    assert_same(value_and_gradients(own, inputs, True), value_and_gradients(stock, inputs, True))
 
 
 @only_tensorflow
 @pytest.mark.parametrize("batch", [1, 2, 11])
 @pytest.mark.parametrize("kind", ["lstm", "sweep"])
 def test_stacked_layers(monkeypatch, kind, batch):
-    monkeypatch.setattr(lstm.threads, "inter_op", lambda: 3)
+    monkeypatch.setattr(threads, "inter_op", lambda: 3)
     if kind == "lstm":
         inputs, pair = keras.layers.Input((6, 4)), [layers.FastLSTM(5, return_sequences=True) for _ in range(2)]
     else:
@@ -101,9 +106,9 @@ def test_stacked_layers(monkeypatch, kind, batch):
     hidden = pair[0](inputs)
     model = keras.Model(inputs, [pair[1](hidden), keras.layers.Dense(2)(hidden)])
     arrays = [numbers(batch, *inputs.shape[1:])]
-    fast = value_and_gradients(model, arrays, dynamic=True)
-    monkeypatch.setattr(lstm, "is_supported", lambda *_: False)
-    assert_same(fast, value_and_gradients(model, arrays, dynamic=True))
+    found = value_and_gradients(model, arrays, dynamic=True)
+    without_kernels(monkeypatch)
+    assert_same(found, value_and_gradients(model, arrays, dynamic=True))
 
 
 @only_tensorflow
@@ -116,32 +121,32 @@ def test_every_layer_of_the_reference_takes_the_fast_path_whatever_the_batch(bid
     model = models.reference_lstm_autoencoder((8, 6, 3), (5, 4), bidirectional)
     graph = tf.function(model, input_signature=[tf.TensorSpec([None, 8, 6, 3])]).get_concrete_function().graph
     fused = sum(operation.type == "LSTMBlockCell" for operation in graph.get_operations())
-    parts = min(lstm.threads.inter_op(), lstm.MAX_PARTS)
+    parts = min(threads.inter_op(), fast.kernels("lstm").MAX_PARTS)
     assert fused == (2 if bidirectional else 1) * 2 * 8 * parts
     assert not any("While" in operation.type for operation in graph.get_operations())
 
 
 @only_tensorflow
 def test_a_mask_is_honoured():
-    stock, fast = twins({"return_sequences": True}, features=5)
+    stock, own = twins({"return_sequences": True}, features=5)
     mask = np.random.default_rng(3).random((4, 7)) < 0.7
     mask[:, 0] = True
     inputs = [numbers(4, 7, 5)]
-    masked = value_and_gradients(fast, inputs, False, mask=keras.ops.convert_to_tensor(mask))
+    masked = value_and_gradients(own, inputs, False, mask=keras.ops.convert_to_tensor(mask))
     assert_same(masked, value_and_gradients(stock, inputs, False, mask=keras.ops.convert_to_tensor(mask)))
-    assert np.abs(masked[0] - value_and_gradients(fast, inputs, False)[0]).max() > 0.01  # and it is not ignored
+    assert np.abs(masked[0] - value_and_gradients(own, inputs, False)[0]).max() > 0.01  # and it is not ignored
 
 
 @only_tensorflow
 def test_an_unknown_or_large_number_of_steps_is_left_to_keras():
     import tensorflow as tf
 
-    _, fast = twins({"return_sequences": True}, features=5)
-    inputs = numbers(2, 7, 5)
-    any_length = tf.function(fast, input_signature=[tf.TensorSpec([2, None, 5])])
-    np.testing.assert_allclose(any_length(inputs), fast(inputs), atol=1e-6)
-    assert not lstm.is_supported(tf.constant(inputs), fast.cell, lstm.MAX_STEPS + 1)
-    assert not lstm.is_supported(tf.constant(inputs), fast.cell, None)
+    _, own = twins({"return_sequences": True}, features=5)
+    inputs, kernels = numbers(2, 7, 5), fast.kernels("lstm")
+    any_length = tf.function(own, input_signature=[tf.TensorSpec([2, None, 5])])
+    np.testing.assert_allclose(any_length(inputs), own(inputs), atol=1e-6)
+    assert not kernels.is_supported(tf.constant(inputs), own.cell, kernels.MAX_STEPS + 1)
+    assert not kernels.is_supported(tf.constant(inputs), own.cell, None)
 
 
 @only_tensorflow
@@ -157,11 +162,11 @@ def test_dropout_draws_one_mask_for_all_steps_and_the_same_as_keras():
 
 @only_tensorflow
 def test_a_stateful_layer_carries_its_state():
-    stock, fast = twins({"return_sequences": True, "stateful": True}, features=5, batch=3)
-    for layer in (stock, fast):
+    stock, own = twins({"return_sequences": True, "stateful": True}, features=5, batch=3)
+    for layer in (stock, own):
         layer(keras.ops.convert_to_tensor(numbers(3, 7, 5)))
     again = numbers(3, 7, 5, seed=9)
-    np.testing.assert_allclose(np.asarray(fast(again)), np.asarray(stock(again)), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(own(again)), np.asarray(stock(again)), atol=1e-6)
 
 
 @pytest.mark.backends
@@ -186,77 +191,9 @@ def test_a_sweeps_gradients_are_those_of_its_slow_path(monkeypatch, along, dynam
     sweep = layers.LSTMSweep(6, along)
     sweep.build((None, 5, 7, 4))
     inputs = [numbers(9, 5, 7, 4)]
-    fast = value_and_gradients(sweep, inputs, dynamic)
-    monkeypatch.setattr(lstm, "is_supported", lambda *_: False)
-    assert_same(fast, value_and_gradients(sweep, inputs, dynamic))
-
-
-@pytest.mark.backends
-@pytest.mark.parametrize("positive", [False, True], ids=["tanh", "sigmoid"])
-@pytest.mark.parametrize("along", ["rows", "columns", "both"])
-def test_a_scan_is_a_first_order_recurrence_each_way(along, positive):
-    scan, images = layers.GatedScan(5, along, positive), numbers(2, 6, 7, 4)
-    found = keras.ops.convert_to_numpy(scan(images))
-    kernel, bias = (keras.ops.convert_to_numpy(weight).astype(np.float64) for weight in scan.weights)
-    projected, expected = images @ kernel + bias, []
-    for k, (axis, reverse) in enumerate(scan.WAYS[along]):
-        part = np.moveaxis(projected[..., 10 * k : 10 * (k + 1)], axis, 0)
-        part = part[::-1] if reverse else part
-        keep = 1 / (1 + np.exp(-part[..., :5])) if positive else np.tanh(part[..., :5])
-        state, states = 0.0, []
-        for t in range(len(part)):
-            state = keep[t] * state + (1 - np.abs(keep[t])) * part[t, ..., 5:]
-            states.append(state)
-        expected.append(np.moveaxis(np.stack(states[::-1] if reverse else states), 0, axis))
-    np.testing.assert_allclose(found, np.concatenate(expected, -1), rtol=1e-4, atol=1e-5)
-
-
-@only_tensorflow
-@pytest.mark.parametrize("positive", [False, True], ids=["tanh", "sigmoid"])
-@pytest.mark.parametrize("along", ["rows", "columns", "both"])
-@pytest.mark.parametrize("batch", [1, 11])
-def test_a_scans_gradients_are_those_of_its_slow_path(monkeypatch, along, positive, batch):
-    scan = layers.GatedScan(20, along, positive)
-    scan.build((None, 5, 7, 4))
-    inputs = [numbers(batch, 5, 7, 4)]
-    fast = value_and_gradients(scan, inputs, True)
-    monkeypatch.setattr(lstm, "scan_is_supported", lambda *_: False)
-    assert_same(fast, value_and_gradients(scan, inputs, False))
-
-
-@only_tensorflow
-def test_a_scan_in_bfloat16_is_the_one_in_float32_but_for_rounding():
-    from lstm_ae_lib.fast import scan
-
-    half = numbers(3, 5, 7, 8 * 6).astype(tf_bfloat16())
-    ways, found = layers.GatedScan.WAYS["both"], []
-    for projected in (half, half.astype(np.float32)):
-        outputs = scan.scan(projected, 6, ways, False)
-        exact = outputs.astype(np.float32).astype(half.dtype).astype(projected.dtype)  # the same states before them
-        gradient = np.cos(exact.astype(np.float32)).astype(half.dtype).astype(projected.dtype)
-        found.append((outputs, scan.scan_gradient(projected, 6, ways, False, exact, gradient)))
-    for rounded, exact in zip(*found, strict=True):
-        assert rounded.dtype == half.dtype and exact.dtype == np.float32
-        np.testing.assert_array_equal(rounded, exact.astype(half.dtype))
-
-
-@only_tensorflow
-def test_the_number_of_threads_changes_no_bit_of_a_scan(monkeypatch):
-    from lstm_ae_lib.fast import scan, threads
-
-    projected, ways, found = numbers(9, 5, 7, 8 * 6), layers.GatedScan.WAYS["both"], []
-    for count in (1, 3):
-        monkeypatch.setattr(threads, "inter_op", lambda count=count: count)
-        outputs = scan.scan(projected, 6, ways, False)
-        found.append((outputs, scan.scan_gradient(projected, 6, ways, False, outputs, np.cos(outputs))))
-    for one, two in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, two)
-
-
-def tf_bfloat16():
-    import tensorflow as tf
-
-    return tf.bfloat16.as_numpy_dtype
+    found = value_and_gradients(sweep, inputs, dynamic)
+    without_kernels(monkeypatch)
+    assert_same(found, value_and_gradients(sweep, inputs, dynamic))
 
 
 @only_tensorflow
@@ -269,6 +206,91 @@ def test_a_sweep_takes_images_of_any_size(along, layer):
     images = numbers(2, 5, 7, 4)
     any_size = tf.function(sweep, input_signature=[tf.TensorSpec([None, None, None, 4])])
     np.testing.assert_allclose(any_size(images), sweep(images), atol=1e-6)
+
+
+MAKERS = {
+    "FastLSTM": (lambda: layers.FastLSTM(4, return_sequences=True), (6, 5)),
+    "LSTMSweep": (lambda: layers.LSTMSweep(4, "columns"), (6, 5, 3)),
+    "GatedScan": (lambda: layers.GatedScan(4), (6, 5, 3)),
+}
+
+
+@only_tensorflow
+@pytest.mark.parametrize("kind", MAKERS)
+def test_xla_compiles_what_needs_no_kernel(kind):
+    import tensorflow as tf
+
+    make, shape = MAKERS[kind]
+    layer, inputs = make(), tf.constant(numbers(2, *shape))
+    layer(inputs)
+    weights = [weight.value for weight in layer.trainable_weights]
+
+    def compute(inputs):
+        with tf.GradientTape() as tape:
+            outputs = layer(inputs)
+            loss = tf.reduce_sum(tf.sin(outputs))
+        return [outputs, *tape.gradient(loss, weights)]
+
+    for found, expected in zip(tf.function(compute, jit_compile=True)(inputs), compute(inputs), strict=True):
+        assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_model_trains_as_well_when_it_is_compiled_by_xla(kind):
+    make, shape = MAKERS[kind]
+    losses = []
+    for jit_compile in (True, False):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.layers.Input(shape), make(), keras.layers.Dense(2)])
+        model.compile("sgd", "mse", jit_compile=jit_compile)
+        assert model.jit_compile == jit_compile
+        targets = numbers(4, *shape[:-1], 2, seed=1)
+        losses.append(model.fit(numbers(4, *shape), targets, epochs=3, verbose=0).history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@only_tensorflow
+def test_an_exported_model_runs_where_this_library_is_not(tmp_path):
+    import subprocess
+    import sys
+
+    for kind, (make, shape) in MAKERS.items():
+        inputs = keras.layers.Input(shape)
+        model, images = keras.Model(inputs, make()(inputs)), numbers(2, *shape)
+        expected = model.predict(images, verbose=0)  # traced with kernels before
+        model.export(tmp_path / kind, verbose=False)
+        np.savez(tmp_path / f"{kind}.npz", images=images, expected=expected)
+    code = """
+import sys, pathlib, numpy as np, tensorflow as tf
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*.npz")):
+    arrays = np.load(path)
+    loaded = tf.saved_model.load(str(path.with_suffix("")))
+    np.testing.assert_allclose(loaded.serve(arrays["images"]), arrays["expected"], rtol=1e-5, atol=1e-6)
+    print(path.stem)
+assert not any(name.startswith("lstm_ae_lib.") or name == "keras" for name in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == sorted(MAKERS), done.stderr
+
+
+@only_tensorflow
+def test_a_graph_of_ones_own_has_kernels_unless_it_is_saved(tmp_path):
+    import tensorflow as tf
+
+    layer = layers.GatedScan(4)
+    layer(numbers(1, 6, 5, 3))
+    module = tf.Module()
+    module.held = [weight.value for weight in layer.weights]
+    module.run = tf.function(layer, input_signature=[tf.TensorSpec([None, 6, 5, 3])])
+    tf.saved_model.save(module, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+
+    def kernels(function):
+        return [operation.type for operation in function.graph.get_operations() if "PyFunc" in operation.type]
+
+    assert kernels(tf.function(layer, input_signature=module.run.input_signature).get_concrete_function())
+    assert not any(kernels(function) for function in loaded.run.concrete_functions)
 
 
 @pytest.mark.parametrize(

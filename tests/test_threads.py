@@ -16,7 +16,7 @@ def in_a_new_process(code):
 def test_set_before_tensorflow_starts_it_holds_and_may_be_said_again():
     done = in_a_new_process(
         "from lstm_ae_lib import set_threads; set_threads(3, 2)\n"
-        "from lstm_ae_lib import keras, threads; set_threads(3, 2)\n"
+        "from lstm_ae_lib import keras; from lstm_ae_lib.fast import threads; set_threads(3, 2)\n"
         "import os; print(threads.inter_op(), threads.intra_op(), os.environ['TF_NUM_INTEROP_THREADS'])"
     )
     assert (done.stdout, done.stderr) == ("3 2 3\n", "")
@@ -25,7 +25,7 @@ def test_set_before_tensorflow_starts_it_holds_and_may_be_said_again():
 def test_the_default_is_one_operation_for_each_core():
     done = in_a_new_process(
         "from lstm_ae_lib import set_threads; set_threads()\n"
-        "from lstm_ae_lib import threads; print(threads.inter_op() == threads.cores(), threads.intra_op())"
+        "from lstm_ae_lib.fast import threads; print(threads.inter_op() == threads.cores(), threads.intra_op())"
     )
     assert done.stdout == "True 1\n", done.stderr
 

@@ -20,14 +20,7 @@ def set_threads(inter_op: int | None = None, intra_op: int = 1) -> None:
         inter_op: operations side by side, 1 to 1,024. Default: the cores that this process may use.
         intra_op: threads within one operation, 1 to 1,024. Default 1.
 
-    Raises:
-        ValueError: a number out of range.
-
-    Warns:
-        UserWarning: TensorFlow has started with other numbers, which stay.
-
-    Example:
-        >>> set_threads()
+    Raises ``ValueError`` for a number out of range. Warns if TensorFlow has started with other numbers, which stay.
     """
     from lstm_ae_lib import checks
 
