@@ -102,9 +102,19 @@ def test_every_notebook_is_read_as_papermill_does_and_checks_its_parameters_firs
         assert found[name]["default"] == ast.literal_eval(entry["default"])
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     (place,) = [place for place, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
-    assert cells[place + 1].source.startswith("runner.read_parameters(globals())\n")
+    assert re.match(r"(parameters = )?runner\.read_parameters\(globals\(\)\)\n", cells[place + 1].source)
     source = "\n".join(cell.source for cell in cells)
-    assert "weights.build(" not in source or re.search(r"^from lstm_ae_lib(\.tasks import| import .*\btasks\b)", source, re.M)
+    tasks = r"^from lstm_ae_lib(\.tasks import| import (\([^)]*|.*)\btasks\b)"  # the import may be wrapped in parentheses
+    assert "weights.build(" not in source or re.search(tasks, source, re.M)
+
+
+def test_a_notebook_is_told_what_its_run_records():
+    """All parameters, in their order, with values of their types; whether it goes on with a run is none of them."""
+    given = {"In": ["import json", PARAMETERS + "\nresume: bool = False  # go on"], "run_name": "one", "count": "3", "share": 1}
+    given |= {"loud": "true", "colour": "red", "resume": "true"}
+    found = runner.read_parameters(given)
+    assert list(found.items()) == [("run_name", "one"), ("count", 3), ("share", 1.0), ("loud", True), ("colour", "red")]
+    assert given["resume"] is True and {name: given[name] for name in found} == found
 
 
 def by_papermill(notebooks, given):

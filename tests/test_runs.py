@@ -217,6 +217,12 @@ def test_history_is_read_as_numbers(run):
     assert run.history() == {"epoch": [0.0, 1.0], "loss": [0.5, 0.25]}
 
 
+def test_what_an_epoch_did_not_measure_is_nan_in_the_history(run):
+    """Keras' CSVLogger writes NA for it, the checkpoints write nothing."""
+    run.path("history.csv").write_text("epoch,loss,val_loss\n0,0.5,NA\n1,0.25,\n2,0.125,0.75\n")
+    np.testing.assert_equal(run.history(), {"epoch": [0, 1, 2], "loss": [0.5, 0.25, 0.125], "val_loss": [np.nan, np.nan, 0.75]})
+
+
 def test_status_follows_the_process(run):
     assert runs.status({"status": "finished"}) == "finished"
     assert runs.status({"status": "running", "process": runs.this_process()}) == "running"

@@ -1,11 +1,11 @@
 """Checkpoints: a training that was killed goes on exactly where it was."""
 
+import contextlib
 import hashlib
 import inspect
 import io
 import itertools
 import json
-import os
 import random
 import re
 import signal
@@ -14,81 +14,61 @@ import threading
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from lstm_ae_lib import checks, files
 from lstm_ae_lib._backend import keras
 
-ops = keras.ops
-
-# How a process ends that was asked to (SIGTERM) and has saved a checkpoint: "try again later" in sysexits.h.
-EXIT_TERMINATED = 75
+EXIT_TERMINATED = 75  # of a process that SIGTERM ended and that has saved a checkpoint: "try again later" in sysexits.h
+_NAME = re.compile(r"\d{6}-\d{8}-([0-9a-f]{64})\.npz")  # epoch, step, SHA-256
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves everything that a training needs to go on exactly where it was, and goes on from there.
+    """Checkpoints of everything that a training needs to go on exactly where it was; it goes on from there.
 
-    A training that is killed at any moment and started again with the same arguments ends with the same weights, bit for
-    bit, as one that was left alone, on the same kind of machine with the same threads and versions. A checkpoint holds the
-    weights, the optimiser, the metrics, all random states, the state of other callbacks, the history and the time spent; the
-    order of the images must be a function of the seed and the epoch, as in :func:`lstm_ae_lib.datasets.training_batches`.
-    (Keras' ``BackupAndRestore`` restores weights, optimiser and epoch; Orbax would bring JAX with it.)
-
-    Each checkpoint is one file, written beside its name, forced to the disk, renamed; the name holds its SHA-256. When it is
-    damaged the one before is taken. Weights that are not finite are never saved, and a loss that is not finite stops the
-    training at its step. When the disk is full the training goes on, with a warning, and the last good checkpoints stay.
-    SIGTERM saves and ends the process with :data:`EXIT_TERMINATED`.
-
-    With ``compile(steps_per_execution=N)``, N must divide the steps of an epoch. Checkpoints in mid-epoch need the TensorFlow
-    backend; on the others they are made between epochs.
+    A training that is killed at any moment and started again with the same arguments ends with the same weights, bit for bit, as
+    one left alone, on the same kind of machine with the same threads and versions. A checkpoint holds weights, optimiser, metrics,
+    all random states, the state of other callbacks, history and time spent; the order of the images must be a function of seed and
+    epoch, as in :func:`lstm_ae_lib.datasets.training_batches`. (Keras' ``BackupAndRestore`` restores weights, optimiser and epoch;
+    Orbax would bring JAX with it.) Each is one file, written atomically, with its SHA-256 in its name; where it is damaged the one
+    before is taken. On a full disk the training goes on, with a warning. SIGTERM saves and ends the process with
+    :data:`EXIT_TERMINATED`. ``steps_per_execution`` must divide an epoch's steps. In mid-epoch only the TensorFlow backend saves.
 
     Args:
         folder: where the checkpoints lie; made when it is missing.
-        seconds: time between checkpoints within an epoch, above 0. Default 60. One is made after every epoch too.
-        steps: make one after so many steps instead of by the clock, 0 for the clock. Default 0.
-        keep: how many of the last ones to keep, at least 1; the best is kept besides. Default 3.
-        monitor: the checkpoint with the smallest value of this in its epoch's logs is the best. Default ``"val_loss"``.
+        seconds: time between checkpoints within an epoch, above 0; one is made after every epoch too.
+        steps: make one after so many steps instead of by the clock; 0 for the clock.
+        keep: how many of the last ones to keep, at least 1; so is the best, with the smallest ``monitor`` in its logs.
         history: a CSV file that is written anew after every epoch with the logs of all epochs; None for none.
-        callbacks: other callbacks whose state belongs to the training (``EarlyStopping``, ``ReduceLROnPlateau``). In
-            ``fit`` they stand before this one. Their constructors' arguments are no state: those given now are used.
+        callbacks: others whose state, but for their constructors' arguments, belongs to the training; before this one in ``fit``.
 
-    Attributes:
-        epoch: where training goes on, the ``initial_epoch`` for ``fit`` and the ``first_epoch`` of the pipeline; 0 for a new one.
-        seconds_spent: time spent on training, earlier parts included.
-
-    Raises:
-        ValueError: an argument out of range; when training starts, a checkpoint of another model.
-        FloatingPointError: while training, a loss or weights that are not finite; with the step and the last good file.
-        RuntimeError: another process trains with this folder.
+    The attribute ``epoch`` is where training goes on: ``fit``'s ``initial_epoch``, the pipeline's ``first_epoch``. Raises
+    ``ValueError`` for an argument out of range or a checkpoint of another model, ``FloatingPointError`` for a loss or weights that
+    are not finite (these are never saved), ``RuntimeError`` where another process trains with this folder.
     """
 
     def __init__(self, folder, *, seconds=60.0, steps=0, keep=3, monitor="val_loss", history=None, callbacks=()):
         super().__init__()
-        import filelock
-
         self.folder = Path(folder)
         self.seconds = float(checks.number(seconds, "seconds", 0, 1e9, above_low=True))
         self.steps = int(checks.number(steps, "steps", 0, 2**53, whole=True))
         self.keep = int(checks.number(keep, "keep", 1, 10**6, whole=True))
-        self.monitor = str(monitor)
-        self.history_file = history
-        self.callbacks = list(callbacks)
+        self.monitor, self.history_file, self.callbacks = str(monitor), history, list(callbacks)
         self._lock = filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=True)
-        self._terminated = False
-        self._used = False
-        self._muted = []
+        self._terminated, self._used, self._muted = False, False, contextlib.ExitStack()
         self._read_latest()
 
     def _read_latest(self):
-        self.epoch, self._first_step, self.seconds_spent = 0, 0, 0.0
-        self._rows, self._best = [], None
-        self._saved, self._meta, self._arrays = None, None, None
+        self.epoch, self._first_step, self.seconds_spent, self._rows = 0, 0, 0.0, []
+        self._best = self._saved = self._meta = self._arrays = None
         for path in reversed(self.files()):
             try:
                 meta, self._arrays = _read(path)
             except (OSError, ValueError) as error:
                 path.rename(path.with_name(path.name + ".damaged"))
-                _say(f"the checkpoint {path.name[:15]} is damaged ({error}) and was set aside; the one before is taken")
+                damage = f"the checkpoint {path.name[:15]} is damaged ({error}) and was set aside; the one before is taken"
+                print(damage, file=sys.stderr)
                 continue
             self._saved, self._meta, self.epoch, self._first_step = path, meta, meta["epoch"], meta["step"]
             self.seconds_spent, self._rows, self._best = meta["seconds"], meta["rows"], meta["best"]
@@ -99,11 +79,9 @@ class Checkpoints(keras.callbacks.Callback):
         return sorted(path for path in self.folder.glob("*.npz") if _NAME.fullmatch(path.name))
 
     def restore_best(self, model) -> int:
-        """Give a model the weights of the epoch with the smallest ``monitor``, and return how many epochs that took.
-
-        Raises ``FileNotFoundError`` where no epoch was monitored to its end, ``ValueError`` for a damaged one or another model.
-        """
-        found = [path for path in self.files() if self._best and _place(path) == (self._best["epoch"], 0)]
+        """Give a model the weights of the epoch with the smallest ``monitor``, if there is one; return how many epochs it took."""
+        best = f"{self._best['epoch']:06d}-00000000" if self._best else None
+        found = [path for path in self.files() if path.name[:15] == best]
         if not found:
             raise FileNotFoundError(f"there is no best checkpoint in {self.folder}: no epoch has ended with a {self.monitor}")
         weights = {id(weight) for weight in model.weights}  # and not the seeds
@@ -112,15 +90,12 @@ class Checkpoints(keras.callbacks.Callback):
         return self._best["epoch"]
 
     def on_train_begin(self, logs=None):
-        import filelock
-
         if self._used:  # a second fit with this object goes on from what the first one has saved
             self._read_latest()
-        self._used = True
-        self._unmute()  # an error may have ended the fit before
-        optimizer = self.model.optimizer
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
+        self._used, self._terminated = True, False
+        self._muted.close()  # an error may have ended the fit before
+        if self.model.optimizer is not None and not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
         if self._meta is not None:
             _assign(_variables(self.model), self._arrays[: self._meta["variables"]], self._saved)
             names, stored = ([type(one).__name__ for one in self.callbacks], [one["class"] for one in self._meta["callbacks"]])
@@ -134,14 +109,12 @@ class Checkpoints(keras.callbacks.Callback):
             raise RuntimeError(f"another process trains with the checkpoints in {self.folder}; this one is refused") from None
         except OSError as error:
             raise OSError(error.errno, f"cannot write checkpoints: {error.strerror or error}", str(self.folder)) from error
-        self._terminated, self._before = False, None
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        main = threading.current_thread() is threading.main_thread()
+        self._before = signal.signal(signal.SIGTERM, self._ask_to_stop) if main else None
         for leftover in self.folder.glob(".tmp-*"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
         self._started = self._last = time.monotonic()
-        self._spent_before = self.seconds_spent
-        self._steps_done = 0
+        self._spent_before, self._steps_done = self.seconds_spent, 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -149,14 +122,11 @@ class Checkpoints(keras.callbacks.Callback):
             return
         if epoch != self.epoch:
             self._release()
-            raise ValueError(
-                f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}; make the Checkpoints and "
-                "the pipeline anew before fit, or begin another training in another folder"
-            )
-        # Only now, because the other callbacks have just begun anew.
-        _set_states(self.callbacks, self._meta["callbacks"], self._arrays)
+            advice = "make the Checkpoints and the pipeline anew before fit, or begin another training in another folder"
+            raise ValueError(f"this training goes on with initial_epoch={self.epoch}, got initial_epoch={epoch}; {advice}")
+        _set_states(self.callbacks, self._meta["callbacks"], self._arrays)  # only now: the other callbacks have just begun anew
         self._tell_history()
-        _say(f"going on after epoch {self.epoch}, step {self._first_step}")
+        print(f"going on after epoch {self.epoch}, step {self._first_step}", file=sys.stderr)
         if self._first_step:
             self._skip(self._first_step)
         else:
@@ -165,7 +135,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch < self._first_step:  # done before this process started
             if batch + 1 == self._first_step:
-                self._unmute()
+                self._muted.close()
             return
         loss = float(logs["loss"]) if logs and "loss" in logs else 0.0
         if not np.isfinite(loss):
@@ -189,7 +159,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._leave_if_asked()
 
     def on_train_end(self, logs=None):
-        self._note_time()
+        self.seconds_spent = self._spent_before + time.monotonic() - self._started
         self._tell_history()
         self._write_history()
         self._release()
@@ -201,12 +171,13 @@ class Checkpoints(keras.callbacks.Callback):
             self._terminated = True
         else:  # an error ended fit, and nobody put the signal's own handler back
             signal.signal(number, self._before)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     def _leave_if_asked(self):
         if self._terminated:
             self._release()
-            _say(f"asked to end: saved as {self._saved.name[:15] if self._saved else 'nothing'} in {self.folder}")
+            saved = self._saved.name[:15] if self._saved else "nothing"
+            print(f"asked to end: saved as {saved} in {self.folder}", file=sys.stderr)
             raise SystemExit(EXIT_TERMINATED)
 
     def _release(self):
@@ -224,34 +195,37 @@ class Checkpoints(keras.callbacks.Callback):
         """Keras' own ``History``, which begins anew with every ``fit``, gets the epochs of before too."""
         history = getattr(self.model, "history", None)
         if history is not None:
+            names = dict.fromkeys(name for row in self._rows for name in row if name != "epoch")
             history.epoch = [row["epoch"] for row in self._rows]
-            history.history = {name: [row[name] for row in self._rows if name in row] for name in _columns(self._rows)[1:]}
+            history.history = {name: [row[name] for row in self._rows if name in row] for name in names}
 
     def _write_history(self):
         """The logs of all epochs as CSV, in one step, with every digit."""
-        if self.history_file is None:
-            return
-        names = _columns(self._rows)
-        lines = [",".join(names), *(",".join(repr(row[name]) if name in row else "" for name in names) for row in self._rows)]
-        with files.replacing(self.history_file) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    def _note_time(self):
-        self.seconds_spent = self._spent_before + time.monotonic() - self._started
+        if self.history_file is not None:
+            names = list(dict.fromkeys(["epoch", *(name for row in self._rows for name in row)]))
+            lines = [names, *([repr(row[name]) if name in row else "" for name in names] for row in self._rows)]
+            files.write(self.history_file, "".join(",".join(line) + "\n" for line in lines).encode())
 
     def _restore(self):
         meta, arrays, model = self._meta, self._arrays, self.model
         metrics = model.metrics_variables if meta["step"] else []  # an epoch begins with empty metrics anyway
         _assign([*_variables(model), *metrics], arrays[: meta["variables"] + meta["metrics"]], self._saved)
-        _set_random_states(meta, arrays)
+        version, numbers, gauss = meta["python_random"]
+        random.setstate((version, tuple(numbers), gauss))
+        kind, *numbers = meta["numpy_random"]
+        np.random.set_state((kind, arrays[meta["random"]], *numbers))
+        if keras.backend.backend() == "torch":  # Keras' dropout draws from PyTorch's generator there
+            import torch
+
+            mine, *devices = (torch.from_numpy(array) for array in arrays[meta["random"] + 1 :])
+            torch.set_rng_state(mine)
+            torch.cuda.set_rng_state_all(devices)
         self._meta = self._arrays = None
 
     def _skip(self, steps):
-        """The steps of the first epoch that were done before: their batches are drawn and not learned from, and the other
-        callbacks do not hear of them.
+        """Draw the batches of the steps that were done before, without learning and without the other callbacks' hearing of it.
 
-        The first of them is run all the same, because it is the first step that makes Keras build its metrics; then
-        everything is put back to where it was.
+        The first of them is run all the same, which makes Keras build its metrics; then everything is put back to where it was.
         """
         model, real = self.model, self.model.train_function
         calls = [0]
@@ -269,33 +243,22 @@ class Checkpoints(keras.callbacks.Callback):
             return model.get_metrics_result()
 
         model.train_function = train_function
-        self._muted = [
-            (vars(callback), name, vars(callback).get(name))
-            for callback in self.callbacks
-            for name in ("on_train_batch_begin", "on_train_batch_end")
-        ]
-        for own, name, _ in self._muted:
+        for callback, name in itertools.product(self.callbacks, ("on_train_batch_begin", "on_train_batch_end")):
+            own = vars(callback)
+            undo = (own.update, {name: own[name]}) if name in own else (own.pop, name)
+            self._muted.callback(*undo)
             own[name] = lambda batch, logs=None: None
-
-    def _unmute(self):
-        while self._muted:
-            own, name, before = self._muted.pop()
-            del own[name]
-            if before is not None:
-                own[name] = before
 
     def _save(self, epoch, step):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        self._note_time()
-        state = _variables(self.model)
-        metrics = self.model.metrics_variables if step else []
-        variables = [*state, *metrics]
-        arrays = [ops.convert_to_numpy(variable) for variable in variables]
-        for variable, array in zip(variables, arrays, strict=True):
+        self.seconds_spent = self._spent_before + time.monotonic() - self._started
+        state, metrics = _variables(self.model), self.model.metrics_variables if step else []
+        arrays = [keras.ops.convert_to_numpy(variable) for variable in [*state, *metrics]]
+        for variable, array in zip([*state, *metrics], arrays, strict=True):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                self._fail(f"{variable.path} is not finite after step {step} of epoch {epoch + 1}" if step else
-                           f"{variable.path} is not finite after epoch {epoch}")  # fmt: skip
+                place = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+                self._fail(f"{variable.path} is not finite after {place}")
         states = [_get_state(callback, arrays) for callback in self.callbacks]
         numpy_random = np.random.get_state()
         meta = {
@@ -311,22 +274,15 @@ class Checkpoints(keras.callbacks.Callback):
         try:
             self._saved = _write(self.folder, epoch, step, meta, arrays)
         except OSError as error:
-            kept = self._saved or "none"
-            _say(f"no checkpoint after epoch {epoch}, step {step}: {error}; training goes on, {kept} stays the last")
+            lost = f"no checkpoint after epoch {epoch}, step {step}: {error}"
+            print(f"{lost}; training goes on, {self._saved or 'none'} stays the last", file=sys.stderr)
             return
         finally:
             self._last = time.monotonic()
+        best = f"{self._best['epoch']:06d}-00000000" if self._best else None
         for path in self.files()[: -self.keep]:
-            if self._best is None or _place(path) != (self._best["epoch"], 0):
+            if path.name[:15] != best:
                 path.unlink(missing_ok=True)
-
-
-_NAME = re.compile(r"(\d{6})-(\d{8})-([0-9a-f]{64})\.npz")
-
-
-def _place(path):
-    epoch, step, _ = _NAME.fullmatch(path.name).groups()
-    return int(epoch), int(step)
 
 
 def _write(folder, epoch, step, meta, arrays):
@@ -335,15 +291,14 @@ def _write(folder, epoch, step, meta, arrays):
     np.savez(content, meta=text, **{f"a{place}": array for place, array in enumerate(arrays)})
     content = content.getbuffer()
     path = folder / f"{epoch:06d}-{step:08d}-{hashlib.sha256(content).hexdigest()}.npz"
-    with files.replacing(path) as temporary:
-        temporary.write_bytes(content)
+    files.write(path, content)
     return path
 
 
 def _read(path):
     """The description and the arrays of a checkpoint; ``ValueError`` when it is not what was written."""
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != _NAME.fullmatch(path.name).group(3):
+    if hashlib.sha256(content).hexdigest() != _NAME.fullmatch(path.name)[1]:
         raise ValueError("its SHA-256 is not the one in its name")
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         arrays = [stored[f"a{place}"] for place in range(len(stored.files) - 1)]
@@ -357,51 +312,30 @@ def _variables(model):
     return own + (list(model.optimizer.variables) if model.optimizer is not None else [])
 
 
-def _set_random_states(meta, arrays):
-    version, numbers, gauss = meta["python_random"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, *numbers = meta["numpy_random"]
-    np.random.set_state((kind, arrays[meta["random"]], *numbers))
-    if keras.backend.backend() == "torch":  # Keras' dropout draws from PyTorch's generator there
-        import torch
-
-        mine, *devices = (torch.from_numpy(array) for array in arrays[meta["random"] + 1 :])
-        torch.set_rng_state(mine)
-        torch.cuda.set_rng_state_all(devices)
-
-
 def _assign(variables, arrays, path):
     mine, its = ([(tuple(one.shape), str(one.dtype)) for one in ones] for ones in (variables, arrays))
     if mine != its:
         pairs = itertools.zip_longest(mine, its, fillvalue="nothing")
         place, (here, there) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
         here = f"{variables[place].path} {here}" if place < len(mine) else here
-        raise ValueError(
-            f"the checkpoint {path} is of another model or optimiser: {len(its)} variables against {len(mine)} here; the first "
-            f"difference is {here} here, {there} there. Use another folder, or the model that it was made with"
-        )
+        sizes = f"{len(its)} variables against {len(mine)} here; the first difference is {here} here, {there} there"
+        advice = "Use another folder, or the model that it was made with"
+        raise ValueError(f"the checkpoint {path} is of another model or optimiser: {sizes}. {advice}")
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
-def _arguments(callback):
-    """The names of a callback's constructor arguments, those of the classes that it is derived from included."""
-    return {name for kind in type(callback).__mro__ for name in inspect.signature(kind.__init__).parameters}
+def _state_among(callback, values):
+    """Those of a callback's values that are state: no constructor's argument, inherited or not, and no private note."""
+    arguments = {name for kind in type(callback).__mro__ for name in inspect.signature(kind.__init__).parameters}
+    return {name: value for name, value in values.items() if name not in arguments and not name.startswith("_")}
 
 
 def _get_state(callback, arrays):
-    """What of a callback is state: its plain values, and lists of arrays (the best weights; to ``arrays``).
-
-    Not its constructor's arguments; and not what begins with an underscore: what it notes for itself, such as when the last
-    step ended, means nothing in the process that goes on. What Keras' callbacks derive from their arguments in the first
-    epoch, a comparison and the sign of ``min_delta``, they derive anew.
-    """
+    """A callback's state: its plain values, and lists of arrays (the best weights), which go to ``arrays``."""
     state = {"class": type(callback).__name__, "values": {}, "arrays": {}}
-    for name, value in vars(callback).items():
-        if name.startswith("_") or name in _arguments(callback):
-            continue
-        if isinstance(value, np.generic):
-            value = value.item()
+    for name, value in _state_among(callback, vars(callback)).items():
+        value = value.item() if isinstance(value, np.generic) else value
         if value is None or isinstance(value, (bool, int, float, str)):
             state["values"][name] = value
         elif isinstance(value, list) and value and all(isinstance(array, np.ndarray) for array in value):
@@ -413,14 +347,4 @@ def _get_state(callback, arrays):
 def _set_states(callbacks, states, arrays):
     for callback, state in zip(callbacks, states, strict=True):
         values = state["values"] | {name: arrays[start : start + count] for name, (start, count) in state["arrays"].items()}
-        # Checkpoints of before hold arguments and private notes too.
-        skipped = _arguments(callback)
-        vars(callback).update({name: value for name, value in values.items() if name not in skipped and not name.startswith("_")})
-
-
-def _say(text):
-    print(text, file=sys.stderr)
-
-
-def _columns(rows):
-    return list(dict.fromkeys(["epoch", *(name for row in rows for name in row)]))
+        vars(callback).update(_state_among(callback, values))  # checkpoints of before hold arguments and private notes too

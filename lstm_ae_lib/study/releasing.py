@@ -6,7 +6,7 @@ from lstm_ae_lib import checks, cifar10, degradations, metrics, models, pictures
 from lstm_ae_lib.study import runs
 from lstm_ae_lib.tasks import codec
 
-SAMPLE_IMAGES = 50
+SAMPLE_IMAGES = 50  # test images of the bundled sample, on which anyone who loads the weights can check their numbers
 _TRAINED = "Trained on CIFAR-10's 32x32 images, on one seed"
 LIMITS = {
     "autoencoder": f"{_TRAINED}, with this one degradation. Another blur, noise that the training did not have, or JPEG artefacts "
@@ -25,16 +25,9 @@ FOLDERS = {"autoencoder": "", "compressor": "compress", "classifier": "classify"
 def release_run(run_name: str, name: str, folder=None) -> dict:
     """Release what a finished run has trained: a restorer, a compressor, a classifier or a pair of variational autoencoders.
 
-    Args:
-        run_name: of a run whose notebooks have trained and evaluated.
-        name: of the weights, such as ``"gauss2"``. Of a variational pair, the network that draws images gets ``NAME-drawing``.
-        folder: default the folder of its kind in ``data/weights``.
-
-    Returns:
-        dict: what stands in the JSON; and ``folder``, where it was written.
-
-    Raises ``FileNotFoundError`` where there is no such run, or it has no network or no records; ``ValueError`` for a run that is
-    not finished, or a name of other characters.
+    ``name`` is that of the weights, as ``"gauss2"``; of a variational pair, the network that draws images gets ``NAME-drawing``.
+    Returns what stands in the JSON, and ``folder`` (by default that of its kind in ``data/weights``). ``FileNotFoundError`` for a
+    run without a network or records, ``ValueError`` for one that is not finished, or a name of other characters.
     """
     checks.file_name(name, "the name of weights")
     run = runs.open_run(run_name)
@@ -87,25 +80,18 @@ def _variational_card(run, record, network, description):
     return {"task": task, "protocol": record["protocol"], "numbers": tested_numbers(run), **record["variational"]}
 
 
-_CARDS = {
-    "autoencoder": _restorer_card, "compressor": _compressor_card, "classifier": _classifier_card, "drawing": _variational_card,
-}  # fmt: skip
+_CARDS = dict(autoencoder=_restorer_card, compressor=_compressor_card, classifier=_classifier_card, drawing=_variational_card)
 
 
 def tested_numbers(run) -> dict:
     """Of a run's records what a card says about the test images: restorer -> its numbers."""
     names = ("mse", "psnr", "ssim", "frechet", "kernel_distance", "accuracy")
     fields = ["images", "gradient_energy", *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]
-    tested = [entry for entry in run.records() if entry["split"] == "test"]
-    return {entry["restorer"]: {field: entry[field] for field in fields if field in entry} for entry in tested}
+    return {one["restorer"]: {key: one[key] for key in fields if key in one} for one in run.records() if one["split"] == "test"}
 
 
 def measure_sample(restorer, protocol) -> dict:
-    """PSNR in dB on the first test images of the bundled sample, which anyone who loads the weights can check.
-
-    Takes a :class:`~lstm_ae_lib.restoring.ReleasedRestorer`, and the protocol that degrades the images first. Returns the number of
-    ``"images"``, and the mean PSNR ``"degraded"``, ``"linear"`` (where the restorer has such a start) and ``"restored"``.
-    """
+    """Mean PSNR in dB on the sample's first test images: ``"degraded"``, ``"linear"`` (where it starts so), ``"restored"``."""
     clean = cifar10.load_cifar10("sample").test_images[:SAMPLE_IMAGES]
     degraded = degradations.as_float(degradations.degrade(clean, protocol))
     linear = restoring.linear_part(restorer)
@@ -115,10 +101,7 @@ def measure_sample(restorer, protocol) -> dict:
 
 
 def measure_photographs(restorer, protocol) -> dict:
-    """PSNR in dB on :func:`lstm_ae_lib.pictures.photographs`, as :func:`measure_sample` has it: title -> numbers.
-
-    Photographs that the protocol happens to leave as they are do not count.
-    """
+    """PSNR in dB on :func:`lstm_ae_lib.pictures.photographs`, as of :func:`measure_sample`: title -> numbers."""
     linear = restoring.linear_part(restorer)
     found = {}
     for position, (title, photograph) in enumerate(pictures.photographs().items()):

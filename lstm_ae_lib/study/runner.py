@@ -9,10 +9,10 @@ import base64
 import contextlib
 import difflib
 import errno
-import functools
 import io
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -26,13 +26,9 @@ from lstm_ae_lib import checks, files, paths
 from lstm_ae_lib.study import runs
 
 CHAIN = ("01_prepare_data", "02_train_autoencoder", "03_evaluate_restoration")
-
-# A kernel warns on every start that its local, authenticated connection is not encrypted, and prints a trace of its own
-# when it is interrupted. What goes wrong in a cell is in the notebook all the same.
+# A kernel warns on every start that its connection is not encrypted, and prints a trace of its own when it is interrupted.
 _KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
-# Colours up to which a figure is a drawing: lines and letters with smooth edges.
-DRAWING = 2800
-
+DRAWING = 2800  # colours up to which a figure is a drawing: lines and letters with smooth edges
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 # A declared parameter, as papermill reads it too: ``name: type = default  # help``.
@@ -44,26 +40,18 @@ class ParameterError(ValueError):
 
 
 def notebook_parameters(notebook: str) -> dict:
-    """The parameters of a notebook, as its parameters cell declares them.
+    """The parameters of a notebook: name -> ``{"type", "default", "help", "low", "high", "choices"}``.
 
-    Each is one annotated line, ``name: type = default  # what it is [low to high]``; ``{a, b}`` in place of the range lists
-    the allowed words. Returns name -> ``{"type", "default", "help", "low", "high", "choices"}``.
-
-    Raises ``FileNotFoundError`` where there is no such notebook.
+    Each is one annotated line of its parameters cell, ``name: type = default  # what it is [low to high]``; ``{a, b}`` in place
+    of the range lists the allowed words. Raises ``FileNotFoundError`` where there is no such notebook.
     """
     path = paths.notebooks_dir() / f"{notebook}.ipynb"
     if not path.is_file():
         known = ", ".join(sorted(other.stem for other in paths.notebooks_dir().glob("*.ipynb")))
         raise FileNotFoundError(f"there is no notebook {notebook!r}; there are: {known}")
-    return _read_notebook(path, path.stat().st_mtime_ns, path.stat().st_size)
-
-
-@functools.lru_cache(256)
-def _read_notebook(path, _changed, _size):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    declared = _declared_in(sources[0] if sources else "")
-    return {name: entry | {"default": ast.literal_eval(entry["default"])} for name, entry in declared.items()}
+    source = next(("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])), "")
+    return {name: entry | {"default": ast.literal_eval(entry["default"])} for name, entry in _declared_in(source).items()}
 
 
 def _declared_in(source):
@@ -76,33 +64,30 @@ def _declared_in(source):
     return declared
 
 
-def read_parameters(namespace: dict) -> None:
+def read_parameters(namespace: dict) -> dict:
     """Check the parameters that a notebook was given, and turn texts into values of their types, in place.
 
-    A notebook calls it with ``globals()`` before it uses a parameter: papermill passes ``-p flip false`` on as a text, and
-    Python takes every text for true. Raises ``ParameterError`` for a value of another type or out of range.
+    A notebook gives its ``globals()`` before it uses a parameter: papermill passes ``-p flip false`` on as a text, which is true in
+    Python. Returns what a run records: all but ``resume``, which changes no result. ``ParameterError`` for another type or range.
     """
-    for name, entry in _declared_in("\n".join(namespace.get("In", ()))).items():  # In: the cells that IPython has run
-        namespace[name] = _check_value(name, namespace[name], entry)
+    declared = _declared_in("\n".join(namespace.get("In", ())))  # In: the cells that IPython has run
+    values = {name: _check_value(name, namespace[name], entry) for name, entry in declared.items()}
+    namespace.update(values)
+    return {name: value for name, value in values.items() if name != "resume"}
 
 
 def check_parameters(given: dict, notebooks=CHAIN) -> dict:
     """Check parameters by name, type and range before anything runs.
 
-    Args:
-        given: name -> value; a text is read as the parameter's type (``"20"`` for an int, ``"true"`` for a bool).
-        notebooks: the notebooks they are for.
-
-    Returns the parameters that each notebook takes, with values of the right type. Raises ``ParameterError`` for a name that no
-    notebook has (the right ones are listed) or a value that it does not take.
+    Texts are read as the parameter's type (``"20"``, ``"true"``). Returns notebook -> the parameters that it takes. Raises
+    ``ParameterError`` for a name that no notebook has (the right ones are listed) or a value that it does not take.
     """
     declared = {notebook: notebook_parameters(notebook) for notebook in notebooks}
     known = {name: entry for entries in declared.values() for name, entry in entries.items()}
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            meant = "".join(f" (did you mean {close!r}?)" for close in difflib.get_close_matches(name, known, n=1))
             lines = [f"  {key}: {entry['type']} = {entry['default']!r}  {entry['help']}" for key, entry in known.items()]
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
             raise ParameterError("\n".join([f"there is no parameter {name!r}{meant}; the parameters are:", *lines]))
     values = {name: _check_value(name, value, known[name]) for name, value in given.items()}
     return {notebook: {name: values[name] for name in entries if name in values} for notebook, entries in declared.items()}
@@ -110,13 +95,9 @@ def check_parameters(given: dict, notebooks=CHAIN) -> dict:
 
 def _check_value(name, value, entry):
     kind, must = entry["type"], f"the parameter {name} must be"
-    if kind == "float" and type(value) is int:
-        value = float(value)
-    elif kind == "bool" and isinstance(value, str):
-        value = _BOOLS.get(value.lower(), value)
-    elif isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = _TYPES[kind](value)
+    if isinstance(value, str) or (kind == "float" and type(value) is int):
+        with contextlib.suppress(ValueError, KeyError):
+            value = _BOOLS[value.lower()] if kind == "bool" else _TYPES[kind](value)
     if type(value) is not _TYPES[kind]:
         raise ParameterError(f"{must} {'true or false' if kind == 'bool' else kind}, got {value!r} ({type(value).__name__})")
     if entry["low"] is not None and not entry["low"] <= value <= entry["high"]:
@@ -127,10 +108,7 @@ def _check_value(name, value, entry):
 
 
 def read_preset(preset: str) -> dict:
-    """The parameters of a preset: ``data/parameters/PRESET.yaml``, a file that ``papermill -f`` takes too.
-
-    Raises ``ValueError`` for an unknown preset, or a file that does not hold names and values.
-    """
+    """The parameters of a preset, a file ``data/parameters/PRESET.yaml`` that ``papermill -f`` takes too; or ``ValueError``."""
     folder = paths.data_dir() / "parameters"
     checks.choice(preset, "preset", sorted(path.stem for path in folder.glob("*.yaml")))
     content = read_yaml(folder / f"{preset}.yaml") or {}
@@ -145,9 +123,8 @@ def read_yaml(path):
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node, deep=False):
-            names = [key.value for key, _ in node.value]
             for place, (key, _) in enumerate(node.value):
-                if key.value in names[:place]:
+                if key.value in [other.value for other, _ in node.value[:place]]:
                     raise ValueError(f"{path.name}: {key.value!r} stands there twice, again in line {key.start_mark.line + 1}")
             return super().construct_mapping(node, deep)
 
@@ -160,17 +137,8 @@ def read_yaml(path):
 def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False) -> runs.Run:
     """Execute notebooks one after the other as one run, and return it; its folder keeps the executed notebooks.
 
-    Args:
-        name: of the run; its folder must not exist yet, or be empty.
-        parameters: for the notebooks; checked before anything starts. ``run_name`` is set here.
-        notebooks: their names, in order. Default: the study's spine.
-        quiet: show no progress and none of the kernels' output.
-
-    Raises:
-        ParameterError: before anything has run.
-        FileExistsError: a run of that name exists; nothing is overwritten.
-        OSError: the runs' folder cannot be written to.
-        RuntimeError: a notebook failed; the run's folder keeps it as far as it got, and the reason.
+    ``quiet`` hides the progress and the kernels' output. Raises ``ParameterError`` before anything has run; ``OSError`` where
+    the run's folder holds anything, or is read-only; ``RuntimeError`` where a notebook failed: the folder keeps it, and why.
     """
     if "run_name" in parameters:
         raise ParameterError(f"the run's name is not a parameter here: use --name {parameters['run_name']}")
@@ -181,48 +149,30 @@ def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False)
         if not run.is_free():
             message = f"the run {name!r} exists; choose another --name, or delete its folder, or --resume it"
             raise FileExistsError(errno.EEXIST, message, str(run.folder))
-        run.update(
-            runner="lstm_ae_lib", started=runs.now(), notebooks=list(notebooks), versions=runs.versions(),
-            asked={name: value for taken in per_notebook.values() for name, value in taken.items()},
-        )  # fmt: skip
+        asked = {name: value for taken in per_notebook.values() for name, value in taken.items()}
+        run.update(runner="lstm_ae_lib", started=runs.now(), notebooks=list(notebooks), versions=runs.versions(), asked=asked)
         return _run_notebooks(run, per_notebook, quiet)
 
 
 def resume_chain(name: str, quiet: bool = False) -> runs.Run:
-    """Go on with a run that was interrupted, killed or failed, and return it: with the notebook that had not finished, and in
-    it, where the notebook has a parameter ``resume``, from the last checkpoint.
+    """Go on with a run that was interrupted, killed or failed: with the notebook that had not finished, from its last checkpoint.
 
-    Raises:
-        FileNotFoundError: there is no such run.
-        ValueError: the run is finished, or was not made by the runner.
-        RuntimeError: the run is still running; or a notebook failed.
+    Raises as :func:`run_chain`; ``ValueError`` for a run that is finished or not the runner's, ``RuntimeError`` for a running one.
     """
     run = runs.open_run(name)
     with _alone(run):
         record = run.record
         if record.get("runner") != "lstm_ae_lib" or runs.status(record) == "finished":
             raise ValueError(f"the run {name!r} cannot be resumed: it is {runs.status(record)}")
-        per_notebook = {}
-        for notebook in record["notebooks"]:
-            if not run.path(f"{notebook}.ipynb").is_file():
-                asked = record["asked"] | {"resume": True}
-                per_notebook[notebook] = {key: asked[key] for key in notebook_parameters(notebook) if key in asked}
+        asked = record["asked"] | {"resume": True}
+        left = [notebook for notebook in record["notebooks"] if not run.path(f"{notebook}.ipynb").is_file()]
+        per_notebook = {notebook: {key: asked[key] for key in notebook_parameters(notebook) if key in asked} for notebook in left}
         return _run_notebooks(run, per_notebook, quiet)
 
 
-@contextlib.contextmanager
 def _alone(run):
-    """Holds the run's lock: one process at a time runs its notebooks."""
-    import filelock
-
-    lock = filelock.FileLock(run.folder.with_name(f".{run.name}.lock"), blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise RuntimeError(f"another process is running {run.name!r}; this one is refused") from None
-    with lock:
-        lock.release()  # the with statement holds it from here
-        yield
+    refusal = f"another process is running {run.name!r}; this one is refused"
+    return runs.hold_lock(run.folder.with_name(f".{run.name}.lock"), refusal)
 
 
 def _run_notebooks(run, per_notebook, quiet):
@@ -240,8 +190,7 @@ def _run_notebooks(run, per_notebook, quiet):
                 _execute(run, notebook, parameters, quiet)
         except KeyboardInterrupt:
             finish("interrupted", error=f"interrupted in {notebook}")
-            # The abandoned cell's task would be reported, with a trace, when Python ends.
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # or the abandoned cell is reported when Python ends
             raise
         except Exception as error:
             if sigterm["asked"]:
@@ -257,8 +206,7 @@ def _run_notebooks(run, per_notebook, quiet):
 def _execute(run, notebook, parameters, quiet):
     import papermill
 
-    # Papermill writes its output again and again while it runs: into a name of its own, which is renamed at the end.
-    partial = run.path(f"{notebook}.partial.ipynb")
+    partial = run.path(f"{notebook}.partial.ipynb")  # papermill writes it again and again; it is renamed at the end
     if not quiet:
         print(notebook, file=sys.stderr)
     with warnings.catch_warnings():
@@ -277,9 +225,8 @@ class _Echo:
     def write(self, text):
         import tqdm
 
-        for line in text.splitlines():
-            if line.strip():
-                tqdm.tqdm.write(f"    {line.rstrip()}", file=sys.stderr)
+        for line in filter(str.strip, text.splitlines()):
+            tqdm.tqdm.write(f"    {line.rstrip()}", file=sys.stderr)
 
     def flush(self):
         sys.stderr.flush()
@@ -296,7 +243,8 @@ def _sigterm_passed_on():
 
     def pass_on(_signal, _frame):
         again, state["asked"] = state["asked"], True
-        kernels = [child for child in psutil.Process().children() if "ipykernel_launcher" in " ".join(_command(child))]
+        mine = [process for process in psutil.process_iter(["ppid", "cmdline"]) if process.info["ppid"] == os.getpid()]
+        kernels = [process for process in mine if "ipykernel_launcher" in " ".join(process.info["cmdline"] or ())]
         if again or not kernels:
             raise Terminated
         for kernel in kernels:
@@ -312,13 +260,6 @@ def _sigterm_passed_on():
         signal.signal(signal.SIGTERM, before)
 
 
-def _command(process):
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
 def _reason(error):
     """What a cell raised, cause and advice; of a long message, as TensorFlow tells of its graph, the beginning and the end."""
     name, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
@@ -329,13 +270,10 @@ def _reason(error):
 def refresh_notebooks(notebooks=None) -> list:
     """Execute the committed notebooks (default: all, in order) in place with their defaults, and return their names.
 
-    Only what belongs in git is kept: outputs and counts stay (the regression tests compare them); time stamps, papermill's
-    metadata and the machine's language version go. Raises ``RuntimeError`` where a cell failed; the committed notebook is then
-    as it was.
+    Outputs, counts and tags stay, all other metadata goes. ``RuntimeError`` where a cell failed: that notebook is as it was.
     """
     import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from nbclient import NotebookClient, exceptions
 
     names = list(notebooks or sorted(path.stem for path in paths.notebooks_dir().glob("*.ipynb")))
     for name in names:
@@ -346,14 +284,13 @@ def refresh_notebooks(notebooks=None) -> list:
                 notebook, timeout=1800, kernel_name="python3", coalesce_streams=True, extra_arguments=_KERNEL_ARGUMENTS,
                 resources={"metadata": {"path": str(path.parent)}},
             ).execute()  # fmt: skip
-        except (CellExecutionError, DeadKernelError) as error:
+        except (exceptions.CellExecutionError, exceptions.DeadKernelError) as error:
             raise RuntimeError(f"{name} failed: {_reason(error)}") from error
         notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
         for cell in notebook.cells:
             cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
-            for output in cell.get("outputs", []):
-                if "image/png" in output.get("data", {}):
-                    output["data"]["image/png"] = _smaller(output["data"]["image/png"])
+            for data in [output["data"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]:
+                data["image/png"] = _smaller(data["image/png"])
         with files.replacing(path) as temporary:
             nbformat.write(notebook, temporary)
     return names

@@ -1,22 +1,18 @@
 """One run on disk: what was asked, what it ran on, what came out.
 
-A run is a folder ``data/runs/NAME`` with
-
-* ``run.json``: status, parameters, seed, versions, hardware, threads, data and its hash, minutes;
-* ``history.csv``: the loss by epoch;
-* ``MODEL.json`` and ``MODEL.weights.h5``: builder, arguments and weights, tied together by a SHA-256;
-* ``metrics.json``: the measured records, in the form of ``data/reference_metrics.json``;
-* ``figures/`` and, when the runner made it, the executed notebooks.
+A run is a folder ``data/runs/NAME`` with ``run.json`` (status, parameters, versions, hardware, threads, data and its hash,
+minutes), ``history.csv`` (losses by epoch), ``MODEL.json`` and ``MODEL.weights.h5`` (builder, arguments and weights, tied together
+by a SHA-256), ``metrics.json`` (records in the form of ``data/reference_metrics.json``), ``figures/`` and the executed notebooks.
 """
 
 import contextlib
 import csv
 import datetime
+import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
-from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -29,15 +25,21 @@ RECORD_FIELDS = (
     "protocol", "restorer", "split", "images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "parameters", "multiply_adds",
     "minutes", "images_seen", "budget", "seed", "data", "data_hash", "hardware", "source", "run",
 )  # fmt: skip
-# What a run writes. The figures of notebook 01, which runs before a run starts, are not among it.
+# What a run writes; and what of it stays, such as the figures of notebook 01, which runs before a run starts.
 _WRITTEN = ("*.json", "*.csv", "*.weights.h5", ".tmp-*", "figures/*.png", "checkpoints*/*")
 _KEPT = ("run.json", ".lock", "01_")
-# What the runner has written of a run before its notebooks start it.
-_PREPARED = ("status", "process", "runner", "started", "notebooks", "asked", "error", "minutes")
+_PREPARED = ("status", "process", "runner", "started", "notebooks", "asked", "error", "minutes")  # by the runner, before notebooks
 # The packages that decide the numbers.
 _PACKAGES = (
     "lstm_ae_lib", "tensorflow", "keras", "numpy", "scipy", "opencv-python", "numba", "scikit-image", "PyWavelets", "constriction",
 )  # fmt: skip
+# The names of the accelerators, by Keras' backend.
+_ACCELERATORS = {
+    "tensorflow": lambda tf: [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+                              for gpu in tf.config.list_physical_devices("GPU")],
+    "jax": lambda jax: [device.device_kind for device in jax.devices() if device.platform != "cpu"],
+    "torch": lambda torch: [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+}  # fmt: skip
 
 
 class Run:
@@ -46,9 +48,6 @@ class Run:
     def __init__(self, name: str):
         self.name = checks.file_name(name, "a run's name")
         self.folder = paths.runs_dir() / name
-
-    def __repr__(self):
-        return f"Run({self.name!r})"
 
     def path(self, name: str) -> Path:
         """The path of a file of this run, whether it is there or not."""
@@ -67,13 +66,10 @@ class Run:
 
     def need(self, name: str) -> Path:
         """The path of a file that must be there; ``FileNotFoundError`` names the run, the file and what writes it."""
-        path = self.path(name)
-        if not path.is_file():
-            here = sorted(entry.name for entry in self.folder.iterdir()) if self.folder.is_dir() else []
-            raise FileNotFoundError(
-                f"the run {self.name!r} has no {name} (it has: {', '.join(here) or 'nothing'}); notebook 02 writes the models, "
-                "notebook 03 the metrics: run them, or choose another run (`python -m lstm_ae_lib runs` lists them)"
-            )
+        if not (path := self.path(name)).is_file():
+            here = ", ".join(sorted(entry.name for entry in self.folder.glob("*"))) or "nothing"
+            lack = f"the run {self.name!r} has no {name} (it has: {here}); notebook 02 writes the models, notebook 03 the metrics"
+            raise FileNotFoundError(f"{lack}: run them, or choose another run (`python -m lstm_ae_lib runs` lists them)")
         return path
 
     @property
@@ -83,9 +79,8 @@ class Run:
 
     def update(self, **fields) -> dict:
         """Merge ``fields`` into ``run.json`` and return all of it."""
-        path = self.path("run.json")
-        record = (files.read_json(path) if path.is_file() else {"name": self.name}) | fields
-        files.write_json(path, record)
+        record = (self.record if self.path("run.json").is_file() else {"name": self.name}) | fields
+        files.write_json(self.path("run.json"), record)
         return record
 
     def save_model(self, name: str, model, builder: str, arguments: dict) -> dict:
@@ -103,35 +98,26 @@ class Run:
         return weights.read(self.folder, name)[0]
 
     def load_pretrained(self, network, restorer: str) -> dict:
-        """Give a network the weights of the one that this run has trained, to train it further.
-
-        Args:
-            network: built as that one was.
-            restorer: that one's name in this run's record, for example ``"flagship"``.
-
-        Returns:
-            dict: what those weights have cost: ``"minutes"``, ``"images_seen"`` and ``"budget"``.
+        """Give a network the weights of this run's ``restorer``, and return its ``"minutes"``, ``"images_seen"`` and ``"budget"``.
 
         Raises ``FileNotFoundError`` where the run has no network, ``ValueError`` where it has trained another one.
         """
         trained = self.record.get("training", {})
         if restorer not in trained:
             raise ValueError(f"the run {self.name!r} has trained {', '.join(sorted(trained)) or 'nothing'}, not {restorer}")
-        earlier = self.load_model("autoencoder")
-        shapes, wanted = ([tuple(weight.shape) for weight in model.weights] for model in (earlier, network))
-        if shapes != wanted:
-            raise ValueError(
-                f"the network of the run {self.name!r} was built otherwise: {earlier.count_params():,} parameters in {len(shapes)} "
-                f"arrays, against {network.count_params():,} in {len(wanted)}; give the same width and options"
-            )
-        network.set_weights(earlier.get_weights())
+        its = self.load_model("autoencoder")
+        found, wanted = ([tuple(weight.shape) for weight in model.weights] for model in (its, network))
+        if found != wanted:
+            sizes = f"{its.count_params():,} parameters in {len(found)} arrays, against {network.count_params():,} in {len(wanted)}"
+            raise ValueError(f"the network of the run {self.name!r} was built otherwise: {sizes}; give the same width and options")
+        network.set_weights(its.get_weights())
         return trained[restorer]
 
     def history(self) -> dict:
-        """``history.csv`` as a list of numbers for each column."""
-        with open(self.need("history.csv"), newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+        """``history.csv`` as a list of numbers for each column, NaN where an epoch has none (empty, or Keras' ``NA``)."""
+        rows = list(csv.DictReader(self.need("history.csv").read_text(encoding="utf-8").splitlines()))
+        unmeasured = {"": "nan", "NA": "nan"}
+        return {name: [float(unmeasured.get(row[name], row[name])) for row in rows] for name in rows[0]} if rows else {}
 
     def note_training(self, restorer: str, minutes: float, images_seen: int, budget: str) -> None:
         """Record the training budget of a restorer: minutes, images seen, and a short name for the two."""
@@ -139,21 +125,15 @@ class Run:
         self.update(training=training | {restorer: {"minutes": round(minutes, 3), "images_seen": images_seen, "budget": budget}})
 
     def new_record(self, *, restorer: str, split: str, summary: dict, model=None) -> dict:
-        """A record of ``metrics.json``: the ``summary`` of :func:`lstm_ae_lib.metrics.evaluate`, and the run it belongs to.
-
-        ``split`` is ``"validation"`` or ``"test"``; ``model`` the restorer, for its parameters and multiply-adds, None for the
-        degraded image itself.
-        """
+        """A record of ``metrics.json`` with the ``summary`` of ``metrics.evaluate``; no ``model`` for the degraded image itself."""
         from lstm_ae_lib import models
 
         run = self.record
-        untrained = {"minutes": 0.0, "images_seen": 0, "budget": "none"}
         record = {
             "protocol": run["protocol"], "restorer": restorer, "split": checks.choice(split, "split", ("validation", "test")),
-            **summary,
-            "parameters": int(model.count_params()) if model is not None else 0,
-            "multiply_adds": models.multiply_adds(model) if model is not None else 0,
-            **run.get("training", {}).get(restorer, untrained),
+            **summary, "parameters": 0 if model is None else int(model.count_params()),
+            "multiply_adds": 0 if model is None else models.multiply_adds(model),
+            **run.get("training", {}).get(restorer, {"minutes": 0.0, "images_seen": 0, "budget": "none"}),
             "seed": run["parameters"]["seed"], "data": run["data"]["kind"], "data_hash": run["data"]["hash"],
             "hardware": run["hardware"]["summary"], "source": "measured", "run": self.name,
         }  # fmt: skip
@@ -162,8 +142,7 @@ class Run:
     def save_records(self, records: list) -> None:
         """Write ``metrics.json``, after checking that no field is missing."""
         for record in records:
-            missing = [name for name in RECORD_FIELDS if name not in record]
-            if missing:
+            if missing := [name for name in RECORD_FIELDS if name not in record]:
                 raise ValueError(f"the record of {record.get('restorer')} lacks {', '.join(missing)}")
         files.write_json(self.path("metrics.json"), {"records": records})
 
@@ -173,89 +152,65 @@ class Run:
 
 
 def start_run(name: str, parameters: dict, images, protocol: str, resume: bool = False) -> Run:
-    """Start a run: make its folder and record its parameters, data, versions and hardware.
+    """Start a run: make its folder and record its parameters, data, protocol, versions and hardware.
 
-    What an earlier run of that name has written is removed first, so that old results never stand beside new ones; what the
-    runner has just prepared, and notebook 01's figures, stay.
-
-    Args:
-        name: of the run.
-        parameters: all parameters of the notebook, plain values.
-        images: the :class:`lstm_ae_lib.cifar10.ImageSet` in use.
-        protocol: name of the protocol.
-        resume: go on with the run of that name and its checkpoints, if there is one. Default False.
-
-    Raises:
-        ValueError: no valid name; a run to resume with other parameters or other images.
-        FileExistsError: the runner has made a run of that name; nothing of it is touched.
-        RuntimeError: another process is training this run.
+    What an earlier run of that name has written goes, but for what the runner has just prepared and notebook 01's figures; with
+    ``resume`` that run goes on. Raises ``ValueError`` for a run to resume with other parameters or images, ``FileExistsError`` for
+    a run that the runner has recorded (it stays untouched), ``RuntimeError`` where another process is training it.
     """
     run = Run(name)
     asked = {"parameters": parameters, "protocol": protocol, "data": {"kind": images.kind, "hash": images.content_hash}}
     run.make_folder()
-    with _held_checkpoints(run):
+    with contextlib.ExitStack() as locks:
+        for folder in filter(Path.is_dir, run.folder.glob("checkpoints*")):  # a training that goes on holds their lock
+            refusal = f"another process is training the run {name!r}; wait for it, or choose another run_name"
+            locks.enter_context(hold_lock(folder / ".lock", refusal, is_singleton=True))
         old = run.path("run.json")
         record = files.read_json(old) if old.is_file() else {}
         if record.get("runner") == "lstm_ae_lib" and status(record) != "running":
-            raise FileExistsError(
-                f"the run {name!r} is a recorded run ({status(record)}); choose another run_name, or delete {run.folder}"
-            )
+            advice = f"choose another run_name, or delete {run.folder}"
+            raise FileExistsError(f"the run {name!r} is a recorded run ({status(record)}); {advice}")
         if resume and "parameters" in record:
             _same_training(name, record, asked)
             files.write_json(old, record | {"resumed": [*record.get("resumed", []), {"at": now(), "versions": versions()}]})
             return run
-        for leftover in {path for pattern in _WRITTEN for path in run.folder.glob(pattern)}:
-            if not leftover.name.startswith(_KEPT):
-                leftover.unlink()
+        for leftover in {path for pattern in _WRITTEN for path in run.folder.glob(pattern) if not path.name.startswith(_KEPT)}:
+            leftover.unlink()
+        prepared = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
         if record.get("status") == "running":
             prepared = {key: record[key] for key in _PREPARED if key in record}
-        else:
-            prepared = {"status": "interactive", "runner": "notebook"}  # nobody watches a notebook that a person runs
-        fields = {
-            "started": now(), **prepared, **asked, "versions": versions(), "hardware": hardware(),
+        files.write_json(old, {
+            "name": name, "started": now(), **prepared, **asked, "versions": versions(), "hardware": hardware(),
             "threads": threads.inter_op(), "threads_per_operation": threads.intra_op(),
-        }  # fmt: skip
-        files.write_json(old, {"name": name, **fields})
+        })  # fmt: skip
     return run
 
 
-@contextlib.contextmanager
-def _held_checkpoints(run):
-    """Holds the locks of a run's checkpoints. A training that goes on has them: then nobody else may touch its files."""
+def hold_lock(path, refusal: str, is_singleton: bool = False):
+    """Hold a file's lock in a ``with`` statement; ``RuntimeError`` with the refusal where another process holds it."""
     import filelock
 
-    with contextlib.ExitStack() as locks:
-        for folder in filter(Path.is_dir, run.folder.glob("checkpoints*")):
-            try:
-                locks.enter_context(filelock.FileLock(folder / ".lock", blocking=False, is_singleton=True))
-            except filelock.Timeout:
-                raise RuntimeError(
-                    f"another process is training the run {run.name!r}; wait for it, or choose another run_name"
-                ) from None
-        yield
+    try:
+        return filelock.FileLock(path, blocking=False, is_singleton=is_singleton).acquire()
+    except filelock.Timeout:
+        raise RuntimeError(refusal) from None
 
 
 def _same_training(name, record, asked):
     old, new = record["parameters"], asked["parameters"]
     compared = [(key, record.get(key), asked[key]) for key in ("protocol", "data")]
     compared += [(key, old.get(key), new.get(key)) for key in old | new]
-    different = [f"{key}: {before!r} then, {now!r} now" for key, before, now in compared if before != now]
-    if different:
+    if different := [f"{key}: {before!r} then, {now!r} now" for key, before, now in compared if before != now]:
         raise ValueError(f"the run {name!r} cannot go on with other settings ({'; '.join(different)}); use another run_name")
 
 
 def open_run(name: str) -> Run:
-    """Open a run to read it.
-
-    Raises ``FileNotFoundError`` where there is none (the message lists the others), ``ValueError`` for a damaged ``run.json``.
-    """
+    """Open a run to read it; ``FileNotFoundError`` where there is none, ``ValueError`` for a damaged ``run.json``."""
     run = Run(name)
     if not run.path("run.json").is_file():
         known = ", ".join(other.name for other in list_runs()) or "none yet"
-        raise FileNotFoundError(
-            f"there is no run {name!r} in {paths.runs_dir()} (runs there: {known}); run notebook 02 first, with the same run_name "
-            "and, on Colab, in the same session; or set run_name to one of those"
-        )
+        advice = "run notebook 02 first, with the same run_name and, on Colab, in the same session; or set run_name to one of those"
+        raise FileNotFoundError(f"there is no run {name!r} in {paths.runs_dir()} (runs there: {known}); {advice}")
     run.record  # noqa: B018 - damaged JSON is reported here
     return run
 
@@ -273,11 +228,10 @@ def status(record: dict) -> str:
     process = record.get("process", {})
     if process.get("machine") != platform.node():
         return "running elsewhere"
-    try:
-        alive = abs(psutil.Process(process["pid"]).create_time() - process["created"]) < 1.0
-    except (KeyError, psutil.Error):
-        alive = False
-    return "running" if alive else "interrupted"
+    with contextlib.suppress(KeyError, psutil.Error):
+        if abs(psutil.Process(process["pid"]).create_time() - process["created"]) < 1.0:
+            return "running"
+    return "interrupted"
 
 
 def this_process() -> dict:
@@ -295,20 +249,16 @@ def commit() -> str | None:
     folder = paths.checkout()
     if folder is None or shutil.which("git") is None or not (folder / ".git").exists():
         return None
-    git = ["git", "-C", str(folder)]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    changes = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
-    if head.returncode or changes.returncode:
-        return None
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+    describe = ["git", "describe", "--always", "--abbrev=64", "--exclude=*", "--dirty=+changes"]
+    return subprocess.run(describe, cwd=folder, capture_output=True, text=True).stdout.strip() or None
 
 
 def versions() -> dict:
     """Versions of Python, of this library and its commit, and of the packages that decide the numbers."""
     found = {"python": platform.python_version(), "commit": commit(), **dict.fromkeys(_PACKAGES)}
     for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
     return found
 
 
@@ -321,24 +271,10 @@ def hardware() -> dict:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
     cores, memory = os.cpu_count(), round(psutil.virtual_memory().total / 2**30)
-    accelerators = _accelerators(keras.backend.backend())
+    backend = keras.backend.backend()
+    accelerators = _ACCELERATORS[backend](importlib.import_module(backend))
     return {
         "system": platform.system(), "machine": platform.machine(), "processor": processor, "cores": cores,
-        "memory_gb": memory, "accelerators": accelerators, "backend": keras.backend.backend(),
+        "memory_gb": memory, "accelerators": accelerators, "backend": backend,
         "summary": ", ".join([f"{cores} cores of {processor}", f"{memory} GB", *accelerators]),
     }  # fmt: skip
-
-
-def _accelerators(backend):
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return [tf.config.experimental.get_device_details(device).get("device_name", device.name)
-                for device in tf.config.list_physical_devices("GPU")]  # fmt: skip
-    if backend == "jax":
-        import jax
-
-        return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
-    import torch
-
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -10,7 +10,7 @@ NOTEBOOKS = ("02_train_autoencoder", "03_evaluate_restoration")
 
 
 def read_sweep(path) -> dict:
-    """Read and check a sweep file, before anything runs.
+    """Read and check a sweep file (or one of ``data/sweeps``, by its name) before anything runs.
 
     A YAML file with ``runs`` (each run's name and its own parameters), and if wanted ``parameters`` (of all runs) and
     ``notebooks`` (default: training and evaluation)::
@@ -20,16 +20,8 @@ def read_sweep(path) -> dict:
           gauss2-dncnn: {protocol: gauss2, model: dncnn}
           gauss2-unet: {protocol: gauss2, model: unet}
 
-    Args:
-        path: of the file; or the name of one in ``data/sweeps``, without ``.yaml``.
-
-    Returns:
-        dict: ``notebooks``, and ``runs``: name -> all its parameters, of the right types.
-
-    Raises:
-        FileNotFoundError: there is no such file; those in ``data/sweeps`` are listed.
-        ValueError: no such structure, a name twice or one that a run cannot have, a parameter that no notebook has or a value
-            it does not take; the message says which run.
+    Returns ``notebooks``, and ``runs``: name -> all its parameters, of the right types. Raises ``FileNotFoundError`` where there is
+    no such file; ``ValueError``, which says in which run, for another structure, a name twice or a bad one, or a bad parameter.
     """
     known = paths.data_dir() / "sweeps"
     file = next((found for found in (Path(path), known / f"{path}.yaml") if found.is_file()), None)
@@ -39,8 +31,7 @@ def read_sweep(path) -> dict:
     content = runner.read_yaml(file)
     if not isinstance(content, dict) or not isinstance(content.get("runs"), dict) or not content["runs"]:
         raise ValueError(f"{file.name} must hold runs: names, each with its parameters")
-    wrong = sorted(set(content) - {"runs", "parameters", "notebooks"})
-    if wrong:
+    if wrong := sorted(set(content) - {"runs", "parameters", "notebooks"}):
         raise ValueError(f"{file.name} holds {', '.join(map(str, wrong))}; allowed are runs, parameters, notebooks")
     shared, notebooks = content.get("parameters") or {}, tuple(content.get("notebooks") or NOTEBOOKS)
     wanted = {}
@@ -65,15 +56,8 @@ def run_sweep(path, quiet: bool = False) -> dict:
     A run that is finished is skipped; one that was interrupted or failed goes on from its last checkpoint; one that fails is
     noted, and the next one begins. So the same command, given again after anything, does what is left to do.
 
-    Args:
-        path: as for :func:`read_sweep`.
-        quiet: show no progress and none of the kernels' output.
-
-    Returns:
-        dict: name -> what became of it: ``"finished"``, ``"was finished"`` or ``"failed: ..."``.
-
-    Raises as :func:`read_sweep`; and ``ValueError`` for a run of that name that was recorded with other parameters. Nothing has
-    run then, and nothing is overwritten.
+    Returns name -> ``"finished"``, ``"was finished"`` or ``"failed: ..."``. Raises as :func:`read_sweep`, and ``ValueError`` for a
+    run of that name that was recorded with other parameters; nothing has run then, and nothing is overwritten.
     """
     sweep = read_sweep(path)
     for name, parameters in sweep["runs"].items():
