@@ -121,8 +121,10 @@ def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12,
     within = np.cov((features - means[group]).T, bias=True)
     # A ring without frequencies at this size, and what no image varies in, says nothing.
     within[np.diag_indices_from(within)] *= 1.01
-    kernel = np.linalg.solve(within + 1e-6 * np.eye(len(within)), means.T)
-    bias = -0.5 * (means * kernel.T).sum(1)
+    # About the middle of all groups: what is the same in all of them would be a large number in float32 that cancels.
+    middle = means.mean(0)
+    kernel = np.linalg.solve(within + 1e-6 * np.eye(len(within)), (means - middle).T)
+    bias = -0.5 * ((means + middle) * kernel.T).sum(1)
     shape = (parts, height, width, 3)
     model.set_weights([factor.reshape(shape), (target - factor * observed).reshape(shape), kernel, bias])
     return model

@@ -66,12 +66,7 @@ class FastLSTM(keras.layers.LSTM):
     mask, another dtype than float32, other activations, recurrent dropout, an unknown number of steps or more than
     :data:`lstm_ae_lib.fast.lstm.MAX_STEPS`. The fast path has a first derivative only.
 
-    Args:
-        units: hidden units.
-        **kwargs: everything else that :class:`keras.layers.LSTM` takes.
-
-    Input: ``(batch, steps, features)``. Output: ``(batch, units)``, or ``(batch, steps, units)`` with
-    ``return_sequences``.
+    Arguments, input and output are those of :class:`keras.layers.LSTM`.
     """
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
@@ -230,8 +225,7 @@ def linear_recurrence(factors, terms, axis: int, reverse: bool = False):
     After a pass each position holds what twice as many terms give (Hillis and Steele, "Data Parallel Algorithms", 1986). Not
     ``keras.ops.associative_scan``: XLA cannot compile what that is with TensorFlow, and it makes ten times as many operations.
 
-    Args:
-        factors, terms: of one shape; an unknown number of steps becomes a loop.
+    ``factors`` and ``terms`` are of one shape; an unknown number of steps becomes a loop.
     """
 
     before, steps = (slice(None),) * axis, factors.shape[axis]
@@ -346,11 +340,8 @@ class ChangeGate(keras.layers.Layer):
 class DepthToSpace(keras.layers.Layer):
     """Moves channels to positions: the sub-pixel upsampling of Shi et al. (2016).
 
-    Args:
-        factor: by which height and width grow, 1 to 64. Default 2.
-
     Input: ``(batch, height, width, channels)``, channels a multiple of ``factor ** 2``; width and channels known. Output:
-    ``(batch, height * factor, width * factor, channels / factor ** 2)``.
+    ``(batch, height * factor, width * factor, channels / factor ** 2)``. ``factor`` is 1 to 64, by default 2.
 
     Raises ``ValueError`` for an argument out of range, or channels that do not divide.
     """

@@ -148,8 +148,7 @@ def nafnet(
 
     Args:
         width: channels of the first level, 1 to 1,024.
-        encoder, decoder: blocks of each level on the way down, and on the way up from the lowest; as many of each, at most 8
-            levels of at most 64 blocks.
+        encoder, decoder: blocks of each level on the way down, and on the way up; at most 8 levels of at most 64 blocks.
         middle: blocks at the lowest resolution, at most 64.
         image_shape, linear_start, gate, name: as for :func:`dncnn`; height and width multiples of ``2 ** len(encoder)``.
 
@@ -179,21 +178,23 @@ def nafnet(
             hidden = layers.Add(name=f"{name}_add{half}")([hidden, ChannelScale(name=f"{name}_{scale}")(branch)])
         return hidden
 
+    def several(hidden, name, count):
+        for place in range(count):
+            hidden = block(hidden, f"{name}_{place}")
+        return hidden
+
     def body(features, channels):
         hidden, skips = convolution(width, 3, "first")(features), []
         for level, blocks in enumerate(encoder):
-            for place in range(blocks):
-                hidden = block(hidden, f"down{level}_{place}")
+            hidden = several(hidden, f"down{level}", blocks)
             skips.append(hidden)
             hidden = layers.Conv2D(width * 2 ** (level + 1), 2, strides=2, name=f"down{level}")(hidden)
-        for place in range(middle):
-            hidden = block(hidden, f"middle_{place}")
+        hidden = several(hidden, "middle", middle)
         for level, blocks in zip(reversed(range(len(encoder))), decoder, strict=True):
             hidden = layers.Conv2D(width * 2 ** (level + 2), 1, use_bias=False, name=f"up{level}")(hidden)
             hidden = DepthToSpace(2, name=f"shuffle{level}")(hidden)
             hidden = layers.Add(name=f"skip{level}")([hidden, skips[level]])
-            for place in range(blocks):
-                hidden = block(hidden, f"up{level}_{place}")
+            hidden = several(hidden, f"up{level}", blocks)
         return convolution(channels, 3, "last", kernel_initializer="zeros")(hidden)
 
     return residual_model(image_shape, linear_start, body, name, gate)
@@ -202,10 +203,8 @@ def nafnet(
 def residual_model(image_shape, linear_start, body, name, gate=False):
     """What every restorer here is: where it starts from, plus what its layers say is missing there.
 
-    Args:
-        body: a function of the features (the degraded image, or the linear estimate and what it took away) and of the number
-            of channels to return.
-        image_shape, linear_start, name, gate: as for :func:`dncnn`.
+    ``body`` is a function of the features (the degraded image, or the linear estimate and what it took away) and of the number
+    of channels to return; the other arguments are as for :func:`dncnn`.
     """
     if gate and not linear_start:
         raise ValueError("gate needs a linear_start: without one nothing is taken away")

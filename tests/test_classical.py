@@ -129,6 +129,8 @@ def test_a_mixture_tells_groups_apart_and_inverts_each_exactly():
     degraded = (clean * strength[:, None, None, None] / 255).astype(np.float32)
     model = classical.fit_linear_mixture(degraded, clean, strength, "dct2", parts=2)
     np.testing.assert_allclose(restore(model, degraded), clean / 255, atol=1e-3)
+    # Rings that have no frequency at this size say nothing: no large number cancels, whatever the order of the sums.
+    assert np.abs(model.get_weights()[2]).max() < 100
 
 
 def test_chunks_change_no_mixture(sample):

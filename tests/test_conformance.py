@@ -134,8 +134,7 @@ def test_one_training_step_moves_every_weight_and_lowers_the_loss(case):
     keras.utils.set_random_seed(0)
     model = case.make()
     randomise(model)  # from zero, some weights have no gradient in the first step
-    # At ten times this rate a network of components, whose curvature is the largest, already leaps over its minimum.
-    model.compile(optimizer=keras.optimizers.SGD(0.002), loss="mse")
+    model.compile(optimizer=keras.optimizers.SGD(case.rate), loss="mse")
     degraded, clean = batch(case, 8, seed=1), np.random.default_rng(2).random((8, *output_shape(case))).astype(np.float32)
     before = [weight.copy() for weight in model.get_weights()]
     trained = {id(variable) for variable in model.trainable_variables}

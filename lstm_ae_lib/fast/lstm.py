@@ -36,16 +36,13 @@ def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
     Args:
         inputs: float32 ``(batch, ..., features)``.
         axis: which of the axes between batch and features is time; its size is known.
-        cells: list of built :class:`keras.layers.LSTMCell`, all of one size; each sweeps over all of the input.
+        cells: built :class:`keras.layers.LSTMCell`, all of one size; each sweeps over all of the input.
         backwards: for each cell, whether it starts at the end.
-        states: for each cell its ``(h, c)`` to start from: the shape of the inputs without time, of ``units`` features.
-            Default None: zeros.
+        states: for each cell its first ``(h, c)``: the shape of the inputs without time, of ``units`` features. Default: zeros.
         return_sequences: default True. Otherwise the outputs of the last step take the place of all.
 
-    Returns:
-        (tensor, list): the outputs ``(batch, ..., units * len(cells))``, where each step's output stands at that step's
-        place whichever way the sweep went (one step along ``axis`` without ``return_sequences``), and for each cell its
-        last ``(h, c)``.
+    Returns the outputs ``(batch, ..., units * len(cells))``, each step's at that step's place whichever way the sweep went (one
+    step along ``axis`` without ``return_sequences``), and for each cell its last ``(h, c)``.
     """
     if states is None:
         shape = tf.shape(inputs)

@@ -38,13 +38,10 @@ def scan(projected, units, ways, positive):
     """Runs the recurrences, as an operation with a gradient of its own.
 
     Args:
-        projected: float32 or bfloat16 ``(batch, height, width, 2 * units * len(ways))``.
+        projected: float32 or bfloat16 ``(batch, height, width, 2 * units * len(ways))``; the result has half as many features.
         units: of each way.
         ways: for each way its axis, 1 or 2, and whether it starts at the end.
         positive: a sigmoid instead of tanh, so that ``a`` is never below 0.
-
-    Returns:
-        tensor: ``(batch, height, width, units * len(ways))``.
     """
     settings = units, ways, positive
 
