@@ -54,7 +54,7 @@ from lstm_ae_lib import keras
 before = 'tensorflow' in sys.modules
 import lstm_ae_lib.layers, lstm_ae_lib.models, lstm_ae_lib.metrics, lstm_ae_lib.degradations, lstm_ae_lib.classical
 import ast, pathlib
-for module in ('layers', 'models', 'metrics', 'degradations', 'classical', 'checks', 'seeding', 'runs', 'datasets'):
+for module in ('layers', 'models', 'metrics', 'degradations', 'classical', 'checks', 'seeding', 'study/runs', 'datasets'):
     tree = ast.parse(pathlib.Path(sys.modules['lstm_ae_lib'].__path__[0], module + '.py').read_text())
     for node in tree.body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, 'module', '') or '']
