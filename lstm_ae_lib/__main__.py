@@ -1,7 +1,6 @@
 """The command line: ``python -m lstm_ae_lib COMMAND``. Arguments are parsed here and nothing else is done.
 
-Exit codes: 0 done; 1 it was tried and failed (a notebook, a download); 2 the request itself is wrong (a name, a value, a
-file that is not there); 75 ended by SIGTERM, what was trained is saved; 130 interrupted.
+Exit codes: 0 done; 1 tried and failed; 2 the request is wrong; 75 ended by SIGTERM, what was trained is saved; 130 interrupted.
 """
 
 import argparse
@@ -28,7 +27,7 @@ def main(argv=None) -> int:
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m lstm_ae_lib", description="LSTM autoencoders for image restoration.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     def command(name, run, help, **defaults):
         added = commands.add_parser(name, help=help)
@@ -42,47 +41,45 @@ def _parser():
     command("protocols", _protocols, "list the degradations")
     add = command("run", _run, "run the notebooks 01, 02, 03 headlessly as one recorded run")
     add("--preset", help="a parameter file of data/parameters: quick (default), full, precursor ...")
-    add("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[],
-        help="set a parameter; may be repeated")  # fmt: skip
+    add("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", help="set a parameter; may be repeated")
     add("--name", help="the run's folder under data/runs (default: preset and time)")
     add("--resume", metavar="NAME", help="go on with a run that was interrupted or killed, from its last checkpoint")
     add("--quiet", action="store_true", help="no progress, only the result")
     add = command("sweep", _sweep, "execute the runs of a file, one after the other; given again, do what is left")
     add("file", help="a YAML file, or the name of one in data/sweeps (compare)")
     add("--quiet", action="store_true", help="no progress, only the result")
-    add = command("restore", _picture, "restore a picture: PNG or JPEG, any size", task=_restore)
+    add = command("restore", _picture, "restore a picture: PNG or JPEG, any size")
     add("source", metavar="IN", help="the picture; - reads standard input")
     add("target", metavar="OUT", help="where to write the restored one, .png or .jpg; - writes a PNG to standard output")
     add("--weights", help="released weights: a name in data/weights (gauss2)")
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
     add("--quiet", action="store_true", help="no progress")
-    add = command("compress", _picture, "write a picture, PNG or JPEG, as few bytes", task=_compress, quality=95)
+    add = command("compress", _picture, "write a picture, PNG or JPEG, as few bytes", quality=95)
     add("source", metavar="IN", help="the picture; - reads standard input")
     add("target", metavar="OUT", help="where to write the compressed one, .laec; - writes to standard output")
     add("--weights", default="default", help="released compressor: a name in data/weights/compress (default)")
-    add = command("decompress", _picture, "make a picture of what compress has written", task=_decompress)
+    add = command("decompress", _picture, "make a picture of what compress has written")
     add("source", metavar="IN", help="what compress has written; - reads standard input")
     add("target", metavar="OUT", help="where to write the picture, .png or .jpg; - writes a PNG to standard output")
     add("--weights", default="default", help="the compressor it was written with (default)")
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
-    command("runs", _runs, "list runs and compare their numbers")("names", nargs="*", help="which ones (default: all)")
-    add = command("publish", _publish, "copy runs' records to data/reference_metrics.json and data/published")
+    command("runs", _study, "list runs and compare their numbers")("names", nargs="*", help="which ones (default: all)")
+    add = command("publish", _study, "copy runs' records to data/reference_metrics.json and data/published")
     add("names", nargs="+", help="finished runs")
     add("--figures", action="store_true", help="copy the first run's figures to figures/ too")
-    add = command("compare", _compare, "two runs' networks image by image, on the test images (paired bootstrap)")
-    add("run_name", metavar="RUN")
-    add("other", metavar="OTHER")
+    add = command("compare", _study, "two runs' networks image by image, on the test images (paired bootstrap)")
+    add("names", nargs=2, metavar="RUN", help="finished runs")
     add("--save", action="store_true", help="keep it in data/published/comparisons.json")
-    add = command("release", _release, "put a finished run's network into data/weights, with a card from its records")
+    add = command("release", _study, "put a finished run's network into data/weights, with a card from its records")
     add("run_name", metavar="RUN", help="a finished run")
     add("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
-    add = command("bench", _bench, "measure speed on this machine; prints, asserts nothing")
+    add = command("bench", _study, "measure speed on this machine; prints, asserts nothing")
     add("what", nargs="?", default="overview", choices=("overview", "train", "scaling"),
         help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost")  # fmt: skip
     add("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
     add("--save", action="store_true", help="write data/benchmarks/WHAT.json, and README's table from it")
     add("--tasks", nargs="+", metavar="TASK", help='of train, e.g. "sweep step"; saving keeps the others\' records')
-    add = command("notebooks", _notebooks, "execute the committed notebooks in place, outputs cleaned for git")
+    add = command("notebooks", _study, "execute the committed notebooks in place, outputs cleaned for git")
     add("names", nargs="*", help="which ones, without .ipynb (default: all)")
     return parser
 
@@ -90,13 +87,13 @@ def _parser():
 def _data(arguments):
     from lstm_ae_lib import cifar10
 
-    cifar10.fetch_cifar10(**({"sources": (arguments.source,)} if arguments.source else {}), seconds=arguments.seconds)
+    sources = (arguments.source,) if arguments.source else cifar10.SOURCES
+    cifar10.fetch_cifar10(sources, arguments.seconds)
     images = cifar10.load_cifar10("full", fetch=False)
     print(f"CIFAR-10, full: {len(images.train_images):,} training and {len(images.test_images):,} test images, verified")
     print(f"content hash {images.content_hash}")
-    if arguments.write_sample:
-        for name, content_hash in cifar10.write_sample().items():
-            print(f"sample {name} {content_hash}")
+    for name, content_hash in (cifar10.write_sample() if arguments.write_sample else {}).items():
+        print(f"sample {name} {content_hash}")
 
 
 def _protocols(_arguments):
@@ -108,21 +105,18 @@ def _protocols(_arguments):
 def _run(arguments):
     from lstm_ae_lib.study import reporting, runner
 
+    if arguments.resume and (arguments.parameters or arguments.name or arguments.preset):
+        raise ValueError("--resume goes on with the run's own settings: it takes no --preset, -p or --name")
     if arguments.resume:
-        if arguments.parameters or arguments.name or arguments.preset:
-            raise ValueError("--resume goes on with the run's own settings: it takes no --preset, -p or --name")
         run = runner.resume_chain(arguments.resume, quiet=arguments.quiet)
     else:
         preset = arguments.preset or "quick"
-        asked = {**runner.read_preset(preset), **dict(arguments.parameters)}
         name = arguments.name or f"{preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        run = runner.run_chain(name, asked, quiet=arguments.quiet)
+        run = runner.run_chain(name, {**runner.read_preset(preset), **dict(arguments.parameters or {})}, quiet=arguments.quiet)
     record = run.record
     print(f"\nrun {run.name}: protocol {record['protocol']}, {record['data']['kind']} CIFAR-10, {record['minutes']:.1f} minutes\n")
     print(reporting.metrics_table(run.records()))
-    print("\nfigures:")
-    for figure in sorted(run.path("figures").glob("*.png")):
-        print(f"  {figure}")
+    print("\nfigures:", *sorted(run.path("figures").glob("*.png")), sep="\n  ")
     print(f"notebooks, weights and records: {run.folder}")
 
 
@@ -130,22 +124,19 @@ def _sweep(arguments):
     from lstm_ae_lib.study import reporting, runs, sweeps
 
     outcomes = sweeps.run_sweep(arguments.file, quiet=arguments.quiet)
-    made = [runs.open_run(name) for name in outcomes if runs.Run(name).path("run.json").is_file()]
-    print(reporting.runs_table(made))
-    failed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
-    if failed:
+    print(reporting.runs_table([runs.open_run(name) for name in outcomes if runs.Run(name).path("run.json").is_file()]))
+    if failed := [name for name, outcome in outcomes.items() if outcome.startswith("failed")]:
         raise RuntimeError(f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}; the same command tries them again")
 
 
 def _picture(arguments):
-    """One of the three tasks below. What can be checked is checked before TensorFlow is imported; a warning takes one line."""
+    """Checks what can be checked before TensorFlow is imported, then writes the picture; a warning takes one line."""
     from lstm_ae_lib import checks, files, paths, pictures
 
-    compress = arguments.task is _compress
     files.check_source(arguments.source)
-    pictures.check_target(arguments.target, arguments.source, (".laec",) if compress else pictures.SUFFIXES)
+    pictures.check_target(arguments.target, arguments.source, (".laec",) if arguments.command == "compress" else pictures.SUFFIXES)
     checks.number(arguments.quality, "quality", 1, 100, whole=True)
-    names = sorted(path.stem for path in paths.released_dir("" if arguments.task is _restore else "compress").glob("*.json"))
+    names = sorted(path.stem for path in paths.released_dir("" if arguments.command == "restore" else "compress").glob("*.json"))
     if arguments.weights and names:
         checks.choice(arguments.weights, "weights", names)
 
@@ -155,82 +146,57 @@ def _picture(arguments):
         else:
             others(message, category, *rest)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", pictures.PictureWarning)
+    with warnings.catch_warnings(action="always", category=pictures.PictureWarning):
         warnings.showwarning, others = show, warnings.showwarning
-        said = arguments.task(arguments)
-    print(f"{arguments.target}: {said}", file=sys.stderr if arguments.target == "-" else sys.stdout)
+        (height, width, *_), said = _write_picture(arguments, arguments.source, arguments.target, arguments.weights)
+    print(f"{arguments.target}: {width} x {height} pixels{said}", file=sys.stderr if arguments.target == "-" else sys.stdout)
 
 
-def _restore(arguments):
-    from lstm_ae_lib import restoring
+def _write_picture(arguments, source, target, weights):
+    """Returns the picture's shape, and what is said beside it."""
+    if arguments.command == "restore":
+        from lstm_ae_lib import restoring
 
-    options = {"quality": arguments.quality, "progress": not arguments.quiet}
-    shape = restoring.restore_file(arguments.source, arguments.target, arguments.weights, **options)
-    return f"{shape[1]} x {shape[0]} pixels, restored with {arguments.weights or restoring.DEFAULT}"
-
-
-def _compress(arguments):
+        shape = restoring.restore_file(source, target, weights, quality=arguments.quality, progress=not arguments.quiet)
+        return shape, f", restored with {weights or restoring.DEFAULT}"
     from lstm_ae_lib.tasks import codec
 
-    shape, count = codec.compress_file(arguments.source, arguments.target, arguments.weights)
-    return f"{shape[1]} x {shape[0]} pixels in {count:,} bytes, {8 * count / (shape[0] * shape[1]):.2f} bits per pixel"
+    if arguments.command == "decompress":
+        return codec.decompress_file(source, target, weights, arguments.quality), ""
+    shape, count = codec.compress_file(source, target, weights)
+    return shape, f" in {count:,} bytes, {8 * count / (shape[0] * shape[1]):.2f} bits per pixel"
 
 
-def _decompress(arguments):
-    from lstm_ae_lib.tasks import codec
+def _study(arguments):
+    """The commands about runs that are finished, speed, and the notebooks."""
+    from lstm_ae_lib.study import bench, records, releasing, reporting, runner, runs
 
-    shape = codec.decompress_file(arguments.source, arguments.target, arguments.weights, arguments.quality)
-    return f"{shape[1]} x {shape[0]} pixels"
-
-
-def _runs(arguments):
-    from lstm_ae_lib.study import reporting, runs
-
-    chosen = [runs.open_run(name) for name in arguments.names] or runs.list_runs()
-    print(reporting.runs_table(chosen) if chosen else "no runs yet; `python -m lstm_ae_lib run` makes one")
-
-
-def _publish(arguments):
-    from lstm_ae_lib.study import records, reporting, runs
-
-    print(reporting.metrics_table(records.publish(arguments.names)))
-    if arguments.figures:
-        print("figures:", ", ".join(records.publish_figures(runs.open_run(arguments.names[0]))))
-
-
-def _compare(arguments):
-    from lstm_ae_lib.study import records, reporting
-
-    found = records.compare_runs(arguments.run_name, arguments.other)
-    print(reporting.comparison_line(found))
-    if arguments.save:
-        records.save_comparison(found)
-
-
-def _release(arguments):
-    from lstm_ae_lib.study import releasing
-
-    described = releasing.release_run(arguments.run_name, arguments.name)
-    print(f"{described['folder']}/{arguments.name}.json: {described['builder']}, {described['parameters']:,} parameters")
-    for title, psnr in described["card"].get("photographs", {}).items():
-        print(f"{title}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
-
-
-def _bench(arguments):
-    from lstm_ae_lib.study import bench, reporting
-
-    found, text = bench.run(arguments.what, arguments.repeats, arguments.tasks or ())
-    print(text)
-    if arguments.save:
-        print(f"written: {bench.save(arguments.what, found)}")
-        reporting.update_readme()
-
-
-def _notebooks(arguments):
-    from lstm_ae_lib.study import runner
-
-    print("executed:", ", ".join(runner.refresh_notebooks(arguments.names)))
+    match arguments.command:
+        case "runs":
+            chosen = [runs.open_run(name) for name in arguments.names] or runs.list_runs()
+            print(reporting.runs_table(chosen) if chosen else "no runs yet; `python -m lstm_ae_lib run` makes one")
+        case "publish":
+            print(reporting.metrics_table(records.publish(arguments.names)))
+            if arguments.figures:
+                print("figures:", ", ".join(records.publish_figures(runs.open_run(arguments.names[0]))))
+        case "compare":
+            found = records.compare_runs(*arguments.names)
+            print(reporting.comparison_line(found))
+            if arguments.save:
+                records.save_comparison(found)
+        case "release":
+            described = releasing.release_run(arguments.run_name, arguments.name)
+            print(f"{described['folder']}/{arguments.name}.json: {described['builder']}, {described['parameters']:,} parameters")
+            for title, psnr in described["card"].get("photographs", {}).items():
+                print(f"{title}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
+        case "bench":
+            found, text = bench.run(arguments.what, arguments.repeats, arguments.tasks or ())
+            print(text)
+            if arguments.save:
+                print(f"written: {bench.save(arguments.what, found)}")
+                reporting.update_readme()
+        case "notebooks":
+            print("executed:", ", ".join(runner.refresh_notebooks(arguments.names)))
 
 
 if __name__ == "__main__":

@@ -11,27 +11,20 @@ def array(values, name: str) -> np.ndarray:
         values = np.asarray(values)
     except Exception as error:  # ragged lists, tensors of a graph: every library raises another error
         raise ValueError(f"{name} must be an array of numbers, got {type(values).__name__}: {error}") from error
-    if values.dtype.kind not in "biuf" and not _is_floating(values.dtype):
+    if values.dtype.kind not in "biuf" and values.dtype.name != "bfloat16":  # NumPy knows no kind for the latter
         raise ValueError(f"{name} must be an array of numbers, got {values.dtype}")
     return values
 
 
 def images_uint8(images, name: str = "images") -> np.ndarray:
     """Checks 8-bit colour images: ``(batch, height, width, 3)`` uint8, no empty axis."""
-    images = array(images, name)
-    if images.dtype != np.uint8:
-        raise ValueError(f"{name} must be uint8 (0 to 255), got {images.dtype}")
-    return _shape(images, name)
+    return _images(images, name, "uint8 (0 to 255)", uint8=True)
 
 
 def images_float(images, name: str = "images", low: float = 0.0, high: float = 1.0) -> np.ndarray:
     """Checks float colour images, ``(batch, height, width, 3)``, in ``[low, high]``; returned as float32 (float64 stays)."""
-    images = array(images, name)
-    if not _is_floating(images.dtype):
-        raise ValueError(f"{name} must be floating point in [{low:g}, {high:g}], got {images.dtype}")
-    if images.dtype != np.float64:
-        images = images.astype(np.float32, copy=False)
-    _shape(images, name)
+    images = _images(images, name, f"floating point in [{low:g}, {high:g}]", floating=True)
+    images = images if images.dtype == np.float64 else images.astype(np.float32, copy=False)
     smallest, largest = images.min(), images.max()
     if not (np.isfinite(smallest) and np.isfinite(largest)):
         raise ValueError(f"{name} must be finite, got {np.count_nonzero(~np.isfinite(images))} values that are NaN or infinite")
@@ -42,12 +35,8 @@ def images_float(images, name: str = "images", low: float = 0.0, high: float = 1
 
 def images_degraded(images, name: str = "degraded") -> np.ndarray:
     """Checks degraded images: uint8, or float with finite values of any size (noise may leave [0, 1])."""
-    images = array(images, name)
-    if images.dtype == np.uint8:
-        return _shape(images, name)
-    if not _is_floating(images.dtype):
-        raise ValueError(f"{name} must be uint8 (0 to 255), or floating point in units of [0, 1], got {images.dtype}")
-    return images_float(images, name, -np.inf, np.inf)
+    images = _images(images, name, "uint8 (0 to 255), or floating point in units of [0, 1]", uint8=True, floating=True)
+    return images if images.dtype == np.uint8 else images_float(images, name, -np.inf, np.inf)
 
 
 def same_shape(first, second, first_name: str, second_name: str) -> None:
@@ -59,17 +48,15 @@ def same_shape(first, second, first_name: str, second_name: str) -> None:
 
 def number(value, name: str, low: float, high: float, *, whole: bool = False, above_low: bool = False):
     """Checks one finite number in ``[low, high]`` (``(low, high]`` with ``above_low``), a whole one with ``whole``."""
-    kind = "a whole number" if whole else "a number"
-    allowed = f"{kind} {'above' if above_low else 'from'} {low:g} {'up to' if above_low else 'to'} {high:g}"
     good_type = isinstance(value, (int, np.integer) if whole else (int, float, np.integer, np.floating))
     if not good_type or isinstance(value, bool) or not (low <= value <= high) or (above_low and value == low):
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+        allowed = f"above {low:g} up to {high:g}" if above_low else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {allowed}, got {value!r}")
     return value
 
 
 def choice(value, name: str, allowed):
     """Checks that ``value`` is one of ``allowed``."""
-    allowed = list(allowed)
     if not any(isinstance(value, type(one)) and value == one for one in allowed):  # an array is none of them
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
     return value
@@ -83,11 +70,10 @@ def file_name(value: str, name: str) -> str:
     return value
 
 
-def _is_floating(dtype):
-    return dtype.kind == "f" or dtype.name == "bfloat16"  # NumPy knows no kind for the latter
-
-
-def _shape(images, name):
+def _images(images, name, allowed, *, uint8=False, floating=False):
+    images = array(images, name)
+    if not (uint8 and images.dtype == np.uint8 or floating and images.dtype.kind not in "biu"):
+        raise ValueError(f"{name} must be {allowed}, got {images.dtype}")
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
         raise ValueError(f"{name} must have the shape (batch, height, width, 3) with no empty axis, got {images.shape}")
     return images

@@ -4,48 +4,36 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-import stat
 import sys
 from pathlib import Path
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """A temporary path beside ``path`` to write to, which ends as ``path`` does; on success it takes ``path``'s place in one step.
+    """A temporary path beside ``path``, with its suffix, to write to; on success it takes ``path``'s place in one step.
 
-    The bytes reach the disk before the rename: after a loss of power there is the old file or the new one. If the body
-    raises, ``path`` is as it was. A missing folder is made, an existing file's mode is kept, a link is followed.
-
-    Raises:
-        OSError: the folder cannot be written to, or the file is read-only; the message names it.
+    A missing folder is made, an existing file's mode is kept, a link is followed. Raises ``OSError`` for what is read-only.
     """
     path = Path(os.path.realpath(path))
     check_writable(path)
-    temporary = path.parent / f".tmp-{secrets.token_hex(4)}-{path.name}"
+    temporary = path.with_name(f".tmp-{os.urandom(4).hex()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less the umask
+        temporary.touch(0o666, exist_ok=False)  # less the umask
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path.name}: {error.strerror or error}", str(path.parent)) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(temporary.unlink, missing_ok=True)
         if path.exists():
-            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+            temporary.chmod(path.stat().st_mode & 0o7777)
         yield temporary
-        _sync(temporary, os.O_RDWR)
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())  # before the rename: after a loss of power there is the old file or the new one
         os.replace(temporary, path)
         if os.name == "posix":
-            _sync(path.parent, os.O_RDONLY)  # the new name, too
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path, flags):
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            folder = os.open(path.parent, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            os.fsync(folder)  # the new name, too
 
 
 def check_writable(path) -> None:
@@ -65,9 +53,7 @@ def check_source(source) -> None:
 def read(source) -> bytes:
     """The content of a file, of a pipe, of standard input (``-``), or ``source`` itself if it is bytes."""
     check_source(source)
-    if isinstance(source, bytes):
-        return source
-    return sys.stdin.buffer.read() if str(source) == "-" else Path(source).read_bytes()
+    return source if isinstance(source, bytes) else sys.stdin.buffer.read() if str(source) == "-" else Path(source).read_bytes()
 
 
 def write(target, content: bytes) -> None:

@@ -1,11 +1,10 @@
-"""Pictures of any kind (grey, colours, alpha, 8 or 16 bits), PNG and JPEG files, and what these say beside the pixels.
+"""PNG and JPEG pictures, grey or colours, with or without alpha, 8 or 16 bits, and their metadata.
 
 Metadata is a dictionary with Pillow's names (``icc_profile``, ``exif``, ``xmp``, ``dpi``, ``comment``) and those of PNG chunks and
 JPEG segments. It is the upright picture's: EXIF's and XMP's orientation is 1.
 """
 
 import contextlib
-import functools
 import io
 import os
 import re
@@ -18,6 +17,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 
 from lstm_ae_lib import checks, files
 
@@ -36,23 +36,19 @@ _KEPT_CHUNKS = {"cICP", "gAMA", "cHRM", "sRGB", "mDCV", "cLLI", "pHYs", "tEXt", 
 _PIXEL_CHUNKS = {"bKGD", "hIST", "sBIT", "sPLT", "tIME", "acTL", "fcTL", "fdAT"}  # of the file's own samples
 _LIBJPEG = ("Corrupt JPEG", "Premature end", "Inconsistent progression", "Invalid SOS", "Unknown Adobe", "Application transferred")
 _DECODERS = re.compile(rf"{'|'.join(_LIBJPEG)}|Warning: unknown JFIF|libpng (error|warning)|\[ ?(WARN|ERROR|INFO):")
+_LARGEST = 2**24  # of what a chunk holds, inflated: a few bytes can become billions
 _HELD = threading.Lock()
 
 
 class PictureWarning(UserWarning):
-    """What a person should know about a picture that was read, restored or written. The command line shows it in one line."""
+    """What a person should know about a picture that was read, restored or written."""
 
 
 def read(source) -> np.ndarray:
     """A PNG or JPEG picture as an array, ``(height, width)`` or ``(height, width, 3 or 4)``, RGB, uint8 or uint16, upright.
 
-    Args:
-        source: a path (a pipe's too), ``-`` for standard input, or the bytes of a file. Of several pictures in a JPEG the
-            first is read.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no picture, an empty, animated or too large one, or one whose damage the decoder reports.
+    ``source`` is as for :func:`lstm_ae_lib.files.read`; of several pictures in a JPEG the first is read. Raises
+    ``FileNotFoundError``, and ``ValueError`` for no picture, or an empty, animated, damaged or too large one.
     """
     return read_with_metadata(source)[0]
 
@@ -76,7 +72,8 @@ def read_with_metadata(source) -> tuple:
     space = metadata.get("icc_profile", b"")[16:20]
     if space not in (b"", b"GRAY" if image.ndim == 2 else b"RGB "):
         metadata[f"icc_profile ({space.decode('latin-1').strip()})"] = metadata.pop("icc_profile")
-    return _upright(image, orientation), metadata
+    image = image[:, ::-1] if orientation in (2, 4, 5, 7) else image  # EXIF's eight ways: mirrored or not, then turned
+    return np.ascontiguousarray(np.rot90(image, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0))), metadata
 
 
 def title(source) -> str:
@@ -104,11 +101,12 @@ def _png_header(content):
             if kind == "IHDR":
                 width, height, _, colours = struct.unpack_from(">IIBB", data)
             elif kind == "iCCP":
-                metadata["icc_profile"] = _inflated(data[data.index(b"\0") + 2 :])
+                metadata["icc_profile"] = zlib.decompressobj().decompress(data[data.index(b"\0") + 2 :], _LARGEST)
             elif kind == "pHYs" and data[8] == 1:
                 metadata["dpi"] = tuple(side * 0.0254 for side in struct.unpack_from(">II", data))
             elif data.startswith(b"Raw profile type exif\0\0"):  # ImageMagick's: hexadecimal digits below three lines
-                metadata["exif"] = bytes.fromhex(b"".join(_inflated(data[23:]).split(b"\n")[3:]).decode())
+                lines = zlib.decompressobj().decompress(data[23:], _LARGEST).split(b"\n")
+                metadata["exif"] = bytes.fromhex(b"".join(lines[3:]).decode())
             elif kind == "eXIf":
                 metadata["exif"] = b"Exif\0\0" + data
             elif kind == "iTXt" and data.startswith(_XMP):
@@ -120,15 +118,8 @@ def _png_header(content):
     return height, width, metadata, broken
 
 
-def _inflated(data):
-    return zlib.decompressobj().decompress(data, 2**24)  # a few bytes can become billions
-
-
 def _jpeg_header(content):
-    import PIL.Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pictures that are large, which is said elsewhere
+    with warnings.catch_warnings(action="ignore"):  # of pictures that are large, which is said elsewhere
         try:
             header = PIL.Image.open(io.BytesIO(content), formats=("JPEG",))
         except PIL.Image.DecompressionBombError as error:
@@ -138,23 +129,19 @@ def _jpeg_header(content):
     names = ("icc_profile", "exif", "xmp", "comment", *(["dpi"] if header.info.get("jfif_unit") else []))
     metadata = {name: header.info[name] for name in names if header.info.get(name)}
     known = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe\0")
-    for kind, data in header.applist:
-        if kind != "COM" and not data.startswith(known):
-            metadata[f"{kind} {data.split(bytes(1))[0][:20].decode('ascii', 'replace')}"] = data
+    others = [(kind, data) for kind, data in header.applist if kind != "COM" and not data.startswith(known)]
+    metadata |= {f"{kind} {data.split(bytes(1))[0][:20].decode('ascii', 'replace')}": data for kind, data in others}
     return *header.size[::-1], metadata, []
 
 
 def _take_orientation(metadata, broken):
     """EXIF's, or else XMP's orientation, 1 to 8, which becomes 1 there. EXIF that Pillow cannot read is left out."""
-    import PIL.Image
-
     orientation, exif, said = 1, PIL.Image.Exif(), []
     if tag := re.search(rb'tiff:Orientation(?:="|>)([1-8])', metadata.get("xmp", b"")):
         orientation = int(tag[1])
         metadata["xmp"] = tag.string[: tag.start(1)] + b"1" + tag.string[tag.end(1) :]
     try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
+        with warnings.catch_warnings(record=True, action="always") as said:
             exif.load(metadata.get("exif", b""))
             orientation = exif.get(274, orientation)
             if exif.get(274, 1) != 1:
@@ -174,9 +161,7 @@ def _decode(content):
     image, lines = None, []
     with _held_stderr(lines), contextlib.suppress(cv2.error):
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    for line in lines:
-        if not _DECODERS.match(line):
-            print(line, file=sys.stderr)  # another thread's
+    sys.stderr.writelines(f"{line}\n" for line in lines if not _DECODERS.match(line))  # another thread's
     damage = [line for line in lines if line.startswith(_LIBJPEG)]
     if image is None or damage:
         raise ValueError(f"is damaged: {damage[0] if damage else 'OpenCV cannot read it'}")
@@ -186,14 +171,12 @@ def _decode(content):
 @contextlib.contextmanager
 def _held_stderr(lines):
     """Appends to ``lines`` what the process prints on standard error meanwhile: libjpeg reports damage nowhere else."""
-    with _HELD, tempfile.TemporaryFile() as held:
-        real = os.dup(2)
+    with _HELD, tempfile.TemporaryFile() as held, open(os.dup(2), "wb") as real:
         os.dup2(held.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(real, 2)
-            os.close(real)
+            os.dup2(real.fileno(), 2)
             held.seek(0)
             lines += held.read().decode(errors="replace").splitlines()
 
@@ -212,24 +195,18 @@ def check_target(target, source=b"", suffixes=SUFFIXES) -> None:
 
 
 def write(path, image, metadata=None, quality: int = QUALITY) -> None:
-    """Writes a picture, whole or not at all; 16 bits become 8 in a JPEG.
+    """Writes a picture, as from :func:`read_with_metadata`, whole or not at all. In a JPEG 16 bits become 8.
 
-    Args:
-        path: ``.png``, ``.jpg`` or ``.jpeg``, whose missing folder is made; or ``-``, a PNG on standard output.
-        image: as :func:`read` returns it.
-        metadata: as from :func:`read_with_metadata`. A :class:`PictureWarning` names what the format cannot hold.
-        quality: of a JPEG, 1 to 100; its colours have the full resolution. Default 95.
-
-    Raises:
-        ValueError: another suffix, a quality out of range, or a picture that cannot be written.
+    ``path`` ends as :data:`SUFFIXES`, a missing folder is made; or it is ``-``, a PNG on standard output. ``quality``, of a JPEG,
+    is 1 to 100; its colours have the full resolution. A :class:`PictureWarning` names what the format cannot hold. Raises
+    ``ValueError`` for another suffix, a quality out of range, or a picture that cannot be written.
     """
-    suffix = ".png" if str(path) == "-" else Path(path).suffix.lower()
+    suffix, metadata = ".png" if str(path) == "-" else Path(path).suffix.lower(), metadata or {}
     checks.choice(suffix, "the suffix of the file to write", SUFFIXES)
     checks.number(quality, "quality", 1, 100, whole=True)
-    encode = functools.partial(_jpeg, quality=quality) if suffix in FORMATS["JPEG"] else _png
-    content, kept = encode(image, metadata or {})
+    content, kept = _jpeg(image, metadata, quality) if suffix in FORMATS["JPEG"] else _png(image, metadata)
     files.write(path, content)
-    warn(f"not kept in {Path(path).name}", [name for name in metadata or {} if name not in kept])
+    warn(f"not kept in {Path(path).name}", [name for name in metadata if name not in kept])
 
 
 def _png(image, metadata):
@@ -246,8 +223,6 @@ def _png(image, metadata):
 
 
 def _jpeg(image, metadata, quality):
-    import PIL.Image
-
     image = np.rint(image / 257).astype(np.uint8) if image.dtype == np.uint16 else image
     kept = {name: value for name, value in metadata.items() if name in _CHUNKS and (name == "icc_profile" or len(value) < 65000)}
     stream = io.BytesIO()
@@ -263,13 +238,8 @@ def upload_button():
 
 
 def uploaded(button) -> np.ndarray:
-    """The picture that was chosen with an :func:`upload_button`, as :func:`read` returns it.
-
-    Raises ``ValueError`` where none was chosen, or where it is no picture.
-    """
-    chosen = button.value
-    # A tuple of files since ipywidgets 8; before, as on Colab, a dictionary by name.
-    chosen = list(chosen.values() if isinstance(chosen, dict) else chosen)
+    """The picture chosen with an :func:`upload_button`, as from :func:`read`. Raises ``ValueError`` where none was chosen."""
+    chosen = list(button.value.values() if isinstance(button.value, dict) else button.value)  # a dictionary before ipywidgets 8
     if not chosen:
         raise ValueError("no picture was chosen: use the button above, then run this cell again")
     return read(bytes(chosen[0]["content"]))
@@ -287,39 +257,30 @@ def as_array(image) -> np.ndarray:
 def to_colours(image) -> tuple:
     """A picture as a restorer takes it, ``(height, width, 3)`` float32 in [0, 1], grey as three equal colours; and the way back.
 
-    Args:
-        image: ``(height, width)`` or ``(height, width, channels)`` with 1 (grey), 3 (RGB) or 4 (RGBA) channels; uint8, uint16,
-            or floating in [0, 1]. Anything else is a ``ValueError``.
-
-    Returns:
-        tuple: the colours; and a function that clips such an image to [0, 1] and gives it the picture's own shape, dtype and
-        alpha. It raises ``ValueError`` for values that are not finite.
+    ``image`` is ``(height, width)`` or ``(height, width, 1, 3 or 4)``, uint8, uint16, or floating in [0, 1]. The way back clips to
+    [0, 1] and gives the picture's own shape, dtype and alpha. Both raise ``ValueError`` for all else, as for what is not finite.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or min(image.shape, default=0) < 1:
         raise ValueError(f"image must be (height, width) or (height, width, 1, 3 or 4 channels), not empty, got {image.shape}")
     if min(image.shape[:2]) < 2:
         raise ValueError(f"image must be at least 2 pixels high and wide, got {image.shape[0]} x {image.shape[1]}")
-    if image.dtype.kind == "f":
-        scale = 1.0
-        if not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
-            raise ValueError(f"image must lie in [0, 1], got values from {image.min():g} to {image.max():g}")
-    elif image.dtype in (np.uint8, np.uint16):
-        scale = float(np.iinfo(image.dtype).max)
-    else:
+    floating = image.dtype.kind == "f"
+    if not floating and image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"image must be uint8, uint16, or floating in [0, 1], got {image.dtype}")
-    grey = image.ndim == 2 or image.shape[2] == 1
-    colours = (image.reshape(*image.shape[:2], -1)[..., :3] / np.float32(scale)).astype(np.float32, copy=False)
-    colours = np.repeat(colours, 3, axis=2) if grey else colours
+    if floating and not (image.min() >= 0 and image.max() <= 1):
+        raise ValueError(f"image must lie in [0, 1], got values from {image.min():g} to {image.max():g}")
+    scale = np.float32(1 if floating else np.iinfo(image.dtype).max)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    colours = (image.reshape(*image.shape[:2], channels)[..., :3] / scale).astype(np.float32, copy=False)
+    colours = np.repeat(colours, 3, axis=2) if channels == 1 else colours
 
     def back(restored):
-        if not np.isfinite(restored).all():
-            wrong = np.count_nonzero(~np.isfinite(restored))
+        if wrong := np.count_nonzero(~np.isfinite(restored)):
             raise ValueError(f"restored must be finite, got {wrong} values that are NaN or infinite")
         restored = np.clip(restored, 0, 1)
-        restored = (restored.mean(axis=2, keepdims=True) if grey else restored) * np.float32(scale)
-        restored = (np.rint(restored) if scale > 1 else restored).astype(image.dtype)
-        if image.ndim == 3 and image.shape[2] == 4:
-            restored = np.concatenate([restored, image[..., 3:]], axis=2)
+        restored = (restored.mean(axis=2, keepdims=True) if channels == 1 else restored) * scale
+        restored = (restored if floating else np.rint(restored)).astype(image.dtype)
+        restored = np.concatenate([restored, image[..., 3:]], axis=2) if channels == 4 else restored
         return restored.reshape(image.shape)
 
     return colours, back
@@ -327,21 +288,13 @@ def to_colours(image) -> tuple:
 
 def eight_bit_colours(image) -> np.ndarray:
     """A picture of any kind that :func:`to_colours` takes, as ``(height, width, 3)`` uint8: what can be degraded and compared."""
-    colours, _ = to_colours(as_array(image))
-    return np.rint(colours * 255).astype(np.uint8)
+    return np.rint(to_colours(as_array(image))[0] * 255).astype(np.uint8)
 
 
 def _swap_red_and_blue(image):
     """From RGB to what OpenCV writes, and back."""
-    if image.ndim == 2 or image.shape[2] == 1:
-        return image
-    return np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[2])]])
-
-
-def _upright(image, orientation):
-    """EXIF's eight ways to hold a camera: mirrored or not, then turned."""
-    image = image[:, ::-1] if orientation in (2, 4, 5, 7) else image
-    return np.ascontiguousarray(np.rot90(image, {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)))
+    channels = [2, 1, 0, *range(3, image.shape[-1])]
+    return image if image.ndim == 2 or image.shape[2] == 1 else np.ascontiguousarray(image[..., channels])
 
 
 def photographs() -> dict:

@@ -33,11 +33,7 @@ STRIDE = 8
 class ReleasedRestorer:
     """A released network, ready to use: degraded images in, restored images out, of any size. :func:`load_restorer` makes it.
 
-    Args:
-        name: what it is called.
-        model: the network, built for one image size.
-        builder, arguments: what built it (:func:`lstm_ae_lib.weights.build`); other sizes are built the same way.
-        card: what is known about it.
+    ``model`` is built for one image size; ``builder`` and ``arguments`` (:func:`lstm_ae_lib.weights.build`) build other sizes.
     """
 
     def __init__(self, name: str, model, builder: str, arguments: dict, card: dict):
@@ -50,18 +46,15 @@ class ReleasedRestorer:
     def __call__(self, degraded) -> np.ndarray:
         """Restores a batch ``(batch, height, width, 3)``, floating, in units of [0, 1], at least 2 pixels high and wide.
 
-        Returns the same shape, float32, clipped to [0, 1]. Raises ``ValueError`` for another shape or an integer dtype, and for
-        values that are not finite.
+        Returns float32, clipped to [0, 1]. Raises ``ValueError`` for another shape or dtype, and for values that are not finite.
         """
         degraded = checks.images_float(degraded, "degraded", -np.inf, np.inf).astype(np.float32, copy=False)
         height, width = degraded.shape[1:3]
         if min(height, width) < 2:
             raise ValueError(f"degraded must be at least 2 pixels high and wide, got {height} x {width}")
         # A border that is continued as the blur continued it: mirrored, the outermost pixel once.
-        more = [(0, 0), (0, _padding(height)), (0, _padding(width)), (0, 0)]
-        padded = np.pad(degraded, more, mode="reflect")
-        model = self._at_size(padded.shape[1], padded.shape[2])
-        return np.clip(_predict(model, padded)[:, :height, :width], 0, 1)
+        padded = np.pad(degraded, [(0, 0), (0, _padding(height)), (0, _padding(width)), (0, 0)], mode="reflect")
+        return np.clip(_predict(self._at_size(*padded.shape[1:3]), padded)[:, :height, :width], 0, 1)
 
     def _build(self, height, width):
         if tuple(self.model.inputs[0].shape[1:3]) == (height, width):
@@ -99,10 +92,9 @@ def linear_part(restorer):
     layer = spectral.linear_start_of(restorer.model)
     if layer is None:
         return None
-    arguments = {"image_shape": restorer.model.inputs[0].shape[1:], "transform": layer.transform}
-    builder = "linear_filter"
-    if isinstance(layer, spectral.SpectralMixture):
-        builder, arguments["parts"] = "linear_mixture", layer.parts
+    parts = {"parts": layer.parts} if isinstance(layer, spectral.SpectralMixture) else {}
+    arguments = {"image_shape": restorer.model.inputs[0].shape[1:], "transform": layer.transform, **parts}
+    builder = "linear_mixture" if parts else "linear_filter"
     model = weights.build(builder, arguments)
     spectral.set_linear_start(model, restorer.model)
     return ReleasedRestorer(f"{restorer.name}, linear start", model, builder, arguments, {})
@@ -115,32 +107,29 @@ def load_restorer(name: str, folder=None) -> ReleasedRestorer:
 
 
 def restore(image, restorer=None, *, tile: int = TILE, overlap: int = OVERLAP, progress: bool = False) -> np.ndarray:
-    """Restores one picture of any size.
+    """Restores one picture of any size, tile by tile: memory grows with the picture, not with the network's layers.
 
-    A picture larger than a tile is restored tile by tile; memory grows with the picture, not with the network's layers. With
-    weights given by name, a :class:`lstm_ae_lib.pictures.PictureWarning` says when neighbouring pixels differ so much more than
-    before (:data:`LARGEST_RISE`) that the picture was hardly degraded as the weights' card says.
+    With weights given by name, a :class:`lstm_ae_lib.pictures.PictureWarning` says when neighbouring pixels differ so much more
+    than before (:data:`LARGEST_RISE`) that the picture was hardly degraded as the weights' card says.
 
     Args:
-        image: ``(height, width)`` or ``(height, width, channels)`` with 1 (grey), 3 (RGB) or 4 (RGBA) channels; uint8, uint16,
-            or floating in [0, 1]; or a PIL image. Grey is restored as three equal colours and averaged; alpha is kept as it is.
-        restorer: released weights' name, or any function of a batch ``(1, height, width, 3)``, float32 in [0, 1]; what it
-            returns is clipped. Default ``"gauss2"``, and a warning says what these are for.
-        tile: side of a tile in pixels, at least twice ``overlap``. Default 384.
-        overlap: pixels that neighbouring tiles share, at least 2. Default 96.
+        image: as for :func:`lstm_ae_lib.pictures.to_colours`, or a PIL image. Grey is averaged; alpha is kept as it is.
+        restorer: released weights' name, or any function of a batch ``(1, height, width, 3)``, float32 in [0, 1], whose result
+            is clipped. With none, ``"gauss2"``, and a warning says what these are for.
+        tile, overlap: side of a tile, at least twice ``overlap``, and what neighbours share, at least 2; pixels.
         progress: show a bar.
 
     Returns the same shape and dtype (of a PIL image: those of :func:`lstm_ae_lib.pictures.as_array`). Raises ``ValueError`` for
-    another shape or dtype, an empty image, a value or an argument out of range, a function that returns another shape or NaN.
+    another image, an argument out of range, and a function that returns another shape or NaN.
     """
     checks.number(overlap, "overlap", 2, 2**20, whole=True)
     checks.number(tile, "tile", 2 * overlap, 2**20, whole=True)
     by_name = restorer is None or isinstance(restorer, str)
-    image = pictures.as_array(image)
-    colours, back = pictures.to_colours(image)
+    colours, back = pictures.to_colours(pictures.as_array(image))
     restore_tile = load_restorer(restorer or DEFAULT) if by_name else restorer
+    warn = functools.partial(warnings.warn, category=pictures.PictureWarning, stacklevel=2)
     if restorer is None:
-        _warn(f"no weights were chosen: {DEFAULT} {restore_tile.card.get('task')}")
+        warn(f"no weights were chosen: {DEFAULT} {restore_tile.card.get('task')}")
     height, width = colours.shape[:2]
     rows, columns = _tile_offsets(height, tile, overlap), _tile_offsets(width, tile, overlap)
     restored, weight = np.zeros(colours.shape, np.float32), np.zeros((height, width, 1), np.float32)
@@ -159,22 +148,14 @@ def restore(image, restorer=None, *, tile: int = TILE, overlap: int = OVERLAP, p
             raise ValueError(f"restorer must return the shape it was given, {(1, *seen.shape)}, got {made.shape}")
         restored[part] += fade * made[0]
         weight[part] += fade
-        rise += [_steepness(seen), _steepness(made[0])]
+        rise += [sum(np.square(np.diff(pixels, axis=axis)).sum(dtype=float) for axis in (0, 1)) for pixels in (seen, made[0])]
     result = back(restored / weight)
     before, after = np.maximum(np.sqrt(rise / colours.size), 0.5 / 255)  # what is less is rounding
     card = restore_tile.card if by_name and min(height, width) >= SMALLEST_JUDGED else {}
     if after / before > LARGEST_RISE.get(card.get("protocol"), np.inf):
-        _warn(f"the weights {restore_tile.name} hardly fit this picture, which may be worse now: neighbouring pixels differ "
-              f"{after / before:.1f} times as much as before; {restore_tile.name} {card.get('task')}")  # fmt: skip
+        warn(f"the weights {restore_tile.name} hardly fit this picture, which may be worse now: neighbouring pixels differ "
+             f"{after / before:.1f} times as much as before; {restore_tile.name} {card.get('task')}")  # fmt: skip
     return result
-
-
-def _warn(text):
-    warnings.warn(text, pictures.PictureWarning, stacklevel=3)
-
-
-def _steepness(image):
-    return sum(np.square(np.diff(image, axis=axis)).sum(dtype=float) for axis in (0, 1))
 
 
 def _tile_offsets(size, tile, overlap):
@@ -196,15 +177,8 @@ def _blend_weights(start, size, length, overlap):
 def restore_file(source, target, restorer=None, *, quality: int = pictures.QUALITY, progress: bool = False) -> tuple:
     """Restores a PNG or JPEG file, and keeps its metadata. Returns the shape of what was written.
 
-    Args:
-        source: the picture, as for :func:`lstm_ae_lib.pictures.read`.
-        target, quality: as for :func:`lstm_ae_lib.pictures.write`; but the folder must exist.
-        restorer, progress: as for :func:`restore`.
-
-    Raises:
-        OSError: there is no such file or folder, or the target is read-only.
-        ValueError: as :func:`lstm_ae_lib.pictures.read`; a target of another format or the source itself, a JPEG that should
-            hold alpha, an unknown restorer.
+    Arguments and errors are those of :func:`lstm_ae_lib.pictures.read`, :func:`lstm_ae_lib.pictures.check_target` (the folder must
+    exist), :func:`lstm_ae_lib.pictures.write` and :func:`restore`; a JPEG that should hold alpha is a ``ValueError``, too.
     """
     pictures.check_target(target, source)
     image, metadata = pictures.read_with_metadata(source)
