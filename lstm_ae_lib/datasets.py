@@ -1,8 +1,7 @@
 """``tf.data`` pipelines of ``(degraded, clean)`` batches, and the split into training and validation images.
 
-The order of epoch *e*, and which of its images are mirrored, are functions of ``(seed, e)`` and nothing else: the same on
-every machine and in every process, new in each epoch, and the same again when training resumes. Every epoch holds every image
-once; its last batch may be smaller.
+The order of epoch *e*, and which of its images are mirrored, depend on ``(seed, e)`` alone: the same on every machine, and the same
+when training resumes. Every epoch holds every image once; its last batch may be smaller.
 """
 
 import math
@@ -13,14 +12,9 @@ from lstm_ae_lib import checks, degradations
 
 
 def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
-    """Splits training images: the *last* share of them is for validation.
+    """Slices of ``count`` images for training and for validation: the *last* ``validation_share``, above 0, at most 0.9.
 
-    Args:
-        count: how many training images there are.
-        validation_share: above 0, at most 0.9. Default 0.1, the last 5,000 of 50,000; the precursor study held out 0.2. The
-            bundled sample is laid out so that the same share cuts it at the same place.
-
-    Returns the slices of the two. Raises ``ValueError`` for a share that is out of range or leaves one side empty.
+    The precursor study held out 0.2. Raises ``ValueError`` for a share that is out of range or leaves one side empty.
     """
     checks.number(count, "count", 0, 2**62, whole=True)
     checks.number(validation_share, "validation_share", 0, 0.9, above_low=True)
@@ -31,22 +25,18 @@ def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
 
 
 def training_batches(degraded, clean, batch_size: int, seed: int, *, flip: bool = True, first_epoch: int = 0, first_step: int = 0):
-    """Endless shuffled batches of ``(degraded, clean)``, one epoch after the other, for pairs that exist.
+    """Endless shuffled batches of ``(degraded, clean)``, a ``tf.data.Dataset`` of float32 in units of [0, 1].
 
-    Every protocol gives an image the same degradation each time, and mirroring commutes with it or follows it; so images are
-    degraded once (35 us an image at sigma 2), and a batch is two look-ups. Give ``fit`` ``steps_per_epoch=``
-    (:func:`steps_per_epoch`) and ``shuffle=False``.
+    Images are degraded once, before (35 us an image at sigma 2); a batch is two look-ups. Give ``fit`` ``steps_per_epoch=``
+    (:func:`steps_per_epoch`) and ``shuffle=False``. Raises ``ValueError`` for images of a wrong shape or dtype.
 
     Args:
         degraded: as :func:`lstm_ae_lib.degradations.degrade` makes them, uint8 or float.
         clean: the same images, ``(n, height, width, 3)`` uint8.
         batch_size: 1 to ``n``.
         seed: of the order and the flips, 0 to 2**31 - 1.
-        flip: mirror half of the images left to right, both versions alike; doubles the memory. Default True.
+        flip: mirror half of the images left to right, both versions alike; doubles the memory.
         first_epoch, first_step: where a resumed training starts: after so many epochs, and so many steps more.
-
-    Returns a ``tf.data.Dataset`` of two float32 ``(batch, height, width, 3)`` in units of [0, 1]. Raises ``ValueError`` for images
-    of a wrong shape or dtype, or an argument out of range.
     """
     import tensorflow as tf
 
@@ -62,16 +52,9 @@ def redrawn_batches(
     clean, protocol, batch_size: int, seed: int, *, flip: bool = True, first_index: int = 0, first_epoch: int = 0,
     first_step: int = 0
 ):  # fmt: skip
-    """As :func:`training_batches`, but degraded anew in each epoch, so that a network meets no sigma and no noise twice.
+    """As :func:`training_batches`, but degraded anew in each epoch by :func:`lstm_ae_lib.degradations.redegrade`.
 
-    The first epoch is as :func:`lstm_ae_lib.degradations.degrade` makes it, later ones as
-    :func:`lstm_ae_lib.degradations.redegrade` does. A protocol that draws nothing at random is applied once.
-
-    Args:
-        clean: ``(n, height, width, 3)`` uint8.
-        protocol: name of a protocol of :mod:`lstm_ae_lib.degradations`, or a ``Protocol``.
-        first_index: position of ``clean[0]`` in its data set, by which random numbers are drawn.
-        batch_size, seed, flip, first_epoch, first_step: as for :func:`training_batches`.
+    A protocol that draws nothing at random is applied once. ``first_index``: position of ``clean[0]`` in its data set.
     """
     import tensorflow as tf
 
@@ -95,18 +78,10 @@ def redrawn_batches(
 
 
 def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int = 4, first_epoch: int = 0, first_step: int = 0):
-    """Endless shuffled batches of ``(images, labels)`` to train a classifier with.
+    """Endless shuffled batches to train a classifier with: images, float32 in [0, 1], and labels, int32 ``(batch,)``.
 
-    Half of the images are mirrored, and each is moved by up to ``shift`` pixels each way, its border mirrored.
-
-    Args:
-        images: ``(n, height, width, 3)`` uint8.
-        labels: ``(n,)``, whole numbers.
-        batch_size, seed, first_epoch, first_step: as for :func:`training_batches`.
-        shift: pixels, 0 to 16. Default 4.
-
-    Returns a ``tf.data.Dataset`` of images, float32 ``(batch, height, width, 3)`` in [0, 1], and labels, int32 ``(batch,)``. Raises
-    ``ValueError`` for images of a wrong shape or dtype, another number of labels, or an argument out of range.
+    Half of the images are mirrored, and each is moved by up to ``shift`` pixels, 0 to 16, each way, its border mirrored. Given are
+    ``(n, height, width, 3)`` uint8 and ``(n,)`` whole numbers; other arguments as for :func:`training_batches`.
     """
     import tensorflow as tf
 
@@ -165,10 +140,12 @@ def _shuffled(count, batch_size, seed, first_epoch, first_step, moves=False):
         checks.number(value, name, 0, 2**62, whole=True)
     more_epochs, first_step = divmod(first_step, steps_per_epoch(count, batch_size))
 
+    def stream(shape, first, second):
+        return tf.random.stateless_uniform(shape, tf.stack([tf.constant(first, tf.int64), second]))
+
     def epoch_batches(epoch):
         # Streams of random numbers that never meet: epochs count up from 0, their mirror images down from -1, and their moves
         # have a seed of their own.
-        stream = lambda shape, first, second: tf.random.stateless_uniform(shape, tf.stack([tf.constant(first, tf.int64), second]))  # noqa: E731
         order = tf.argsort(stream([count], seed, epoch), stable=True)
         drawn = [stream([count], seed, -1 - epoch) < 0.5]
         if moves:
@@ -182,8 +159,7 @@ def _shuffled(count, batch_size, seed, first_epoch, first_step, moves=False):
 def _look_up(degraded, clean, mirrored=False):
     """Pairs of images as a function of their positions.
 
-    With ``mirrored`` all are followed by their mirror images, so that mirroring is a look-up too: to mirror a batch costs
-    TensorFlow more than all the rest of the pipeline.
+    With ``mirrored`` all are followed by their mirror images: mirroring a batch costs more than the rest of the pipeline.
     """
     import tensorflow as tf
 
@@ -202,7 +178,7 @@ def _look_up(degraded, clean, mirrored=False):
 
 
 def _quiet(batches):
-    """One thread looks up, tens of thousands of images a second. More, or one that tunes them, only disturb the training."""
+    """One thread looks up tens of thousands of images a second; more, or one that tunes them, only disturb the training."""
     import tensorflow as tf
 
     options = tf.data.Options()

@@ -1,9 +1,7 @@
-"""Degradations of images, and the protocols that fix every constant of them.
+"""Degradations of images of any size, and the protocols that fix every constant of them.
 
-:func:`degrade` *is* the definition of each protocol: SciPy's or OpenCV's own code. What a protocol draws at random comes from a
-generator seeded by the image's position in its data set, so that everyone restores the same pixels. Protocols that blur every
-image alike exist a second time as a Keras layer, for graphs and other backends (:func:`operator`), whose 8-bit form gives the
-same pixels. Images may have any size.
+:func:`degrade` defines each protocol by SciPy's or OpenCV's own code; random numbers come from a generator seeded by the image's
+position in its data set. Protocols that blur every image alike exist as a Keras layer too (:func:`operator`), with the same pixels.
 """
 
 import dataclasses
@@ -45,11 +43,8 @@ class Protocol:
 
     @property
     def transform(self) -> str:
-        """The cosine transform in which the linear filter is diagonal: ``"dct1"`` or ``"dct2"``.
-
-        OpenCV's BORDER_REFLECT_101 mirrors about the outermost pixel (whole-sample symmetry: DCT-I), SciPy's ``reflect``
-        about the edge (half-sample symmetry: DCT-II). White noise alone is white in the DCT-II, which is orthogonal.
-        """
+        """The cosine transform that makes the linear filter diagonal: ``"dct1"`` for OpenCV's BORDER_REFLECT_101, which mirrors
+        about the outermost pixel; ``"dct2"`` for SciPy's ``reflect``, which mirrors about the edge, and for white noise alone."""
         return "dct1" if self.blur != "-" and self.engine == "opencv" else "dct2"
 
     @property
@@ -75,7 +70,7 @@ class Protocol:
 
     @property
     def strength_range(self) -> tuple | None:
-        """Lowest and highest strength, sigma or noise, of a protocol with a random one for each image; None for others."""
+        """Lowest and highest strength, sigma or noise, of a protocol that draws one for each image; None for others."""
         return self.sigma_range or self.noise_range
 
 
@@ -109,14 +104,9 @@ PROTOCOLS = {protocol.name: protocol for protocol in _KINDS}
 
 
 def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
-    """Looks a protocol up by name; ``sigma`` above 0 makes a variant of it.
+    """Looks a protocol up by name in :data:`PROTOCOLS`; a ``Protocol`` passes through.
 
-    Args:
-        protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``.
-        sigma: standard deviation in pixels that takes the place of the protocol's own, at most 64; the variant's name
-            says so (``"gauss2@sigma=1.5"``). Default 0: the protocol as it is.
-
-    Raises ``ValueError`` for an unknown name, a sigma out of range, or one for a protocol without one.
+    ``sigma`` above 0, at most 64 pixels, makes a variant (``"gauss2@sigma=1.5"``); ``ValueError`` where the protocol has none.
     """
     if not isinstance(protocol, Protocol):
         protocol = PROTOCOLS[checks.choice(protocol, "protocol", PROTOCOLS)]
@@ -126,12 +116,10 @@ def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
     if not protocol.in_graph:
         able = ", ".join(name for name, other in PROTOCOLS.items() if other.in_graph)
         raise ValueError(f"sigma must be 0 for the protocol {protocol.name} (others: {able}), got {sigma!r}")
-    exact = f"{float(sigma)!r}"
-    return dataclasses.replace(
-        protocol, name=f"{protocol.name.split('@')[0]}@sigma={exact}", sigma=float(sigma),
-        summary=protocol.summary.replace(f"sigma {protocol.sigma:g}", f"sigma {exact}"),
-        source=protocol.source.replace("sigma=1.0", f"sigma={exact}"),
-    )  # fmt: skip
+    name = f"{protocol.name.split('@')[0]}@sigma={float(sigma)!r}"
+    summary = protocol.summary.replace(f"sigma {protocol.sigma:g}", f"sigma {float(sigma)!r}")
+    source = protocol.source.replace("sigma=1.0", f"sigma={float(sigma)!r}")
+    return dataclasses.replace(protocol, name=name, summary=summary, source=source, sigma=float(sigma))
 
 
 def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
@@ -140,11 +128,9 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
     Args:
         images: ``(batch, height, width, 3)`` uint8, RGB.
         protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``.
-        first_index: position of ``images[0]`` in its data set. Random numbers are drawn by position, so that a part of a data
-            set is degraded as the whole is.
+        first_index: position of ``images[0]`` in its data set, by which random numbers are drawn.
 
-    Returns the same shape: uint8, or for the protocols ``noisy`` and ``cold`` float32 in units of [0, 1], not clipped
-    (:func:`as_float` and a clip make any of them comparable). Raises ``ValueError`` for a bad argument.
+    Returns the same shape: uint8, or for the protocols ``noisy`` and ``cold`` float32 in units of [0, 1], not clipped.
     """
     images = checks.images_uint8(images)
     checks.number(first_index, "first_index", 0, 2**63 - 1, whole=True)
@@ -152,14 +138,9 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
 
 
 def redegrade(images, protocol, positions, epoch: int) -> np.ndarray:
-    """Degrades as :func:`degrade`, but what is random for an image is drawn anew in each epoch.
+    """Degrades as :func:`degrade`, but draws random numbers anew in each ``epoch``, 0 to 2**30 (at 0 they are the same).
 
-    Args:
-        images, protocol: as for :func:`degrade`.
-        positions: ``(n,)`` whole numbers, each image's position in its data set, 0 to 2**32 - 1.
-        epoch: 0 to 2**30. At 0 all is as :func:`degrade` makes it.
-
-    Returns as :func:`degrade`. Raises ``ValueError`` as it, and for an epoch or a position out of range.
+    ``positions``: ``(n,)`` whole numbers, each image's position in its data set, 0 to 2**32 - 1.
     """
     images, positions = checks.images_uint8(images), checks.array(positions, "positions")
     checks.number(epoch, "epoch", 0, 2**30, whole=True)
@@ -172,8 +153,7 @@ def _degrade_at(images, protocol, places):
     if protocol.engine == "scipy":
         import scipy.ndimage
 
-        # sigma 0 on the batch axis; on the other three exactly what gaussian_filter does to each image by itself.
-        return scipy.ndimage.gaussian_filter(images, (0.0, protocol.sigma, protocol.sigma, protocol.sigma))
+        return scipy.ndimage.gaussian_filter(images, (0.0, *[protocol.sigma] * 3))  # sigma 0 on the batch axis
     degraded = np.empty_like(images, np.uint8 if protocol.eight_bit else np.float32)
     for index, (image, place) in enumerate(zip(images, places, strict=True)):
         random = np.random.default_rng((PROTOCOL_SEED, place)) if is_random(protocol) else None
@@ -203,16 +183,13 @@ def _blurred(image, sigma, kernel):
 
 
 def is_random(protocol) -> bool:
-    """Whether a protocol has something random for each image: a sigma, a strength of noise, or the noise itself."""
+    """Whether a protocol draws random numbers for each image: a sigma, a strength of noise, or the noise itself."""
     protocol = get_protocol(protocol)
     return bool(protocol.strength_range or protocol.noise)
 
 
 def sampled_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
-    """What :func:`degrade` draws for each image, sigma in pixels or noise in units of [0, 1]: ``(count,)`` float64.
-
-    Raises ``ValueError`` for an unknown protocol, or one that degrades all images alike.
-    """
+    """The strengths that :func:`degrade` draws, sigma in pixels or noise in units of [0, 1]: ``(count,)`` float64."""
     protocol = get_protocol(protocol)
     checks.number(count, "count", 0, 2**62, whole=True)
     checks.number(first_index, "first_index", 0, 2**62, whole=True)
@@ -224,17 +201,15 @@ def sampled_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
 
 
 def as_float(degraded) -> np.ndarray:
-    """Degraded images as a restorer takes them: float32 in units of [0, 1]; those of 8 bits are divided by 255."""
+    """Degraded images, 8-bit or float, as a restorer takes them: float32 in units of [0, 1]."""
     degraded = checks.array(degraded, "degraded")
     return degraded / np.float32(255) if degraded.dtype == np.uint8 else degraded.astype(np.float32, copy=False)
 
 
 def operator(protocol, eight_bit: bool = True):
-    """The protocol as a :class:`GaussianBlur` layer.
+    """The protocol as a :class:`GaussianBlur` layer; ``ValueError`` for one without (``Protocol.in_graph``).
 
-    ``eight_bit``: the protocol's own 8-bit arithmetic, rounding included (the layer's output is then a multiple of 1/255 and its
-    gradient is zero), or the linear operator before rounding. Raises ``ValueError`` for a protocol that does not blur every image
-    alike (``Protocol.in_graph``).
+    ``eight_bit``: the protocol's own arithmetic (multiples of 1/255, gradient zero), or the linear operator before rounding.
     """
     protocol = get_protocol(protocol)
     if not protocol.in_graph:
@@ -246,8 +221,8 @@ def operator(protocol, eight_bit: bool = True):
 
 
 def kernel_radius(sigma: float, border: str) -> int:
-    """How far the kernel reaches, in pixels: SciPy (border ``"reflect"``) cuts at four standard deviations, OpenCV
-    (``"reflect_101"``) at three for 8-bit images, and at four for float images if it is not told the size."""
+    """The kernel's reach in pixels: SciPy (border ``"reflect"``) cuts at four standard deviations, OpenCV (``"reflect_101"``) at
+    three for 8-bit images (at four for float images, unless told the size)."""
     checks.number(sigma, "sigma", 0, LARGEST_SIGMA, above_low=True)
     return int(4.0 * sigma + 0.5) if checks.choice(border, "border", BORDERS) == "reflect" else (round(sigma * 6 + 1) | 1) // 2
 
@@ -261,9 +236,8 @@ def kernel_taps(sigma: float, border: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _opencv_taps_in_256ths(sigma):
-    """The whole numbers, sum 256, that OpenCV blurs 8-bit images with: read off its answer to an impulse."""
-    # A stripe of 255 blurred is round(255 * tap / 256), which is the tap itself as long as that is below 128; the centre, which
-    # may be larger, is what is missing to 256.
+    """The integer kernel, sum 256, that OpenCV blurs 8-bit images with, from its impulse response."""
+    # A blurred stripe of 255 is round(255 * tap / 256): the tap itself below 128. The centre is what is missing to 256.
     radius = kernel_radius(sigma, "reflect_101")
     stripe = np.zeros((4 * radius + 3, 4 * radius + 3), np.uint8)
     stripe[:, 2 * radius + 1] = 255
@@ -282,13 +256,9 @@ def blur_matrix(size: int, taps, border: str) -> np.ndarray:
     taps = checks.array(taps, "taps").astype(float)
     if taps.ndim != 1 or taps.size % 2 == 0:
         raise ValueError(f"taps must be an odd number of values, got the shape {taps.shape}")
-    radius = len(taps) // 2
-    # The axis and its mirror image repeat without end; a single pixel is all there is to mirror.
-    period = 1 if size == 1 else 2 * size if border == "reflect" else 2 * size - 2
-    positions = (np.arange(size)[:, None] + np.arange(-radius, radius + 1)) % period
-    last = 2 * size - 1 if border == "reflect" else 2 * size - 2
+    mirrored = np.pad(np.arange(size), len(taps) // 2, mode="symmetric" if border == "reflect" else "reflect")
     matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], np.where(positions < size, positions, last - positions)), taps)
+    np.add.at(matrix, (np.arange(size)[:, None], np.lib.stride_tricks.sliding_window_view(mirrored, len(taps))), taps)
     return matrix
 
 
@@ -296,19 +266,16 @@ def blur_matrix(size: int, taps, border: str) -> np.ndarray:
 class GaussianBlur(keras.layers.Layer):
     """Gaussian blur of images, with the border, the kernel size and the rounding of SciPy or of OpenCV.
 
-    The blur is separable and linear, so each axis is one matrix product with a fixed matrix: the same result on every backend, a
-    gradient, and faster at these sizes than a convolution. The layer has no weights. Input: ``(batch, height, width, 3)`` in
-    [0, 1], or uint8, height and width known when the layer is built. Output: float in [0, 1], same shape.
+    Each axis is one product with a fixed matrix, at these sizes faster than a convolution. Input: ``(batch, height, width, 3)`` in
+    [0, 1], or uint8; height and width must be known (``ValueError``). Output: float in [0, 1], same shape.
 
     Args:
         sigma: standard deviation in pixels, above 0, at most 64.
-        border: ``"reflect_101"`` (OpenCV, default) or ``"reflect"`` (SciPy).
+        border: ``"reflect_101"`` (OpenCV) or ``"reflect"`` (SciPy).
         mix_channels: blur across the three colours too, as ``scipy.ndimage.gaussian_filter`` does with one scalar sigma.
-        rounding: ``None`` for the linear operator; ``"opencv"`` for OpenCV's fixed-point arithmetic on 8-bit pixels (weights in
-            256ths, one rounding at the end; bit for bit the same pixels); ``"truncate"`` for SciPy's, which cuts to whole grey
-            levels after each axis (bit for bit with float64; in float32, as on JAX, one level off in a few pixels of 10,000).
-
-    Raises ``ValueError`` for a bad argument, or an image size that is unknown or does not match.
+        rounding: None for the linear operator; ``"opencv"`` for its fixed-point arithmetic (weights in 256ths, rounded once; the
+            same pixels); ``"truncate"`` for SciPy's, cut to whole grey levels after each axis (the same pixels in float64; in
+            float32, as on JAX, one level off in a few pixels of 10,000).
     """
 
     def __init__(self, sigma, border="reflect_101", mix_channels=False, rounding=None, **kwargs):
@@ -328,7 +295,7 @@ class GaussianBlur(keras.layers.Layer):
         rows, columns = (blur_matrix(size, taps, self.border) for size in (height, width))
         self._products = [("ij,bjwc->biwc", rows), ("ij,bhjc->bhic", columns)]
         if width * channels <= 128 and self.rounding != "truncate":
-            # On small images, multiplying by the zeros between the colours costs less than moving the axes about.
+            # On small images, multiplying by the zeros between the colours costs less than transposing.
             self._products[1] = (None, np.kron(columns.T, np.eye(channels)))
         if self.mix_channels:
             self._products.append(("ij,bhwj->bhwi", blur_matrix(channels, taps, self.border)))
@@ -338,8 +305,7 @@ class GaussianBlur(keras.layers.Layer):
         grey = keras.backend.standardize_dtype(images.dtype) == "uint8"
         if self.rounding is None:
             return self._blur_axes(ops.cast(images, self.compute_dtype) / 255.0 if grey else images)
-        # 8-bit arithmetic needs whole grey levels: exact in float32 for OpenCV's whole-number weights (every sum stays
-        # below 2**24), while SciPy adds in float64.
+        # Whole grey levels: exact in float32 for OpenCV's integer weights (sums below 2**24); SciPy adds in float64.
         dtype = WIDE_FLOAT if self.rounding == "truncate" else "float32"
         levels = self._blur_axes(ops.cast(images if grey else ops.round(ops.cast(images, "float32") * 255.0), dtype))
         levels = ops.floor(levels / 65536.0 + 0.5) if self.rounding == "opencv" else levels
@@ -353,14 +319,12 @@ class GaussianBlur(keras.layers.Layer):
             values = ops.matmul(values, matrix) if equation is None else ops.einsum(equation, matrix, values)
             values = ops.reshape(values, shape)
             if self.rounding == "truncate":
-                # A sum that should be whole may come out a hair below; SciPy keeps flat areas as they are. By way of whole
-                # numbers: on PyTorch, ops.floor would take float64 down to float32.
+                # A whole sum may come out a hair below. By way of int32: on PyTorch, ops.floor takes float64 down to float32.
                 values = ops.cast(ops.cast(values + (1e-9 if dtype == "float64" else 1e-4), "int32"), dtype)
         return values
 
     def get_config(self):
-        own = {name: getattr(self, name) for name in ("sigma", "border", "mix_channels", "rounding")}
-        return {**super().get_config(), **own}
+        return super().get_config() | {name: getattr(self, name) for name in ("sigma", "border", "mix_channels", "rounding")}
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -1,6 +1,6 @@
-"""Turns two sets of images into numbers. Arguments come as ``(clean, restored)``, as Keras takes ``(y_true, y_pred)``.
+"""Quality of restored images. Arguments come as ``(clean, restored)``, as Keras takes ``(y_true, y_pred)``.
 
-Three numbers that are easily mixed up, and are never converted into one another here:
+Three numbers that are easily mixed up, and are never converted into one another:
 
 * **MSE** is pooled over all pixels of all images, in units of the [0, 1] range;
 * **PSNR** is the mean over images of each image's own PSNR, in dB with data range 1;
@@ -34,8 +34,7 @@ def psnr(clean, restored):
 def ssim(clean, restored):
     """Structural similarity of each image (Wang et al. 2004), mean over windows and channels, at most 1.
 
-    Equals ``tf.image.ssim`` and scikit-image's ``structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False)`` with data range 1. Arguments as for :func:`mse`, at least 11 pixels high and wide.
+    Equals ``tf.image.ssim``, and scikit-image's with the same settings. Arguments as for :func:`mse`, at least 11 pixels a side.
     """
     _check_tensors(clean, restored)
     _, height, width, _ = clean.shape
@@ -59,7 +58,7 @@ def ssim(clean, restored):
 
 
 def _check_tensors(clean, restored):
-    """Refuses what would give a wrong number without a word: whole numbers, which wrap around, and shapes that broadcast."""
+    """Refuses what would silently give a wrong number: whole numbers, which wrap around, and shapes that broadcast."""
     for images, name in ((clean, "clean"), (restored, "restored")):
         shape, dtype = getattr(images, "shape", None), str(getattr(images, "dtype", type(images).__name__))
         if shape is None or len(shape) != 4 or "float" not in dtype:
@@ -70,18 +69,13 @@ def _check_tensors(clean, restored):
 
 
 def _window_matrix(size):
-    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
-    window = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
-    matrix = np.zeros((size - SSIM_WINDOW + 1, size))
-    for row in range(len(matrix)):
-        matrix[row, row : row + SSIM_WINDOW] = window / window.sum()
-    return matrix
+    window = np.exp(-0.5 * ((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) / SSIM_SIGMA) ** 2)
+    return sum(tap * np.eye(size - SSIM_WINDOW + 1, size, place) for place, tap in enumerate(window / window.sum()))
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class PSNR(keras.metrics.Metric):
-    """Mean PSNR in dB for ``compile(metrics=[PSNR()])``: predictions clipped to [0, 1], then the mean over images of each
-    image's own PSNR. Images that are restored without any error, whose PSNR is infinite, are left out of the mean."""
+    """Mean PSNR over images in dB, predictions clipped to [0, 1]; images without any error (infinite PSNR) are left out."""
 
     def __init__(self, name="psnr", **kwargs):
         super().__init__(name=name, **kwargs)
@@ -92,10 +86,8 @@ class PSNR(keras.metrics.Metric):
         if sample_weight is not None:
             raise ValueError("PSNR takes no sample weights")
         error = mse(ops.cast(y_true, self.dtype), ops.clip(ops.cast(y_pred, self.dtype), 0.0, 1.0))
-        finite = ops.cast(error > 0, self.dtype)
-        values = -10.0 * ops.log10(ops.where(error > 0, error, ops.ones_like(error)))
-        self.total.assign_add(ops.sum(values * finite))
-        self.count.assign_add(ops.sum(finite))
+        self.total.assign_add(ops.sum(-10.0 * ops.log10(ops.where(error > 0, error, ops.ones_like(error)))))
+        self.count.assign_add(ops.sum(ops.cast(error > 0, self.dtype)))
 
     def result(self):
         return ops.divide_no_nan(self.total, self.count)
@@ -104,8 +96,8 @@ class PSNR(keras.metrics.Metric):
 def per_image(clean, restored, chunk: int = 500) -> dict:
     """``mse``, ``psnr`` and ``ssim`` of every image, each ``(n,)`` float64.
 
-    ``clean``, ``restored``: ``(n, height, width, 3)``, each uint8, or float in [0, 1]; ``chunk`` at a time are measured, which
-    bounds the memory. Raises ``ValueError`` for different shapes, or a value that is out of range, NaN or infinite.
+    ``clean``, ``restored``: ``(n, height, width, 3)``, uint8, or float in [0, 1]; ``chunk`` bounds the memory. Raises
+    ``ValueError`` for different shapes, or a value that is out of range, NaN or infinite.
     """
     clean, restored = _pixels(clean, "clean"), _pixels(restored, "restored")
     checks.same_shape(clean, restored, "clean", "restored")
@@ -115,7 +107,7 @@ def per_image(clean, restored, chunk: int = 500) -> dict:
         pair = [images[start : start + chunk] for images in (clean, restored)]
         pair = [images / 255.0 if images.dtype == np.uint8 else images.astype(np.float64) for images in pair]
         errors = np.mean((pair[0] - pair[1]) ** 2, axis=(1, 2, 3))
-        # In float32 the difference of two nearly equal means of squares would cost SSIM its fifth digit.
+        # In float32 a difference of two nearly equal means of squares would cost SSIM its fifth digit.
         similarities = ssim(*(ops.convert_to_tensor(images, WIDE_FLOAT) for images in pair))
         parts.append((errors, ops.convert_to_numpy(similarities).astype(np.float64)))
     errors, similarities = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -125,11 +117,9 @@ def per_image(clean, restored, chunk: int = 500) -> dict:
 
 
 def evaluate(clean, restored) -> dict:
-    """The study's numbers for a set of restored images, each mean with its 95 % bootstrap interval.
+    """Means of :func:`per_image`'s values, each with its 95 % bootstrap interval (``..._low``, ``..._high``).
 
-    Takes what :func:`per_image` takes; clip a network's output before. Returns ``images``; ``mse``, ``psnr``, ``ssim`` and
-    ``..._low``, ``..._high`` of each; ``identical``, the number of images without any error, whose infinite PSNR is left out of
-    the mean (all of them: psnr is None).
+    Also ``images``, their number, and ``identical``, how many have no error; their infinite PSNR is left out (all: None).
     """
     return summarize(per_image(clean, restored))
 
@@ -146,10 +136,9 @@ def summarize(values: dict) -> dict:
 
 
 def bootstrap_interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Lower and upper end of the percentile bootstrap interval of a mean: how much it would move with other images (Efron 1979).
+    """Percentile bootstrap interval of the mean of ``values`` ``(n,)``, finite: its lower and upper end (Efron 1979).
 
-    ``values``: ``(n,)``, one finite number per image; ``confidence``: the coverage, 0.5 to 0.9999; ``resamples``: 100 to 1,000,000.
-    Raises ``ValueError`` for no values, values that are not finite, or an argument out of range.
+    ``confidence``: the coverage, 0.5 to 0.9999; ``resamples``: 100 to 1,000,000. Raises ``ValueError`` outside of these.
     """
     values = checks.array(values, "values").astype(np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
@@ -166,14 +155,10 @@ def bootstrap_interval(values, confidence: float = 0.95, resamples: int = 2000, 
 
 
 def compare(clean, restored, other, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> dict:
-    """Is one set of restored images better than another of the same images? Paired: image by image.
+    """Paired comparison of two sets of restored images, image by image (paired percentile bootstrap, Efron 1979).
 
-    The interval is that of the mean difference under resampling of the images (paired percentile bootstrap, Efron 1979). Two
-    restorers may have overlapping intervals and yet differ clearly, because both find the same images hard. Images are as for
-    :func:`per_image`, other arguments as for :func:`bootstrap_interval`.
-
-    Returns, for ``mse``, ``psnr`` and ``ssim``, the mean of restored minus other, with ``..._low`` and ``..._high``; ``wins``,
-    the share of images with the smaller error; ``images``, those that count (both PSNR finite).
+    Arguments as for :func:`per_image` and :func:`bootstrap_interval`. Returns the means of restored minus other with intervals,
+    as :func:`evaluate`; ``wins``, the share of images with the smaller error; ``images``, those with both PSNR finite.
     """
     return compare_values(per_image(clean, restored), per_image(clean, other), confidence, resamples, seed)
 
@@ -195,10 +180,7 @@ def compare_values(values: dict, others: dict, confidence: float = 0.95, resampl
 
 
 def gains(restored: dict, degraded: dict) -> np.ndarray:
-    """What each image gained in PSNR, ``(n,)`` dB, from :func:`per_image`'s values of the restored and the degraded images.
-
-    NaN for an image that one of the two shows exactly as it is, where PSNR is infinite.
-    """
+    """Gain in PSNR of each image, ``(n,)`` dB, from :func:`per_image`'s values; NaN where a PSNR is infinite."""
     restored, degraded = (_measured(*pair)["psnr"] for pair in ((restored, "restored"), (degraded, "degraded")))
     checks.same_shape(restored, degraded, "restored", "degraded")
     known = np.isfinite(restored) & np.isfinite(degraded)
@@ -206,10 +188,7 @@ def gains(restored: dict, degraded: dict) -> np.ndarray:
 
 
 def by_group(values: dict, groups) -> dict:
-    """:func:`summarize` of :func:`per_image`'s values for each group of images: group -> summary, in the groups' order.
-
-    ``groups``: ``(n,)``, the group of each image, such as its class. Raises ``ValueError`` for another number of groups.
-    """
+    """:func:`summarize` for each group of images, such as a class, ``groups`` ``(n,)``: group -> summary, in the groups' order."""
     values, groups = _measured(values, "values"), np.asarray(groups)
     if groups.shape != values["mse"].shape:
         raise ValueError(f"groups must have the shape {values['mse'].shape}, got {groups.shape}")
@@ -225,11 +204,10 @@ def _measured(values, name):
 
 
 def radial_power(images, bins: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Mean power of images by spatial frequency, over all directions, images and colours, without each image's constant part.
+    """Mean power of images by spatial frequency, over all directions, images and colours, without each image's mean.
 
-    The images, float of any finite range (differences too), are mirrored at their borders first (a DCT-II), so that their edges add
-    no frequencies of their own. Returns, for ``bins`` rings of equal width between 0 and the Nyquist frequency, their centres in
-    cycles per pixel (0 to 0.5) and the mean power in each.
+    The images, float of any finite range, are mirrored at their borders (a DCT-II), so that their edges add no frequencies.
+    Returns, for ``bins`` rings of equal width up to the Nyquist frequency, centres in cycles per pixel (0 to 0.5) and mean power.
     """
     import scipy.fft
 
@@ -239,8 +217,7 @@ def radial_power(images, bins: int = 16) -> tuple[np.ndarray, np.ndarray]:
     power[0, 0] = np.nan
     rows, columns = (np.arange(size) / (2 * size) for size in power.shape)
     ring = (np.hypot(rows[:, None], columns[None, :]) * 2 * bins).astype(int)
-    means = np.array([np.nanmean(power[ring == number]) for number in range(bins)])
-    return (np.arange(bins) + 0.5) / (2 * bins), means
+    return (np.arange(bins) + 0.5) / (2 * bins), np.array([np.nanmean(power[ring == number]) for number in range(bins)])
 
 
 def _pixels(images, name):

@@ -1,11 +1,6 @@
-"""Figures from arrays. Nothing is computed here but the difference image that a panel shows.
-
-Every panel of pixels is on the same fixed 0 to 1 scale, so that a loss of contrast stays visible, and restorations always stand in
-the order degraded, restored, clean, |error|.
-"""
+"""Figures from arrays. All panels of pixels are on the same 0 to 1 scale, so that a loss of contrast stays visible."""
 
 import itertools
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,20 +22,17 @@ COLOURS = {
 
 def save(figure, path, dpi: int = DPI) -> None:
     """Writes a figure as PNG, atomically; ``dpi`` of the file, 80 as in the notebooks."""
-    with files.replacing(Path(path)) as temporary:
+    with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi, bbox_inches="tight", format="png")
 
 
 def class_samples(images, labels, class_names, per_class: int = 5):
     """The first images of every class, one row a class. ``images`` ``(n, h, w, 3)``, ``labels`` ``(n,)``."""
-    size = (per_class * 0.55, len(class_names) * 0.55)
-    figure, axes = plt.subplots(len(class_names), per_class, figsize=size, dpi=DPI, squeeze=False)
+    rows = len(class_names)
+    figure, axes = plt.subplots(rows, per_class, figsize=(per_class * 0.55, rows * 0.55), dpi=DPI, squeeze=False)
     for row, class_name in enumerate(class_names):
-        chosen = np.flatnonzero(np.asarray(labels) == row)[:per_class]
-        for column in range(per_class):
-            axes[row, column].axis("off")
-            if column < len(chosen):
-                _pixels(axes[row, column], images[chosen[column]])
+        for axis, index in itertools.zip_longest(axes[row], np.flatnonzero(np.asarray(labels) == row)[:per_class]):
+            axis.axis("off") if index is None else _pixels(axis, images[index])
         axes[row, 0].text(-0.2, 0.5, class_name, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9)
     return figure
 
@@ -61,39 +53,28 @@ def image_row(images, titles, scale: float = 1.5):
         raise ValueError(f"images and titles must be as many, at least one; got {len(images)} and {len(titles)}")
     figure, axes = plt.subplots(1, len(images), figsize=(len(images) * scale, scale * 1.15), dpi=DPI, squeeze=False)
     for axis, image, title in zip(axes[0], images, titles, strict=True):
-        _pixels(axis, image)
-        axis.set_title(title, fontsize=8)
+        _pixels(axis, image, title)
     return figure
 
 
 def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_titles=None):
-    """One row an image: degraded, restored, clean, |error|, each ``(n, h, w, 3)`` in [0, 1], with PSNR ``(n,)`` in dB in the title.
-
-    ``row_titles``: ``n`` words to stand left of the rows, or None.
-    """
+    """One row an image: degraded, restored, clean, |error|, each ``(n, h, w, 3)`` in [0, 1], with PSNR ``(n,)`` in dB."""
     for images, name in ((degraded, "degraded"), (restored, "restored")):
         checks.same_shape(images, clean, name, "clean")
-    count = len(clean)
-    figure, axes = plt.subplots(count, 4, figsize=(6.4, 1.75 * count), dpi=DPI, squeeze=False)
-    for row in range(count):
-        error = np.abs(np.asarray(restored[row], np.float32) - np.asarray(clean[row], np.float32)).mean(axis=-1)
-        panels = [
-            (degraded[row], f"degraded {degraded_psnr[row]:.1f} dB"), (restored[row], f"restored {restored_psnr[row]:.1f} dB"),
-            (clean[row], "clean"), (error, f"|error| mean {error.mean():.3f}"),
-        ]  # fmt: skip
-        for axis, (image, title) in zip(axes[row], panels, strict=True):
-            _pixels(axis, image)
-            axis.set_title(title, fontsize=8)
+    figure, axes = plt.subplots(len(clean), 4, figsize=(6.4, 1.75 * len(clean)), dpi=DPI, squeeze=False)
+    for row, (before, after, wanted) in enumerate(zip(degraded, restored, clean, strict=True)):
+        error = np.abs(np.asarray(after, np.float32) - np.asarray(wanted, np.float32)).mean(axis=-1)
+        panels = [(before, f"degraded {degraded_psnr[row]:.1f} dB"), (after, f"restored {restored_psnr[row]:.1f} dB"),
+                  (wanted, "clean"), (error, f"|error| mean {error.mean():.3f}")]  # fmt: skip
+        for axis, panel in zip(axes[row], panels, strict=True):
+            _pixels(axis, *panel)
         if row_titles is not None:
             axes[row, 0].text(-0.1, 0.5, row_titles[row], transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9)
     return figure
 
 
 def slider(frames: dict, label: str):
-    """A slider, in Jupyter and Colab, over pictures that are already there; it draws :func:`image_row` for where it stands.
-
-    ``frames``: position -> ``(images, titles)``; ``label``: what the positions are. Show it by ending a cell on it.
-    """
+    """A slider for Jupyter and Colab over ``frames``, position -> ``(images, titles)``, each drawn as :func:`image_row`."""
     import ipywidgets
 
     def draw(position):
@@ -112,9 +93,7 @@ def loss_curves(epochs, curves: dict, baselines: dict):
         axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2e})")
     axis.set(xlabel="epoch", ylabel="MSE", yscale="log", title="Training and validation loss")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(fontsize=8)
-    axis.grid(alpha=0.3, which="both")
-    return figure
+    return _finished(figure, which="both")
 
 
 def curves(positions, values: dict, title: str, xlabel: str, ylabel: str, log: bool = True):
@@ -123,24 +102,19 @@ def curves(positions, values: dict, title: str, xlabel: str, ylabel: str, log: b
     for name, heights in values.items():
         axis.plot(positions, heights, marker=".", label=name, color=COLOURS.get(name))
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
-    axis.legend(fontsize=8)
-    axis.grid(alpha=0.3)
-    return figure
+    return _finished(figure)
 
 
 def rate_distortion(lines: dict, title: str):
     """PSNR and SSIM over bits per pixel, side by side. ``lines``: name -> (bits per pixel, PSNR in dB, SSIM), each a list."""
     figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI)
     for name, (rates, *heights) in lines.items():
+        marker, size = ("o", 4) if len(rates) > 1 else ("*", 11)
         for axis, values in zip(axes, heights, strict=True):
-            axis.plot(rates, values, marker="o" if len(rates) > 1 else "*", markersize=4 if len(rates) > 1 else 11, label=name,
-                      color=COLOURS.get(name))  # fmt: skip
+            axis.plot(rates, values, marker=marker, markersize=size, label=name, color=COLOURS.get(name))
     for axis, label in zip(axes, ("PSNR (dB)", "SSIM"), strict=True):
         axis.set(xlabel="bits per pixel, without headers", ylabel=label)
-        axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    return figure
+    return _finished(figure, title)
 
 
 def quality_against_cost(points: list, title: str):
@@ -151,11 +125,8 @@ def quality_against_cost(points: list, title: str):
             axis.plot(point[place], point[3], "os^DvP*X"[number % 8], color=_colour(point[0]), label=point[0])
         axis.set(xlabel=label, xscale="log")
         axis.xaxis.set_minor_formatter("")
-        axis.grid(alpha=0.3)
     axes[0].set(ylabel="PSNR (dB)")
-    axes[1].legend(fontsize=7, **BESIDE)
-    figure.suptitle(title, fontsize=10)
-    return figure
+    return _finished(figure, title, fontsize=7, **BESIDE)
 
 
 def distortion_perception(points: list, title: str):
@@ -165,14 +136,11 @@ def distortion_perception(points: list, title: str):
         axis.plot(psnr, distance, "os^DvP*X"[number % 8], color=_colour(name), label=name)
     axis.set(xlabel="PSNR (dB): further right is closer", ylabel="Fréchet distance: lower is more natural")
     axis.set(yscale="log", title=title)
-    axis.legend(fontsize=7, **BESIDE)
-    axis.grid(alpha=0.3)
-    return figure
+    return _finished(figure, fontsize=7, **BESIDE)
 
 
 def learning_curves(histories: dict, title: str, baselines: dict):
-    """Validation PSNR over images seen, and over minutes. ``histories``: name -> ``images``, ``minutes`` and ``psnr``, each a list;
-    ``baselines``: name -> PSNR in dB, a horizontal line."""
+    """Validation PSNR over images seen, and over minutes. ``histories``: name -> ``images``, ``minutes``, ``psnr``, each a list."""
     figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
     for axis, place, label in zip(axes, ("images", "minutes"), ("images seen", "minutes of training"), strict=True):
         for name, history in histories.items():
@@ -181,11 +149,8 @@ def learning_curves(histories: dict, title: str, baselines: dict):
         for name, value in baselines.items():
             axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2f} dB)")
         axis.set(xlabel=label, xscale="log" if place == "images" else "linear")
-        axis.grid(alpha=0.3)
     axes[0].set(ylabel="validation PSNR (dB)")
-    axes[1].legend(fontsize=7, **BESIDE)
-    figure.suptitle(title, fontsize=10)
-    return figure
+    return _finished(figure, title, fontsize=7, **BESIDE)
 
 
 def bars_by_class(class_names, values: dict, ylabel: str, title: str):
@@ -205,16 +170,26 @@ def bars_by_class(class_names, values: dict, ylabel: str, title: str):
     return figure
 
 
+def _finished(figure, title="", which="major", fontsize=8, **legend):
+    """The figure with a grid on all axes, the legend on the last, and a title above all."""
+    for axis in figure.axes:
+        axis.grid(alpha=0.3, which=which)
+    figure.axes[-1].legend(fontsize=fontsize, **legend)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def _colour(name):
     """Of a restorer, whatever its budget: ``"U-Net, 20 minutes"`` is drawn as ``"U-Net"`` is."""
     return COLOURS.get(name.split(",")[0])
 
 
-def _pixels(axis, image):
+def _pixels(axis, image, title=""):
     image = checks.array(image, "image")
     if image.ndim != 2 and image.shape[2:] != (3,):
         raise ValueError(f"image must have the shape (height, width, 3) or (height, width), got {image.shape}")
     image = image / 255.0 if image.dtype == np.uint8 else np.clip(image, 0, 1)
     image = image if image.dtype == np.float64 else image.astype(np.float32)
     axis.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axis.set_title(title, fontsize=8)
     axis.axis("off")

@@ -6,19 +6,20 @@ import re
 import sys
 import time
 
-from lstm_ae_lib import checks
+from lstm_ae_lib import checks, datasets
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.fast import threads
 
 ops = keras.ops
+WORDS = {"loss": "training loss {:.2e}", "val_loss": "validation loss {:.2e}", "val_psnr": "validation PSNR {:.2f} dB"}
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
     """A constant learning rate that falls linearly to zero over the last ``share`` of a training's ``steps``.
 
-    The reference model is still learning fast when a 20-epoch training ends: a rate that falls from the start (cosine) gives
-    it too few large steps, one that stays constant ends on noise. ``learning_rate`` and ``share`` are above 0, at most 1.
+    After 20 epochs the reference model still learns fast: a cosine schedule gives it too few large steps, a constant rate ends on
+    noise. ``learning_rate`` and ``share`` are above 0, at most 1.
     """
 
     def __init__(self, learning_rate, steps, share=0.25):
@@ -38,28 +39,20 @@ class Cooldown(keras.optimizers.schedules.LearningRateSchedule):
 class Muon(keras.optimizers.Muon):
     """Keras' Muon for convolution kernels too, as matrices of inputs times outputs.
 
-    The momentum of each matrix is replaced by the nearest orthogonal one, so that all directions move alike, those with small
-    gradients too. Keras does so for dense kernels only; what is no matrix (biases, scales, depthwise kernels), and the layers
-    that are excluded, gets Adam's step. Both have the size of Adam's steps at the same learning rate (Jordan et al. 2024; Liu
-    et al. 2025, arXiv:2502.16982).
-
-    Args:
-        learning_rate: a number or a schedule. Default 0.001.
-        exclude_layers: patterns; what has one in its path gets Adam's step. Default: layers that are named first or last, as
-            in most of this library's networks (RED-Net's and U-Net's first, and RED-Net's last, have other names).
-        **options: as for ``keras.optimizers.Muon``; no weight decay by default.
+    The momentum of each matrix is replaced by the nearest orthogonal one: all directions move alike. Biases, scales, depthwise
+    kernels, and weights with a pattern of ``exclude_layers`` in their path, get Adam's step (the default misses RED-Net's first
+    and last layers, and U-Net's first). Both steps are as large as Adam's (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982).
     """
 
     def __init__(self, learning_rate=0.001, exclude_layers=("first", "last"), **options):
         if isinstance(exclude_layers, str):
             raise ValueError(f"exclude_layers must be a list of patterns, got the text {exclude_layers!r}")
-        options = {"weight_decay": None, "adam_weight_decay": None} | options
-        super().__init__(learning_rate, exclude_layers=list(exclude_layers), **options)
+        no_decay = {"weight_decay": None, "adam_weight_decay": None}
+        super().__init__(learning_rate, exclude_layers=list(exclude_layers), **(no_decay | options))
 
     def _should_use_adamw(self, variable):
-        if len(variable.shape) not in (2, 4) or 1 in (variable.shape[-1], math.prod(variable.shape[:-1])):
-            return True
-        return any(re.search(pattern, variable.path) for pattern in self.exclude_layers)
+        no_matrix = len(variable.shape) not in (2, 4) or 1 in (variable.shape[-1], math.prod(variable.shape[:-1]))
+        return no_matrix or any(re.search(pattern, variable.path) for pattern in self.exclude_layers)
 
     def _muon_update_step(self, gradient, variable, lr, m):
         self.assign(m, self.momentum * m + gradient)
@@ -70,32 +63,27 @@ class Muon(keras.optimizers.Muon):
 
 
 def steps_per_execution(steps: int, most: int = 10) -> int:
-    """How many steps Keras may run in one call, for ``compile(steps_per_execution=...)``: the largest divisor of an epoch's
-    ``steps`` that is ``most`` or less. Between two calls callbacks and logs cost a millisecond, of a step of 17."""
+    """The largest divisor of an epoch's ``steps`` that is ``most`` or less, for ``compile(steps_per_execution=...)``. Between two
+    calls callbacks and logs cost a millisecond, of a step of 17."""
     checks.number(steps, "steps", 1, 2**53, whole=True)
     checks.number(most, "most", 1, 2**53, whole=True)
     return max(number for number in range(1, min(steps, most) + 1) if steps % number == 0)
 
 
 class TimeBudget(keras.callbacks.Callback):
-    """Ends a training when its minutes are used up; over the last quarter of them the learning rate falls to zero.
+    """Ends a training when its minutes are used up; over the last ``share`` of them the learning rate falls to zero.
 
-    Networks of different cost are compared at the same minutes this way, each with a whole schedule. Only steps count, from
-    the beginning of a batch to its end: not building the graph in the first call, nor validation, nor saving, nor what other
-    callbacks do between two batches. In the logs, and so in the history, stand the ``minutes`` and the ``images`` seen until
-    then. Give it to :class:`lstm_ae_lib.study.checkpoints.Checkpoints` too (``callbacks=``), and a resumed training goes on with
-    the minutes it has left. How many steps fit into the minutes is not repeatable; everything else is.
+    For comparing networks of different cost, each with a whole schedule. Only training steps count: not building the graph in the
+    first call, validation, saving or other callbacks. The logs get ``minutes`` and ``images`` seen. Given to
+    :class:`lstm_ae_lib.study.checkpoints.Checkpoints` too (``callbacks=``), it resumes with the minutes that are left.
 
     Args:
         minutes: above 0.
         learning_rate: before it falls, above 0, at most 1.
         images: in the training set, at least 1.
         batch_size: images per step.
-        share: of the minutes over which the rate falls, above 0, at most 1. Default 0.25.
-        clock: ``"wall"`` (default), or ``"cpu"``: the processor time of this process divided by the cores it may use. On a
-            machine that does nothing else the two are the same; where others compute too, processor time is the fair one.
-
-    Raises ``ValueError`` for an argument out of range.
+        share: of the minutes over which the rate falls, above 0, at most 1.
+        clock: ``"wall"``, or ``"cpu"``: this process' processor time divided by its cores, the fair one on a shared machine.
     """
 
     def __init__(self, minutes, learning_rate, images, batch_size, share=0.25, clock="wall"):
@@ -128,22 +116,18 @@ class TimeBudget(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:  # the same dictionary goes to the callbacks after this one
-            from lstm_ae_lib import datasets
-
             logs["minutes"] = self.seconds / 60
             logs["images"] = datasets.images_seen(self.images, self.batch_size, self.steps)
 
 
 class Progress(keras.callbacks.Callback):
-    """Progress that a person can read: images per second, time left, validation PSNR.
+    """Progress of a training: images per second, time left, validation PSNR. Give ``fit`` ``verbose=0`` beside it.
 
     Args:
         images: in an epoch, at least 1.
-        bar: a bar for the whole training, or a line an epoch. Default None: a bar in a terminal and in Jupyter; lines elsewhere,
-            in a kernel that papermill or nbval started, and wherever the environment says ``LSTM_AE_PROGRESS=lines``.
-        budget: the :class:`TimeBudget` that ends the training, if one does; it then says how much time is left.
-
-    Give ``fit`` ``verbose=0`` beside it.
+        bar: a bar for the whole training, or a line an epoch. None: a bar in a terminal and in Jupyter; lines elsewhere, in a
+            kernel that papermill or nbval started, and wherever the environment says ``LSTM_AE_PROGRESS=lines``.
+        budget: the :class:`TimeBudget` that ends the training, if one does.
     """
 
     def __init__(self, images, bar=None, budget=None):
@@ -154,8 +138,7 @@ class Progress(keras.callbacks.Callback):
         self.images = int(checks.number(images, "images", 1, 2**53, whole=True))
         if checks.choice(bar, "bar", (True, False, None)) is None:
             bar = (sys.stdout.isatty() or _in_jupyter()) and os.environ.get("LSTM_AE_PROGRESS") != "lines"
-        self.bar = bool(bar)
-        self._bar = None
+        self.bar, self._bar = bool(bar), None
 
     def on_train_begin(self, logs=None):
         self._started, self._first = time.monotonic(), None
@@ -177,7 +160,8 @@ class Progress(keras.callbacks.Callback):
             self._bar.update(round(done) - self._bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
-        now, numbers = time.monotonic(), _in_words(logs or {})
+        now = time.monotonic()
+        numbers = ", ".join(text.format(logs[name]) for name, text in WORDS.items() if name in (logs or {})) or "no logs"
         left = (now - self._started) / (epoch + 1 - self._first) * (self.params["epochs"] - epoch - 1)
         where = f"epoch {epoch + 1}/{self.params['epochs']}"
         if self.budget:
@@ -209,8 +193,3 @@ def _in_jupyter():
     except (AttributeError, psutil.Error):
         return True
     return not any(name in started_by for name in ("papermill", "pytest", "nbconvert", "lstm_ae_lib"))
-
-
-def _in_words(logs):
-    words = {"loss": "training loss {:.2e}", "val_loss": "validation loss {:.2e}", "val_psnr": "validation PSNR {:.2f} dB"}
-    return ", ".join(text.format(logs[name]) for name, text in words.items() if name in logs) or "no logs"
