@@ -70,8 +70,12 @@ def read_parameters(namespace: dict) -> dict:
     A notebook gives its ``globals()`` before it uses a parameter: papermill passes ``-p flip false`` on as a text, which is true in
     Python. Returns what a run records: all but ``resume``, which changes no result. ``ParameterError`` for another type or range.
     """
-    declared = _declared_in("\n".join(namespace.get("In", ())))  # In: the cells that IPython has run
-    values = {name: _check_value(name, namespace[name], entry) for name, entry in declared.items()}
+    kinds = {name: kind.__name__ for name, kind in namespace.get("__annotations__", {}).items()}
+    ranges = _declared_in("\n".join(namespace.get("In", ())))  # the cells that IPython has run, where somebody keeps them
+    free = {"low": None, "high": None, "choices": None}
+    values = {
+        name: _check_value(name, namespace[name], ranges.get(name) or free | {"type": kind}) for name, kind in kinds.items()
+    }
     namespace.update(values)
     return {name: value for name, value in values.items() if name != "resume"}
 
