@@ -74,8 +74,8 @@ def _weights(cell):
     kernel = tf.concat([tf.convert_to_tensor(cell.kernel), tf.convert_to_tensor(cell.recurrent_kernel)], 0)
     bias = tf.convert_to_tensor(cell.bias) if cell.use_bias else tf.zeros([4 * cell.units])
     for weight in (kernel, bias):
-        enter, forget, candidate, output = tf.split(weight, 4, axis=-1)
-        yield tf.concat([enter, candidate, forget, output], -1)
+        input_, forget, candidate, output = tf.split(weight, 4, axis=-1)
+        yield tf.concat([input_, candidate, forget, output], -1)
 
 
 def _parts(batch):
