@@ -70,8 +70,7 @@ def load_cifar10(data: str = "full", fetch: bool = True) -> ImageSet:
     checks.choice(fetch, "fetch", (True, False))
     if checks.choice(data, "data", ("full", "sample")) == "sample":
         return _load_sample()
-    arrays = _read_store(_store_file())
-    if arrays is None and not fetch:
+    if (arrays := _read_store(_store_file())) is None and not fetch:
         raise DataUnavailableError(_ways_to_get_it([f"{_store_file()}: not there, or damaged"]))
     arrays = fetch_cifar10() if arrays is None else arrays
     return _image_set(arrays, np.arange(len(arrays["x_train"])), np.arange(len(arrays["x_test"])), "full", CONTENT_HASHES)
