@@ -1,7 +1,4 @@
-"""Adversarial training of a restorer, so that restored images look like clean ones.
-
-The restorer can be any network of this library; the layers here exist only while it trains.
-"""
+"""Adversarial training of a restorer, which can be any network of this library, for images that look like clean ones."""
 
 from lstm_ae_lib import checks, models, peers, weights
 from lstm_ae_lib._backend import keras
@@ -13,31 +10,22 @@ ops = keras.ops
 class AdversarialTraining(keras.Model):
     """A generator (the restorer) and a discriminator that train together, with Keras' own ``compile`` and ``fit``.
 
-    The loss given to ``compile`` is the distortion; ``weight`` times the adversarial loss is added to it. The losses are
-    relativistic: of each pair of a restored and a clean image the generator raises, and the discriminator lowers, how clean the
-    restored one looks beside the other (Jolicoeur-Martineau, "The relativistic discriminator", 2019). A discriminator that
-    separates them too easily leaves the generator no gradient. So a penalty keeps it smooth around clean and restored images
-    (Huang et al., "The GAN is dead; long live the GAN!", 2024, with finite differences for gradients: Lin et al., "Diffusion
-    Adversarial Post-Training", 2025).
-
-    Both train in one step of one optimiser, and neither loss reaches the other network: the discriminator sees the restored
-    images twice, once behind a stop-gradient, and the difference of its two outputs is zero but for the generator's gradient.
-    Without a training step of its own, it works with everything that works with ``fit``: callbacks, checkpoints, any backend.
+    The losses are relativistic: of each pair of a restored and a clean image the generator raises, and the discriminator lowers,
+    how clean the restored one looks beside the other (Jolicoeur-Martineau, "The relativistic discriminator", 2019). A penalty keeps
+    the discriminator smooth around both, because one that separates them too easily leaves the generator no gradient (Huang et al.,
+    "The GAN is dead; long live the GAN!", 2024; with finite differences: Lin et al., "Diffusion Adversarial Post-Training", 2025).
+    Both train in one step of one optimiser. The discriminator sees the restored images twice, once behind a stop-gradient, so
+    that neither loss reaches the other network.
 
     Args:
-        generator: the restorer, degraded image -> restored image.
-        discriminator: :func:`discriminator`, image and degraded image -> logits.
-        weight, penalty: of the adversarial loss, and of the smoothness penalty on the discriminator; at least 0.
-        noise: standard deviation of the penalty's perturbations, above 0 up to 1. Default 0.01, well below what separates clean
-            from restored images (0.04 on ``gauss2``): noise of that size would hide the detail that the discriminator is for.
-        features: a frozen network, image -> features, for a loss between restored and clean image; None for none.
-        feature_weight: of the mean squared difference of those, at least 0.
-        seed: of the perturbations.
+        generator, discriminator: degraded image -> restored image; :func:`discriminator`, image and degraded image -> logits.
+        weight, penalty: of the adversarial loss, added to that given to ``compile``, and of the smoothness penalty; at least 0.
+        noise, seed: standard deviation of the penalty's perturbations, above 0 up to 1, well below what separates clean from
+            restored images (0.04 on ``gauss2``), or it hides the detail that the discriminator is for; and their seed.
+        features, feature_weight: a frozen network, image -> features, or None; weight of their mean squared error, at least 0.
 
-    Logs, beside the distortion: ``adversarial``, the generator's loss; ``discriminator_accuracy``, the share of patches in which
-    the discriminator finds the clean image cleaner: 0.5 when it cannot tell, 1 when it has won.
-
-    Raises ``ValueError`` for an argument out of range.
+    Logs ``adversarial``, the generator's loss, and ``discriminator_accuracy``, the share of patches in which the discriminator
+    finds the clean image cleaner: 0.5 when it cannot tell, 1 when it has won. Raises ``ValueError`` for an argument out of range.
     """
 
     PARTS = ("generator", "discriminator", "features")
@@ -54,8 +42,7 @@ class AdversarialTraining(keras.Model):
         if features is not None:
             features.trainable = False
         self._random = keras.random.SeedGenerator(seed)
-        self._adversarial = keras.metrics.Mean("adversarial")
-        self._discriminator_accuracy = keras.metrics.Mean("discriminator_accuracy")
+        self._adversarial, self._accuracy = keras.metrics.Mean("adversarial"), keras.metrics.Mean("discriminator_accuracy")
 
     def build(self, input_shape):
         self.built = True
@@ -77,7 +64,7 @@ class AdversarialTraining(keras.Model):
         through = on_fake - on_cut + ops.stop_gradient(on_cut)
         adversarial = ops.mean(ops.softplus(ops.stop_gradient(on_real) - through))
         self._adversarial.update_state(adversarial)
-        self._discriminator_accuracy.update_state(ops.mean(ops.cast(on_real > on_cut, "float32")))
+        self._accuracy.update_state(ops.mean(ops.cast(on_real > on_cut, "float32")))
         if not training:
             return loss
         discriminating = ops.mean(ops.softplus(on_cut - on_real))
@@ -89,22 +76,20 @@ class AdversarialTraining(keras.Model):
         return loss
 
     def get_config(self):
-        parts = {name: getattr(self, name) for name in self.PARTS}
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self.PARTS}
         plain = {name: getattr(self, name) for name in ("weight", "penalty", "noise", "feature_weight", "seed")}
-        parts = {name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()}
         return super().get_config() | plain | parts
 
     @classmethod
     def from_config(cls, config):
-        return cls(**config | {name: config[name] and keras.saving.deserialize_keras_object(config[name]) for name in cls.PARTS})
+        return cls(**config | {name: keras.saving.deserialize_keras_object(config[name]) for name in cls.PARTS})
 
 
 class StopOnDivergence(keras.callbacks.Callback):
     """End an adversarial training that has diverged, and print why.
 
     It has diverged when the discriminator has won (``discriminator_accuracy`` above 0.98 at the end of ``patience`` epochs in a
-    row, 1 to 10,000), or when ``val_mse`` is above ``worst``, the degraded images' MSE. ``reason`` says why training was ended, and
-    is empty where it was not. A loss that is not finite is :class:`lstm_ae_lib.study.checkpoints.Checkpoints`' matter.
+    row, 1 to 10,000), or when ``val_mse`` is above ``worst``, the degraded images' MSE. ``reason`` says which; empty for neither.
     """
 
     WON = 0.98
@@ -120,8 +105,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         self.lost = self.lost + 1 if logs.get("discriminator_accuracy", 0) > self.WON else 0
         if self.lost >= self.patience:
             self.reason = f"the discriminator's accuracy was above {self.WON} for {self.patience} epochs: it has won"
-        error = logs.get("val_mse", 0)
-        if not error <= self.worst:
+        if not (error := logs.get("val_mse", 0)) <= self.worst:
             self.reason = f"the restored images' MSE of {error:.2e} is above {self.worst:.2e}, the degraded images'"
         if self.reason:
             print(f"adversarial training ended in epoch {epoch + 1}: {self.reason}", flush=True)
@@ -130,14 +114,11 @@ class StopOnDivergence(keras.callbacks.Callback):
 
 @weights.register
 def discriminator(image_shape=(32, 32, 3), width: int = 32, name: str = "discriminator"):
-    """A patch discriminator of clean and restored images, for adversarial training.
+    """A patch discriminator, which sees a clean or restored image beside its degraded version.
 
-    It sees the image beside its degraded version. Three convolutions with stride 2, without normalisation, reduce the side to an
-    eighth; each position gives a logit of how clean its surroundings look (Isola et al., "Image-to-Image Translation with
-    Conditional Adversarial Networks", 2017).
-
-    ``image_shape`` is ``(height, width, channels)``, sides multiples of 8; ``width`` the channels of the first convolution, 1 to
-    1,024. Returns a model: ``(batch, height, width, 2 * channels)`` -> ``(batch, height / 8, width / 8, 1)``.
+    Each output is a logit of how clean its surroundings look (Isola et al., "Image-to-Image Translation with Conditional
+    Adversarial Networks", 2017). Sides are multiples of 8; the first convolution has ``width`` channels, 1 to 1,024. Returns a
+    model: ``(batch, height, width, 2 * channels)`` -> ``(batch, height / 8, width / 8, 1)``.
     """
     checks.number(width, "width", 1, 1024, whole=True)
     peers.check_divides(image_shape, 8)

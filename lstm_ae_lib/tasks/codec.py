@@ -1,10 +1,10 @@
 """Learned image compression: the symbols that a compressor's bottleneck gives, entropy-coded, in a file that knows its model.
 
-A range coder (constriction; Bamler 2022) codes each symbol with one of 64 Laplace distributions, which was chosen for its place
-in the latent on training images. Decoding needs the same weights, so a file holds their fingerprint; it is refused with other
-weights, and when a byte is missing or another.
+A range coder (constriction; Bamler 2022) codes each symbol with one of 64 Laplace distributions, chosen for its place in the latent
+on training images. A file holds its weights' fingerprint: other weights and damaged files are refused.
 """
 
+import contextlib
 import decimal
 import functools
 import hashlib
@@ -21,31 +21,23 @@ from lstm_ae_lib._backend import keras
 BLOCK = 32  # side of the blocks that a picture is cut into: what the compressors are trained on
 LARGEST = 1023  # symbols beyond are clipped to it
 TABLES = 64  # distributions to choose from
-# What a file begins with: the kind, the weights' fingerprint, height, width, and a checksum of all of this and what follows.
-HEADER = struct.Struct(">4s8sIII")
+HEADER = struct.Struct(">4s8sIII")  # kind, fingerprint, height, width, checksum of these and of what follows
 KIND = b"LAEC"
 GREY = 2**31  # added to the height of a grey picture
 
 
 class Codec:
-    """A compressor with its entropy coder. :func:`fit_codec` and :func:`load_codec` make it.
+    """A compressor with its entropy coder, as :func:`fit_codec` and :func:`load_codec` make it.
 
-    Args:
-        model: a :func:`lstm_ae_lib.tasks.compression.compressor` for 32x32 images.
-        tables: ``(latent,)``, which :func:`distribution` codes each number of the latent.
-        card: what is known about it.
-
-    Attributes:
-        fingerprint: eight bytes that tell weights and tables from any others.
-        analysis, synthesis: the two halves as Keras models, images in [0, 1] -> latent -> images, without the rounding.
+    ``model``: a :func:`lstm_ae_lib.tasks.compression.compressor` for 32x32 images; ``tables``: ``(latent,)``, the
+    :func:`distribution` of each number of the latent; ``card``: what is known about it. ``fingerprint``: eight bytes of weights and
+    tables; ``analysis`` and ``synthesis``: the model's halves, images in [0, 1] -> latent -> images, without the rounding.
     """
 
     def __init__(self, model, tables, card: dict | None = None):
         self.model, self.tables, self.card = model, np.asarray(tables, int), dict(card or {})
-        digest = hashlib.sha256(json.dumps(self.tables.tolist()).encode())
-        for weight in model.get_weights():
-            digest.update(np.ascontiguousarray(weight, "<f4").tobytes())
-        self.fingerprint = digest.digest()[:8]
+        parts = [np.ascontiguousarray(weight, "<f4").tobytes() for weight in model.get_weights()]
+        self.fingerprint = hashlib.sha256(b"".join([json.dumps(self.tables.tolist()).encode(), *parts])).digest()[:8]
         self.analysis = keras.Model(model.inputs[0], model.get_layer("latent").output)
         latent = keras.layers.Input((len(self.tables),))
         image = model.get_layer("from_latent")(latent)
@@ -63,18 +55,12 @@ class Codec:
 
     def decode(self, symbols) -> np.ndarray:
         """Symbols ``(n, latent)`` -> images ``(n, 32, 32, 3)``, uint8."""
-        latent = self.model.get_layer("quantize").values(symbols)
-        images = models.apply(self.synthesis, latent)
+        images = models.apply(self.synthesis, self.model.get_layer("quantize").values(symbols))
         return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
     def compress(self, picture) -> bytes:
-        """A picture ``(height, width, 3)`` or, grey, ``(height, width)``, uint8, of any size as the content of a file.
-
-        It is cut into blocks of 32x32 pixels, the last ones filled up with their border.
-
-        Raises:
-            ValueError: another shape or dtype, an empty or too large picture.
-        """
+        """A picture of any size, ``(height, width, 3)`` or, grey, ``(height, width)``, uint8, as the content of a file; a
+        ``ValueError`` for anything else, an empty picture or one that is too large."""
         picture, mark = np.asarray(picture), 0
         if picture.ndim == 2:
             picture, mark = np.repeat(picture[..., None], 3, axis=2), GREY
@@ -89,28 +75,21 @@ class Codec:
         return _header(self.fingerprint, height + mark, width, payload) + payload
 
     def decompress(self, content: bytes) -> np.ndarray:
-        """The picture, of the shape and dtype that :meth:`compress` was given.
-
-        Raises:
-            ValueError: something else, of other weights, or with a byte missing, more or another.
-        """
+        """The picture, as :meth:`compress` was given it; a ``ValueError`` for damaged content or content of other weights."""
         if len(content) < HEADER.size or not content.startswith(KIND):
             raise ValueError("this is not a compressed picture: it does not begin as `compress` writes it")
-        _, fingerprint, height, width, _ = HEADER.unpack_from(content)
+        _, found, height, width, _ = HEADER.unpack_from(content)
         payload = content[HEADER.size :]
-        if content != _header(fingerprint, height, width, payload) + payload:
+        if content != _header(found, height, width, payload) + payload:
             raise ValueError("the compressed picture is damaged: bytes are missing or changed")
-        if fingerprint != self.fingerprint:
-            raise ValueError(
-                f"the picture was compressed with other weights ({fingerprint.hex()}); these are {self.fingerprint.hex()}"
-            )
+        if found != self.fingerprint:
+            raise ValueError(f"the picture was compressed with other weights ({found.hex()}); these are {self.fingerprint.hex()}")
         mark, height = divmod(height, GREY)
         if not 0 < height * width <= pictures.MAX_PIXELS:
             raise ValueError(f"the picture is {width} x {height} pixels, from 1 to {pictures.MAX_PIXELS:,} are allowed")
         rows, columns = -(-height // BLOCK), -(-width // BLOCK)
         blocks = self.decode(decode_symbols(payload, rows * columns, self.tables))
-        filled = blocks.reshape(rows, columns, BLOCK, BLOCK, 3).swapaxes(1, 2).reshape(rows * BLOCK, columns * BLOCK, 3)
-        filled = filled[:height, :width]
+        filled = blocks.reshape(rows, columns, BLOCK, BLOCK, 3).swapaxes(1, 2).reshape(rows * BLOCK, -1, 3)[:height, :width]
         return np.rint(filled.mean(axis=2)).astype(np.uint8) if mark else filled.copy()
 
 
@@ -124,9 +103,8 @@ def distribution(table: int) -> np.ndarray:
     """A Laplace distribution of the symbols from -1023 to 1023: ``(2047,)``, float64, of sum 1.
 
     Its width is 0.05 * 2^(``table`` / 4) symbols; at the narrowest, anything but zero costs some ten bits and more. Encoder and
-    decoder must have the same bits on any machine, and the exponentials of two C libraries may differ in the last: these are
-    computed with 50 decimal digits, rounded correctly by the standard of :mod:`decimal`. What the range coder makes of them are
-    sums, products and quotients in float32, which are the same everywhere.
+    decoder must have the same bits on any machine, and the exponentials of two C libraries may differ in the last: these have 50
+    decimal digits. The range coder only adds, multiplies and divides them in float32, which is the same everywhere.
     """
     checks.number(table, "table", 0, TABLES - 1, whole=True)
     with decimal.localcontext(decimal.Context(prec=50)):
@@ -155,8 +133,7 @@ def _coder(table):
 
 
 def choose_tables(symbols) -> np.ndarray:
-    """The :func:`distribution` that codes each number of a latent in the fewest bits: symbols ``(n, latent)``, whole numbers from
-    -1023 to 1023, of training images -> ``(latent,)``."""
+    """The tables that code training images' symbols, ``(n, latent)``, from -1023 to 1023, in the fewest bits: ``(latent,)``."""
     bits = -np.log2([distribution(table) for table in range(TABLES)]).T
     counts = np.stack([np.bincount(column + LARGEST, minlength=2 * LARGEST + 1) for column in _checked_symbols(symbols).T])
     return np.argmin(counts @ bits, axis=1)
@@ -174,24 +151,17 @@ def encode_symbols(symbols, tables) -> bytes:
     # Any number in the coder's last interval says the same; of an image of a hundred bytes the last three are worth saving.
     for length in range(max(len(content) - 4, 0), len(content)):
         for number in (int.from_bytes(content[:length]), int.from_bytes(content[:length]) + 1):
-            shorter = number.to_bytes(length) if number.bit_length() <= 8 * length else None
-            if shorter is not None and _decodes_to(shorter, symbols, tables):
-                return shorter
+            with contextlib.suppress(OverflowError, ValueError):  # it needs a byte more, or cannot be decoded
+                shorter = number.to_bytes(length)
+                if (decode_symbols(shorter, len(symbols), tables) == symbols).all():
+                    return shorter
     return content
-
-
-def _decodes_to(content, symbols, tables):
-    try:
-        return (decode_symbols(content, len(symbols), tables) == symbols).all()
-    except ValueError:
-        return False
 
 
 def decode_symbols(content: bytes, count: int, tables) -> np.ndarray:
     """Decode what :func:`encode_symbols` has encoded: ``(count, latent)``, int32.
 
-    Bytes that cannot be decoded raise a ``ValueError``. Others that nobody has encoded give symbols without a meaning: the caller
-    has to know that the bytes are those that were written.
+    Bytes that nobody has encoded raise a ``ValueError`` or give symbols without a meaning: the caller has to check them.
     """
     tables = np.asarray(tables)
     words = np.frombuffer(content + b"\0" * (-len(content) % 4), ">u4").astype(np.uint32)
@@ -215,29 +185,24 @@ def image_bytes(symbols, tables) -> np.ndarray:
 def _checked_symbols(symbols):
     symbols = np.asarray(symbols)
     if symbols.ndim != 2 or symbols.dtype.kind != "i" or np.abs(symbols).max(initial=0) > LARGEST:
-        raise ValueError(
-            f"symbols must be whole numbers (n, latent) from {-LARGEST} to {LARGEST}, got {symbols.dtype} {symbols.shape}"
-        )
+        got = f"{symbols.dtype} {symbols.shape}"
+        raise ValueError(f"symbols must be whole numbers (n, latent) from {-LARGEST} to {LARGEST}, got {got}")
     return symbols
 
 
 def fit_codec(model, clean, card: dict | None = None) -> Codec:
-    """A codec of a trained compressor, with the distributions that code the training images ``clean``, ``(n, 32, 32, 3)``, uint8,
-    in the fewest bits."""
+    """A codec of a trained compressor, with the tables that code the training images ``clean``, ``(n, 32, 32, 3)``, uint8, best."""
     latent = model.get_layer("latent").output.shape[-1]
     return Codec(model, choose_tables(Codec(model, np.zeros(latent)).encode(clean)), card)
 
 
 def load_codec(name: str, folder=None) -> Codec:
-    """A released codec by its name; ``folder``: default ``data/weights/compress``. Errors as
-    :func:`lstm_ae_lib.weights.read_released`."""
-    model, description = weights.read_released(name, folder or weights.released_dir("compress"))
-    return codec_of(model, description, name)
+    """A released codec; ``folder``: default ``data/weights/compress``. Errors as :func:`lstm_ae_lib.weights.read_released`."""
+    return codec_of(*weights.read_released(name, folder or weights.released_dir("compress")), name)
 
 
 def codec_of(model, description: dict, name: str) -> Codec:
-    """The codec of a compressor's weights and JSON, as a run or a release has written them: a ``ValueError`` where the tables are
-    not those of the weights."""
+    """The codec of a compressor's weights and JSON; a ``ValueError`` where the tables are not those of the weights."""
     codec = Codec(model, description["tables"], description.get("card"))
     if codec.fingerprint.hex() != description["fingerprint"]:
         raise ValueError(f"{name}.json is damaged: its tables are not those of the weights")
@@ -250,20 +215,11 @@ def described(codec: Codec) -> dict:
 
 
 def compress_file(source, target, codec="default") -> tuple:
-    """Compresses a PNG or JPEG file.
+    """Compress a PNG or JPEG file, grey or in colours, of 8 or 16 bits (8 are kept); returns the picture's shape and the bytes.
 
-    Args:
-        source: the picture, as for :func:`lstm_ae_lib.pictures.read_with_metadata`: 8 or 16 bits (8 are kept), grey or colours.
-        target: where to write, ``.laec``, or ``-`` for standard output; it is written whole or not at all.
-        codec: a :class:`Codec` or a released one's name.
-
-    Returns:
-        tuple: the picture's shape, and the bytes that were written.
-
-    Raises:
-        OSError: there is no such file or folder, or the target is read-only.
-        ValueError: no picture, a damaged, animated, empty or too large one, or one with transparent pixels; an unknown codec;
-            a target of another suffix or the source itself.
+    ``target``: a ``.laec`` file, written whole or not at all, or ``-`` for standard output; ``codec``: a :class:`Codec` or a
+    released one's name. Raises ``OSError`` for a missing or read-only file or folder; ``ValueError`` for a source that is damaged,
+    animated, empty, too large or transparent, an unknown codec, and a target of another suffix or the source itself.
     """
     pictures.check_target(target, source, (".laec",))
     image, metadata = pictures.read_with_metadata(source)
@@ -278,19 +234,13 @@ def compress_file(source, target, codec="default") -> tuple:
 
 
 def decompress_file(source, target, codec="default", quality: int = pictures.QUALITY) -> tuple:
-    """Writes the picture that :func:`compress_file` has compressed as a PNG or JPEG file, the latter of a ``quality`` of 1 to 100.
+    """Write what :func:`compress_file` has compressed as a PNG or JPEG file (of a ``quality`` of 1 to 100); returns its shape.
 
-    Returns:
-        tuple: the picture's shape.
-
-    Raises:
-        OSError: there is no such file or folder, or the target is read-only.
-        ValueError: no compressed picture, a damaged one or one of other weights; a target of another format.
+    Raises ``OSError`` as :func:`compress_file`, and ``ValueError`` as :meth:`Codec.decompress` or for a target of another format.
     """
     pictures.check_target(target, source)
     content = files.read(source)
-    codec = load_codec(codec) if isinstance(codec, str) else codec
-    picture = codec.decompress(content)
+    picture = (load_codec(codec) if isinstance(codec, str) else codec).decompress(content)
     pictures.write(target, picture, quality=quality)
     return picture.shape
 
@@ -299,8 +249,7 @@ def image_format(images, suffix: str, quality: int) -> tuple:
     """Images as OpenCV's JPEG (with optimised Huffman tables) or WebP files, to compare a compressor with.
 
     Images ``(n, height, width, 3)``, uint8; ``".jpg"`` or ``".webp"``; a quality of 1 to 100. Returns the decoded images; the
-    bytes of each, ``(n,)``; and those without what every picture of this size has alike: of a JPEG all but the scan, of a WebP
-    the first 30 bytes.
+    bytes of each, ``(n,)``; and those without what all pictures of a size share: of a JPEG all but the scan, of a WebP 30 bytes.
     """
     import cv2
 

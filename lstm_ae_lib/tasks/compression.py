@@ -11,8 +11,7 @@ ops = keras.ops
 
 
 def lowest_frequencies(height: int, width: int, count: int) -> np.ndarray:
-    """Positions of the ``count`` lowest frequencies in an image's flattened cosine transform ``(height, width, 3)``, of brightness
-    and two colour differences: brightness before colour."""
+    """The ``count`` lowest frequencies' places in a flattened cosine transform ``(height, width, 3)``, brightness before colour."""
     checks.number(count, "latent", 1, height * width * 3, whole=True)
     rows, columns = np.arange(height)[:, None, None] / height, np.arange(width)[:, None] / width
     # In CIFAR-10 the colour differences have as little energy as brightness has at some three and five times the frequency.
@@ -27,26 +26,17 @@ class _Coefficients(keras.layers.Layer):
         self.image_shape = tuple(image_shape)
         if len(self.image_shape) != 3 or None in self.image_shape or self.image_shape[2] != 3:
             raise ValueError(f"{type(self).__name__} needs images (height, width, 3) of a known size, got {self.image_shape}")
-        height, width, _ = self.image_shape
-        self._rows, self._columns = spectral.cosine_basis(height, "dct2")[0], spectral.cosine_basis(width, "dct2")[0]
-        self._colours, self._kept = spectral.cosine_basis(3, "dct2")[0], lowest_frequencies(height, width, count)
-
-    def _bases(self):
-        return [ops.convert_to_tensor(basis, self.compute_dtype) for basis in (self._rows, self._columns, self._colours)]
+        self._bases = tuple(spectral.cosine_basis(size, "dct2")[0] for size in self.image_shape)
+        self._kept = lowest_frequencies(*self.image_shape[:2], count)
 
     def multiply_adds(self, given, made):
-        height, width, channels = self.image_shape
-        return height * width * channels * (height + width + channels)
+        return math.prod(self.image_shape) * sum(self.image_shape)
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class SpectralLatent(_Coefficients):
-    """The lowest frequencies of an image's cosine transform, of brightness and two colour differences.
-
-    The transform is orthogonal: an error in a coefficient is as large an error in the image. Middle grey is zero. No weights.
-
-    Input: ``(batch, height, width, 3)``, height and width known. Output: ``(batch, latent)``, at most height x width x 3.
-    """
+    """The lowest frequencies of an image's orthogonal cosine transform, of brightness and two colour differences; middle grey is
+    zero. ``(batch, height, width, 3)``, height and width known -> ``(batch, latent)``, at most height x width x 3."""
 
     def __init__(self, latent, **kwargs):
         super().__init__(**kwargs)
@@ -54,10 +44,9 @@ class SpectralLatent(_Coefficients):
 
     def build(self, input_shape):
         self._prepare(input_shape[1:], self.latent)
-        self.built = True
 
     def call(self, images):
-        rows, columns, colours = self._bases()
+        rows, columns, colours = (ops.convert_to_tensor(basis, self.compute_dtype) for basis in self._bases)
         spectrum = ops.einsum("dc,bhwc->bhwd", colours, images - 0.5)
         spectrum = ops.einsum("jw,biwc->bijc", columns, ops.einsum("ih,bhwc->biwc", rows, spectrum))
         return ops.take(ops.reshape(spectrum, (-1, math.prod(self.image_shape))), self._kept, axis=1)
@@ -71,11 +60,7 @@ class SpectralLatent(_Coefficients):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class SpectralImage(_Coefficients):
-    """The inverse of :class:`SpectralLatent`, with zeros at the frequencies that were left out.
-
-    Input: ``(batch, latent)``, at most as many coefficients as the image has values. Output: ``(batch, *image_shape)``,
-    ``(height, width, 3)``, not clipped.
-    """
+    """The inverse of :class:`SpectralLatent`: ``(batch, latent)`` -> ``(batch, *image_shape)``, three channels, not clipped."""
 
     def __init__(self, image_shape, **kwargs):
         super().__init__(**kwargs)
@@ -86,10 +71,9 @@ class SpectralImage(_Coefficients):
         # Where each frequency stands in the latent; those left out stand behind the last one, where a zero is put.
         self._position = np.full(math.prod(self.image_shape), input_shape[-1])
         self._position[self._kept] = np.arange(input_shape[-1])
-        self.built = True
 
     def call(self, latent):
-        rows, columns, colours = self._bases()
+        rows, columns, colours = (ops.convert_to_tensor(basis, self.compute_dtype) for basis in self._bases)
         spectrum = ops.take(ops.pad(latent, [[0, 0], [0, 1]]), self._position, axis=1)
         spectrum = ops.reshape(spectrum, (-1, *self.image_shape))
         images = ops.einsum("jw,bijc->biwc", columns, ops.einsum("ih,bijc->bhjc", rows, spectrum))
@@ -106,18 +90,13 @@ class SpectralImage(_Coefficients):
 class Quantize(keras.layers.Layer):
     """Round each number of a latent to a multiple of a learned step, and estimate its bits.
 
-    In training, uniform noise between -0.5 and 0.5 steps replaces the rounding, which has no gradient, and the rate in bits is
-    added to the loss: each number has a Laplace distribution of a learned width (Ballé et al., "End-to-end Optimized Image
-    Compression", 2017, with one parameter instead of a free density). All of it is computed in the dtype of the weights: in 8
-    bits of mantissa neighbouring symbols would be one.
+    In training, uniform noise between -0.5 and 0.5 steps replaces the rounding, which has no gradient, and ``rate`` times the bits
+    of an image are added to the loss: each number has a Laplace distribution of a learned width (Ballé et al., "End-to-end
+    Optimized Image Compression", 2017, with one parameter instead of a free density). It computes in the dtype of the weights: in
+    8 bits of mantissa neighbouring symbols would be one. ``step``, before training, is above 0 up to 64, ``rate`` at least 0.
 
-    Args:
-        step: before training, above 0 up to 64.
-        rate: weight of one bit an image in the loss, at least 0.
-        seed: of the noise.
-
-    Input and output: ``(batch, latent)``. Weights, both logarithms: ``log_gain`` ``(latent,)``, what the number of steps is
-    multiplied by; ``log_scale`` ``(latent,)``, the width of the distribution in steps.
+    Input and output: ``(batch, latent)``. Weights ``(latent,)``, logarithms: ``log_gain`` of a factor on the number of steps,
+    ``log_scale`` of the width of the distribution in steps.
     """
 
     def __init__(self, step=0.25, rate=0.0, seed=0, **kwargs):
@@ -130,7 +109,6 @@ class Quantize(keras.layers.Layer):
     def build(self, input_shape):
         self.log_gain = self.add_weight(name="log_gain", shape=input_shape[-1:], initializer="zeros", autocast=False)
         self.log_scale = self.add_weight(name="log_scale", shape=input_shape[-1:], initializer="zeros", autocast=False)
-        self.built = True
 
     def call(self, latent, training=False):
         gain = ops.exp(self.log_gain) / self.step
@@ -169,41 +147,30 @@ class Quantize(keras.layers.Layer):
 
 
 @weights.register
-def compressor(
-    image_shape=(32, 32, 3), latent: int = 768, step: float = 0.25, width: int = 48, depth: int = 1, rate: float = -1.0,
-    transform: str = "cosine", name: str = "compressor",
-):  # fmt: skip
+def compressor(image_shape=(32, 32, 3), latent: int = 768, step: float = 0.25, width: int = 48, depth: int = 1,
+               rate: float = -1.0, transform: str = "cosine", name: str = "compressor"):  # fmt: skip
     """A recurrent autoencoder with a quantised bottleneck, for image compression.
 
     clean -> encoder -> linear transform to ``latent`` coefficients -> rounded to steps -> inverse transform -> decoder ->
-    reconstruction. Encoder and decoder are built as the flagship is (convolutions and scans at half the resolution) and begin
-    as the identity: training starts from transform coding. It minimises distortion plus rate, with noise for the rounding
-    (Ballé et al., "End-to-end Optimized Image Compression", 2017).
+    reconstruction. Encoder and decoder are built as the flagship is and begin as the identity: training starts from transform
+    coding, and minimises distortion plus rate (Ballé et al., "End-to-end Optimized Image Compression", 2017).
 
     Args:
-        image_shape: ``(height, width, 3)``, known, both sides even.
-        latent: numbers that pass the bottleneck, 1 to height x width x 3, the lowest frequencies first. Default 768.
-        step: to which they are rounded, in the units of an orthogonal transform of values in [0, 1]; above 0 up to 64. The
-            coarser, the fewer bits. Default 0.25.
-        width: channels of encoder and decoder, a multiple of 2 up to 4,096; 0 for transform coding alone. Default 48.
-        depth: pairs of a residual and a recurrent block in each half of encoder and decoder, 1 to 64. Default 1.
-        rate: weight of one bit an image in the loss; -1 for the weight at which a finer step costs in bits what it saves
-            in distortion (``step ** 2 * ln(2) / 6`` of the summed squared error). Default -1.
-        transform: ``"cosine"``, without weights, or ``"components"``: principal components, set by
-            :func:`start_from_components` and not trained. They hold more of an image where few numbers pass, and have
-            ``2 x latent`` weights for each of the image's values. Default ``"cosine"``.
+        image_shape, latent: known, even sides; numbers that pass the bottleneck, 1 to height x width x 3, lowest frequencies first.
+        step: to which they are rounded, in units of [0, 1] after an orthogonal transform; above 0 up to 64.
+        width, depth: channels, a multiple of 2 up to 4,096, 0 for transform coding alone; pairs of blocks in each half, 1 to 64.
+        rate: weight of one bit an image in the loss; -1 for that at which a finer step costs in bits what it saves in distortion.
+        transform: ``"cosine"``, without weights, or ``"components"``, principal ones, set by :func:`start_from_components`.
 
-    Returns a model: ``(batch, height, width, 3)`` -> the same shape, linear output, not clipped. Its layer ``latent`` gives the
-    coefficients, ``quantize`` rounds them, ``from_latent`` and ``decoder`` lead back. Raises ``ValueError`` for an argument out
-    of range.
+    Returns a model with the images' shape, not clipped; its layers ``latent``, ``quantize``, ``from_latent`` and ``decoder`` follow
+    the bottleneck. Raises ``ValueError`` for an argument out of range.
     """
     peers.check_divides(image_shape, 2)
     checks.number(width, "width", 0, 4096, whole=True)
     checks.number(depth, "depth", 1, 64, whole=True)
     checks.number(latent, "latent", 1, math.prod(image_shape), whole=True)
     checks.choice(transform, "transform", ("cosine", "components"))
-    if rate == -1:
-        rate = step**2 * math.log(2) / 6 / math.prod(image_shape)
+    rate = step**2 * math.log(2) / 6 / math.prod(image_shape) if rate == -1 else rate
 
     def half(part):
         return peers.residual_model(image_shape, "", models.recurrent_body(width, depth, width), part)
@@ -219,17 +186,15 @@ def compressor(
         whole = keras.layers.Dense(math.prod(image_shape), dtype="float32", name="components")
         stack = [keras.layers.Input((latent,)), whole, keras.layers.Reshape(image_shape, dtype="float32")]
         from_latent = keras.Sequential(stack, name="from_latent", trainable=False)
-    numbers = Quantize(step, rate, dtype="float32", name="quantize")(numbers)
-    reconstruction = from_latent(numbers)
-    reconstruction = half("decoder")(reconstruction) if width else reconstruction
-    return keras.Model(clean, reconstruction, name=name)
+    reconstruction = from_latent(Quantize(step, rate, dtype="float32", name="quantize")(numbers))
+    return keras.Model(clean, half("decoder")(reconstruction) if width else reconstruction, name=name)
 
 
 def fit_pca(clean) -> tuple:
-    """Principal component analysis of images: the linear autoencoder with the least squared error at every latent size.
+    """Principal components of images ``(n, height, width, 3)``, uint8: the best linear autoencoder at every latent size.
 
-    Images ``(n, height, width, 3)``, uint8 -> the mean image, flattened, in [0, 1]; and the components ``(pixels, pixels)``, one a
-    row, the largest variance first, float32. Fewer images than pixels give as many components as they span, at most ``n - 1``.
+    Returns, float32, the mean image, flattened, in [0, 1], and ``(pixels, pixels)``, one component a row, the largest variance
+    first. Fewer images than pixels give as many components as they span, at most ``n - 1``.
     """
     flat = checks.images_uint8(clean, "clean").reshape(len(clean), -1)
     mean = flat.mean(axis=0) / 255
@@ -239,19 +204,15 @@ def fit_pca(clean) -> tuple:
         there = np.flatnonzero(power > 1e-10 * power[-1])[::-1]
         components = vectors[:, there].T @ centred / np.sqrt(power[there])[:, None]
         return mean.astype(np.float32), components.astype(np.float32)
-    covariance = np.zeros((flat.shape[1],) * 2)
-    for start in range(0, len(flat), 5000):  # bounded memory
-        part = (flat[start : start + 5000] / 255 - mean).astype(np.float32)
-        covariance += part.T @ part
+    parts = ((flat[start : start + 5000] / 255 - mean).astype(np.float32) for start in range(0, len(flat), 5000))  # bounded memory
+    covariance = sum((part.T @ part for part in parts), np.zeros((flat.shape[1],) * 2))
     _, vectors = np.linalg.eigh(covariance / len(flat))
     return mean.astype(np.float32), np.ascontiguousarray(vectors[:, ::-1].T, np.float32)
 
 
 def start_from_components(model, mean, components) -> None:
-    """Set the principal components of :func:`fit_pca` in a new :func:`compressor` whose ``transform`` is ``"components"``.
-
-    Raises a ``ValueError`` for a compressor of another transform, or fewer components than its latent has numbers.
-    """
+    """Set the components of :func:`fit_pca` in a new :func:`compressor` whose ``transform`` is ``"components"``; a ``ValueError``
+    for another transform, or for fewer components than its latent has numbers."""
     weights = model.get_layer("from_latent").get_weights()
     if not weights:
         raise ValueError('the compressor\'s transform is "cosine": only one with transform="components" can start from components')

@@ -1,8 +1,7 @@
 """Perceptual quality of restored images, measured with a small classifier of clean CIFAR-10 images trained in this study.
 
-Three numbers, none of which compares an image with its own clean version pixel by pixel: the classifier's accuracy, and two
-distances between the feature distributions of restored and clean images. The features are *this* classifier's: the distances
-are not the FID and KID that other work reports from the Inception network, and do not compare with them.
+None of its numbers compares an image with its own clean version pixel by pixel. The features are *this* classifier's: the
+distances do not compare with the FID and KID that other work reports from the Inception network.
 """
 
 import numpy as np
@@ -23,9 +22,7 @@ class Classifier:
     def look(self, images, batch_size: int = 500) -> tuple:
         """The features ``(n, d)``, float64, and the predicted classes ``(n,)`` of images ``(n, height, width, 3)``, uint8 or float
         in [0, 1], of the size it was trained on, ``batch_size`` at a time."""
-        images = np.asarray(images)
-        if images.dtype == np.uint8:
-            images = checks.images_uint8(images) / np.float32(255)
+        images = checks.images_uint8(images) / np.float32(255) if np.asarray(images).dtype == np.uint8 else images
         images = checks.images_float(images, "images").astype(np.float32, copy=False)
         wanted = tuple(self.model.inputs[0].shape[1:])
         if images.shape[1:] != wanted:
@@ -38,8 +35,7 @@ def frechet_distance(features, others) -> float:
     """Fréchet distance of two normal distributions with the means and covariances of two sets of features.
 
     ``|m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))`` (Dowson and Landau 1982; used so by Heusel et al. 2017), for ``(n, d)`` and
-    ``(m, d)``, finite, at least two of each. It is biased upwards for few images, the more so the more features there are:
-    compare equal numbers of images only.
+    ``(m, d)``, finite, at least two of each. It is biased upwards for few images and many features: compare equal numbers only.
     """
     features, others = _checked_features(features, others)
     means = [one.mean(axis=0) for one in (features, others)]
@@ -54,44 +50,36 @@ def frechet_distance(features, others) -> float:
 def frechet_interval(features, others, confidence: float = 0.95, resamples: int = 100, seed: int = 0) -> tuple[float, float]:
     """Bootstrap interval of the Fréchet distance of two versions of the same images, ``(n, d)`` each in the same order.
 
-    A resampled set repeats images, which biases its distance upwards as that of a smaller set: the resampled distances are
-    shifted to the distance itself as their mean. Other arguments: as for :func:`lstm_ae_lib.metrics.bootstrap_interval`.
+    A resampled set repeats images, which biases its distance upwards: the resampled distances are shifted to the distance itself
+    as their mean. Other arguments: as for :func:`lstm_ae_lib.metrics.bootstrap_interval`.
     """
     features, others = _checked_features(features, others, paired=True)
     checks.number(confidence, "confidence", 0.5, 0.9999)
     checks.number(resamples, "resamples", 10, 100_000, whole=True)
     generator, distance = np.random.default_rng(seed), frechet_distance(features, others)
-    found = np.empty(resamples)
-    for place in range(resamples):
-        chosen = generator.integers(0, len(features), len(features))
-        found[place] = frechet_distance(features[chosen], others[chosen])
+    chosen = (generator.integers(0, len(features), len(features)) for _ in range(resamples))
+    found = np.array([frechet_distance(features[rows], others[rows]) for rows in chosen])
     low, high = np.quantile(found - found.mean(), [(1 - confidence) / 2, (1 + confidence) / 2])
     return max(distance + float(low), 0.0), distance + float(high)
 
 
 def kernel_distances(features, others, block: int = 1000) -> np.ndarray:
-    """Squared maximum mean discrepancy of two versions of the same images, for each block of images; unbiased at any block size.
+    """Squared maximum mean discrepancy of two versions of the same images, one unbiased estimate for each block of images.
 
     The kernel is ``(x y / d + 1)^3`` (Bińkowski et al., "Demystifying MMD GANs", 2018). The estimate is Gretton's for pairs
-    (2012, lemma 6), in which no image meets itself or its other version; it can be negative, and is 0 for copies.
-
-    ``features`` and ``others`` are ``(n, d)``, of the same images in the same order. Images that do not fill a ``block``, of at
-    least 2, are left out, unless none does. Returns one estimate for each block; their mean is the distance.
+    (2012, lemma 6), in which no image meets itself or its other version; it can be negative, and is 0 for copies. Arguments:
+    ``(n, d)`` in the same order. Images that do not fill a ``block``, of at least 2, are left out, unless none does.
     """
-
-    def mean(kernel):
-        return (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
-
-    blocks = _kernel_blocks(features, others, block)
-    return np.array([mean(first) + mean(second) - 2 * mean(crossed) for first, second, crossed in blocks])
+    means = [[(kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in kernels]
+             for kernels in _kernel_blocks(features, others, block)]  # fmt: skip
+    return np.array([first + second - 2 * crossed for first, second, crossed in means])
 
 
 def kernel_interval(features, others, block: int = 1000) -> tuple:
     """95 % bootstrap interval over images of the mean of :func:`kernel_distances`; (None, None) from fewer than 10 images.
 
-    The estimate of a block is a mean over pairs of images. To first order an image adds to it twice the mean over its own pairs
-    less the estimate (Hoeffding 1948): these values, whose mean is the distance, are resampled. Where the two distributions are
-    the same the interval is too wide, by the square root of 2.
+    To first order an image adds to a block's estimate twice the mean over its own pairs less the estimate (Hoeffding 1948): these
+    values are resampled. For two equal distributions the interval is too wide, by the square root of 2.
     """
     values = []
     for first, second, crossed in _kernel_blocks(features, others, block):
@@ -105,32 +93,23 @@ def _kernel_blocks(features, others, block):
     """The kernel between the images of each block: of the first versions, of the second, and from the first to the second."""
     features, others = _checked_features(features, others, paired=True)
     size = min(checks.number(block, "block", 2, 2**31, whole=True), len(features))
-
-    def kernel(left, right):
-        return (left @ right.T / left.shape[1] + 1) ** 3
-
     for start in range(0, len(features) - size + 1, size):
         one, two = features[start : start + size], others[start : start + size]
-        yield kernel(one, one), kernel(two, two), kernel(one, two)
+        yield tuple((left @ right.T / left.shape[1] + 1) ** 3 for left, right in ((one, one), (two, two), (one, two)))
 
 
 def gradient_energy(images) -> np.ndarray:
     """Mean squared difference of neighbouring pixels of each image: ``(n, height, width, 3)``, uint8 or in [0, 1] -> ``(n,)``."""
-    images = np.asarray(images)
-    images = checks.images_uint8(images) / 255.0 if images.dtype == np.uint8 else checks.images_float(images, "images")
+    images = checks.images_uint8(images) / 255.0 if np.asarray(images).dtype == np.uint8 else checks.images_float(images, "images")
     return sum(np.square(np.diff(images, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)) / 2
 
 
 def evaluate(classifier: Classifier, clean, restored, labels, clean_features=None) -> dict:
-    """Perceptual quality of a set of restored images, each number with its 95 % bootstrap interval over the images.
+    """Perceptual quality of restored images: a dict of each number, with its 95 % bootstrap interval over the images.
 
-    Args:
-        clean, restored: ``(n, height, width, 3)``, uint8 or float in [0, 1], the same images in the same order.
-        labels: ``(n,)``, their classes.
-        clean_features: the classifier's features of the clean images, where they are known already.
-
-    Returns a dict: ``accuracy`` (0 to 1), ``frechet``, ``kernel_distance``, ``..._low`` and ``..._high`` of each (None from too few
-    images); and ``gradient_energy``, the ratio to that of the clean images.
+    ``clean``, ``restored``: ``(n, height, width, 3)``, uint8 or float in [0, 1], in the same order; ``labels``: ``(n,)``, their
+    classes; ``clean_features``: where they are known already. Returns ``accuracy`` (0 to 1), ``frechet``, ``kernel_distance``,
+    ``..._low`` and ``..._high`` of each (None from too few images); and ``gradient_energy``, the ratio to that of the clean images.
     """
     checks.same_shape(np.asarray(clean), np.asarray(restored), "clean", "restored")
     labels = np.asarray(labels)
@@ -139,11 +118,9 @@ def evaluate(classifier: Classifier, clean, restored, labels, clean_features=Non
     clean_features = classifier.look(clean)[0] if clean_features is None else clean_features
     features, classes = classifier.look(restored)
     right, pair = (classes == labels).astype(float), (features, clean_features)
-    numbers = {
-        "accuracy": (right.mean(), metrics.bootstrap_interval(right)),
-        "frechet": (frechet_distance(*pair), frechet_interval(*pair)),
-        "kernel_distance": (kernel_distances(*pair).mean(), kernel_interval(*pair)),
-    }
+    numbers = {"accuracy": (right.mean(), metrics.bootstrap_interval(right)),
+               "frechet": (frechet_distance(*pair), frechet_interval(*pair)),
+               "kernel_distance": (kernel_distances(*pair).mean(), kernel_interval(*pair))}  # fmt: skip
     found = {"gradient_energy": float(gradient_energy(restored).mean() / gradient_energy(clean).mean())}
     for name, (value, (low, high)) in numbers.items():
         found |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
@@ -167,15 +144,9 @@ def classifier(image_shape=(32, 32, 3), width: int = 32, classes: int = 10, name
     """A small residual network that predicts an image's class; its features measure perceptual quality.
 
     Convolutions with batch normalisation at full, half, quarter and eighth of the resolution, with ``width``, twice and four
-    times as many channels, and residual blocks at half and quarter (in the manner of He et al., "Deep Residual Learning", 2016).
-    Global average pooling gives ``4 * width`` features; one dense layer makes classes of them.
-
-    Args:
-        image_shape: ``(height, width, channels)``; sides multiples of 8.
-        width: channels of the first convolution, 1 to 1,024.
-        classes: 2 to 65,536.
-
-    Returns a model: images in [0, 1] -> logits ``(batch, classes)``; the layer ``features`` gives the features. Raises
+    times as many channels, and residual blocks at half and quarter (in the manner of He et al., "Deep Residual Learning", 2016);
+    global average pooling gives ``4 * width`` features. Sides are multiples of 8, ``width`` is 1 to 1,024, ``classes`` 2 to 65,536.
+    Returns a model: images in [0, 1] -> logits ``(batch, classes)``; its layer ``features`` gives the features. Raises
     ``ValueError`` for an argument out of range.
     """
     checks.number(width, "width", 1, 1024, whole=True)
@@ -188,8 +159,7 @@ def classifier(image_shape=(32, 32, 3), width: int = 32, classes: int = 10, name
         return keras.layers.ReLU(name=f"{name}_relu")(hidden)
 
     image = keras.layers.Input(image_shape, name="image")
-    hidden = keras.layers.Rescaling(4.0, -2.0, name="spread")(image)
-    hidden = block(hidden, width, "full")
+    hidden = block(keras.layers.Rescaling(4.0, -2.0, name="spread")(image), width, "full")
     for place, filters in enumerate((2 * width, 4 * width)):
         hidden = keras.layers.MaxPooling2D(name=f"pool{place}")(block(hidden, filters, f"widen{place}"))
         branch = block(block(hidden, filters, f"one{place}"), filters, f"two{place}")
@@ -200,7 +170,6 @@ def classifier(image_shape=(32, 32, 3), width: int = 32, classes: int = 10, name
 
 
 def load_classifier(name: str = "default", folder=None) -> Classifier:
-    """A released classifier by its name; ``folder``: default ``data/weights/classify``. Errors as
-    :func:`lstm_ae_lib.weights.read_released`."""
+    """A released one; ``folder``: default ``data/weights/classify``. Errors as :func:`lstm_ae_lib.weights.read_released`."""
     model, description = weights.read_released(name, folder or weights.released_dir("classify"))
     return Classifier(model, description["card"])

@@ -13,15 +13,13 @@ ops = keras.ops
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class ConvLSTMStep(keras.layers.Layer):
     """One step of a convolutional LSTM: gates by a convolution over input and state (Shi et al., "Convolutional LSTM Network",
-    2015; without the peepholes). Keras' ``ConvLSTM2D`` runs over a sequence that is known beforehand; a network that sees its own
-    last estimate calls this layer once an iteration, with the same weights.
+    2015; without the peepholes). Unlike Keras' ``ConvLSTM2D`` it does not need to know the whole sequence beforehand.
 
     Weights: ``kernel`` ``(kernel_size, kernel_size, channels + filters, 4 * filters)``, 1 to 65,536 filters and an odd size of 1 to
     31, and ``bias`` ``(4 * filters,)``; the gates in Keras' order (input, forget, cell, output), the forget gate's bias 1 at first.
 
-    Input: ``(batch, height, width, channels + 2 * filters)``, the features and behind them the state, hidden and cell. Output:
-    the new state ``(batch, height, width, 2 * filters)``. Raises ``ValueError`` for an argument out of range, or an input without
-    room for features and state.
+    Input: ``(batch, height, width, channels + 2 * filters)``, the features, then hidden and cell state. Output: the new state
+    ``(batch, height, width, 2 * filters)``. Raises ``ValueError`` for an argument out of range, or an input of too few channels.
     """
 
     def __init__(self, filters, kernel_size=3, **kwargs):
@@ -35,13 +33,9 @@ class ConvLSTMStep(keras.layers.Layer):
         self.compute_output_shape(input_shape)
         side, channels = self.kernel_size, input_shape[-1] - self.filters
         self.kernel = self.add_weight(name="kernel", shape=(side, side, channels, 4 * self.filters), initializer="glorot_uniform")
-        self.bias = self.add_weight(name="bias", shape=(4 * self.filters,), initializer=self._initial_bias)
+        forget = keras.initializers.Constant(np.repeat([0.0, 1.0, 0.0, 0.0], self.filters))
+        self.bias = self.add_weight(name="bias", shape=(4 * self.filters,), initializer=forget)
         self.built = True
-
-    def _initial_bias(self, shape, dtype=None):
-        forget = np.zeros(shape)
-        forget[self.filters : 2 * self.filters] = 1
-        return ops.convert_to_tensor(forget, dtype)
 
     def call(self, inputs):
         gates = ops.conv(inputs[..., : -self.filters], self.kernel, padding="same") + self.bias
@@ -63,34 +57,28 @@ class ConvLSTMStep(keras.layers.Layer):
 
 
 @weights.register
-def recurrent_inference(
-    image_shape=(32, 32, 3), width: int = 64, iterations: int = 3, sigma: float = 2.0, border: str = "reflect_101",
-    linear_start: str = "dct1", name: str = "recurrent_inference",
-):  # fmt: skip
+def recurrent_inference(image_shape=(32, 32, 3), width: int = 64, iterations: int = 3, sigma: float = 2.0,
+                        border: str = "reflect_101", linear_start: str = "dct1", name: str = "recurrent_inference"):  # fmt: skip
     """A recurrent inference machine: a convolutional LSTM improves the estimate again and again with the same weights.
 
     Each iteration sees its estimate x, the residual y - x and the data term A(y - A x), which shows where the estimate, blurred
-    again, differs from the degraded image y. A convolutional LSTM at half the resolution, with a residual block behind it,
-    remembers earlier iterations and adds to the estimate (Putzky and Welling, "Recurrent Inference Machines for Solving Inverse
-    Problems", 2017).
+    again, differs from the degraded image y. A convolutional LSTM at half the resolution, with a residual block behind it, adds
+    to the estimate (Putzky and Welling, "Recurrent Inference Machines for Solving Inverse Problems", 2017).
 
     Args:
         image_shape: ``(height, width, channels)``, known, both sides even.
         width, iterations: channels of the state, 1 to 4,096; 1 to 100.
-        sigma: of the blur A in pixels; 0 where it is not known, then there is no data term.
-        border: of A: ``"reflect_101"`` or ``"reflect"``.
+        sigma, border: of the blur A: up to 64 pixels, 0 for no data term; ``"reflect_101"`` or ``"reflect"``.
         linear_start: as for the peers: where the iterations begin, instead of at the degraded image.
 
-    Returns a model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped. Raises ``ValueError`` for
-    an argument out of range.
+    Returns a model with the images' shape, linear output, not clipped. Raises ``ValueError`` for an argument out of range.
     """
     checks.number(width, "width", 1, 4096, whole=True)
     checks.number(iterations, "iterations", 1, 100, whole=True)
     checks.number(sigma, "sigma", 0, 64)
     peers.check_divides(image_shape, 2)
 
-    degraded = keras.layers.Input(image_shape, name="degraded")
-    estimate = degraded
+    degraded = estimate = keras.layers.Input(image_shape, name="degraded")
     if linear_start:
         estimate = spectral.linear_layer(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
     blur = degradations.GaussianBlur(sigma, border, dtype="float32", name="blur") if sigma else None
@@ -104,12 +92,9 @@ def recurrent_inference(
     residual, shuffle = keras.layers.Add(name="residual"), layers.DepthToSpace(2, name="shuffle")
     improve, state = keras.layers.Add(dtype="float32", name="add"), None
     for _ in range(iterations):
-        seen = [estimate, subtract([degraded, estimate])]
-        if blur is not None:
-            seen.append(blur(subtract([degraded, blur(estimate)])))
+        seen = [estimate, subtract([degraded, estimate])] + ([blur(subtract([degraded, blur(estimate)]))] if blur else [])
         features = first(join(seen))
-        state = remember([ops.zeros_like(features)] * 2) if state is None else state
-        state = step(remember([features, state]))
+        state = step(remember([features, remember([ops.zeros_like(features)] * 2) if state is None else state]))
         hidden = state[..., :width]
         estimate = improve([estimate, shuffle(last(residual([hidden, narrow(widen(hidden))])))])
     return keras.Model(degraded, estimate, name=name)

@@ -1,5 +1,4 @@
-"""Measures of a trained variational autoencoder: restored images as samples, its evidence lower bound in bits per dimension, the
-units that it uses, and the calibration of its spread."""
+"""Measures of a trained variational autoencoder: sampled restorations, evidence lower bound, active units, calibration."""
 
 import math
 
@@ -22,12 +21,8 @@ def generate(model, count: int, seed: int = 0) -> np.ndarray:
 def restore_samples(model, degraded, count: int, seed: int = 0, batch_size: int = 250) -> np.ndarray:
     """Samples of the restored images of a trained :func:`lstm_ae_lib.tasks.variational.conditional_vae`.
 
-    Args:
-        degraded: ``(n, height, width, 3)``, float in units of [0, 1].
-        count: samples for each image; 0 for one whose latent is the mean of the prior.
-        seed, batch_size: of the samples; images at a time, which bounds the memory.
-
-    Returns ``(max(count, 1), n, height, width, 3)`` float32, not clipped.
+    ``degraded``: ``(n, height, width, 3)``, float in units of [0, 1]; ``count``: samples for each image, 0 for one whose latent is
+    the mean of the prior. Returns ``(max(count, 1), n, height, width, 3)`` float32, not clipped.
     """
     degraded = _float32(degraded, "degraded")
     checks.number(count, "count", 0, 10**6, whole=True)
@@ -44,11 +39,8 @@ def restore_samples(model, degraded, count: int, seed: int = 0, batch_size: int 
 def posterior(model, clean, degraded=None, batch_size: int = 500) -> tuple:
     """Means and log variances of the latent's posterior and of its prior, each ``(n, ..., latent)``.
 
-    Args:
-        model: a variational autoencoder of :mod:`lstm_ae_lib.tasks.variational`.
-        clean: ``(n, height, width, 3)``, float in [0, 1].
-        degraded: the same images degraded, float; for a conditional one only.
-        batch_size: images at a time; bounds the memory.
+    ``model``: of :mod:`lstm_ae_lib.tasks.variational`; ``clean``: ``(n, height, width, 3)``, float in [0, 1]; ``degraded``: the
+    same images degraded, float, for a conditional model only.
     """
     clean = _float32(clean, "clean")
     if degraded is None:
@@ -67,14 +59,9 @@ def posterior(model, clean, degraded=None, batch_size: int = 500) -> tuple:
 def elbo(model, clean, degraded=None, sigma: float | None = None, seed: int = 0, batch_size: int = 500) -> dict:
     """The evidence lower bound of images, from one sample of the latent each, in bits per dimension (value of an image).
 
-    It bounds the probability of the 8-bit image: the decoder's output is the mean of a normal distribution, whose probability
-    mass around each grey level counts.
-
-    Args:
-        model, degraded, batch_size: as for :func:`posterior`.
-        clean: ``(n, height, width, 3)``, uint8.
-        sigma: of the decoder, above 0; None for the best for these images. Take it from training images.
-        seed: of the samples.
+    It bounds the probability of the 8-bit images ``clean``, ``(n, height, width, 3)``: the decoder's output is the mean of a normal
+    distribution, whose probability mass around each grey level counts. ``sigma``: of the decoder, above 0, from training images;
+    None for the best for these images. Other arguments: as for :func:`posterior`.
 
     Returns a dict: ``bits`` ``(n,)``, ``nats`` ``(n,)`` (the divergence alone, of an image), ``sigma``, ``values`` (of an image),
     and ``units`` ``(latent,)``, the mean divergence of each number of the latent in nats.
@@ -86,48 +73,37 @@ def elbo(model, clean, degraded=None, sigma: float | None = None, seed: int = 0,
     latent = _draw(np.random.default_rng(seed), mean, log_variance)
 
     def decode(latent, degraded=None):
-        context = [] if degraded is None else _outputs(model, "prior_encoder", degraded)[:2]
-        return _outputs(model, "decoder", [*context, latent] if context else latent)
+        return _outputs(model, "decoder", latent if degraded is None else [*_outputs(model, "prior_encoder", degraded)[:2], latent])
 
     decoded = _in_batches(decode, batch_size, latent, *([] if degraded is None else [_float32(degraded, "degraded")]))
-    if sigma is None:
-        sigma = math.sqrt(np.mean(np.square(decoded - unit), dtype=np.float64))
+    sigma = math.sqrt(np.mean(np.square(decoded - unit), dtype=np.float64)) if sigma is None else sigma
     nats, values = divergence.sum(axis=tuple(range(1, divergence.ndim))), math.prod(clean.shape[1:])
     bits = bits_of_pixels(clean, decoded, sigma) + nats / math.log(2) / values
     return {"bits": bits, "nats": nats, "sigma": float(sigma), "values": values, "units": divergence.mean(axis=0)}
 
 
 def active_units(mean, least: float = 0.01) -> np.ndarray:
-    """Active units: numbers of a latent whose posterior ``mean`` ``(n, ..., latent)`` has a variance over the images of more than
-    ``least`` (Burda et al., "Importance Weighted Autoencoders", 2016). The others have collapsed to the prior. Returns
-    ``(..., latent)`` bool."""
+    """Active units: whether the posterior ``mean`` ``(n, ..., latent)`` of a number has a variance over the images above ``least``
+    (Burda et al., "Importance Weighted Autoencoders", 2016); the others have collapsed to the prior. ``(..., latent)`` bool."""
     return np.var(mean, axis=0) > checks.number(least, "least", 0, 1e6)
 
 
 def summarize_elbo(found: dict, mean) -> dict:
-    """A run's record of a trained model, from :func:`elbo` and the means of :func:`posterior` of the same images.
-
-    A dict of ``bits`` with its 95 % interval ``bits_low`` and ``bits_high``, ``latent_bits`` (the latent's part), ``nats`` (the
-    divergence of an image), ``latent`` (numbers), ``used`` (active units), and ``sigma``.
-    """
+    """A run's record of a trained model, from :func:`elbo` and the means of :func:`posterior` of the same images: ``bits`` with its
+    95 % interval, ``latent_bits`` (the latent's part), ``nats`` (of an image), ``latent`` (numbers), ``used`` (active units)."""
     low, high = metrics.bootstrap_interval(found["bits"])
     nats, values = float(found["nats"].mean()), found["values"]
-    return {
-        "bits": float(found["bits"].mean()), "bits_low": low, "bits_high": high, "latent_bits": nats / math.log(2) / values,
-        "nats": nats, "latent": math.prod(mean.shape[1:]), "used": int(active_units(mean).sum()), "sigma": found["sigma"],
-    }  # fmt: skip
+    return {"bits": float(found["bits"].mean()), "bits_low": low, "bits_high": high, "latent_bits": nats / math.log(2) / values,
+            "nats": nats, "latent": math.prod(mean.shape[1:]), "used": int(active_units(mean).sum()),
+            "sigma": found["sigma"]}  # fmt: skip
 
 
 def calibration(spread, error, bins: int = 10) -> dict:
     """Calibration of a predicted spread: does a larger spread go with a larger error?
 
-    Args:
-        spread: the predicted standard deviation of each value, at least 0; any shape.
-        error: restored minus clean, the same shape.
-        bins: groups of equally many values, from the smallest spread to the largest, 2 to 1,000.
-
-    Returns a dict: ``spread`` and ``error``, ``(bins,)``, each group's root mean square: equal where the spread is calibrated;
-    ``rank_correlation``, Spearman's, of the spread and the absolute error.
+    ``spread``: the predicted standard deviation of each value, at least 0, of any shape; ``error``: restored minus clean, alike;
+    ``bins``: groups of equally many values, by their spread, 2 to 1,000. Returns a dict: ``spread`` and ``error``, ``(bins,)``,
+    each group's root mean square, equal where calibrated; ``rank_correlation``, Spearman's, of spread and absolute error.
     """
     import scipy.stats
 
@@ -154,20 +130,19 @@ def _in_batches(function, batch_size, *arrays):
 
 def _outputs(model, part, inputs):
     """The output of a part of a model, or a list of them, as arrays."""
-    as_array = lambda one: np.asarray(keras.ops.convert_to_numpy(one), np.float32)  # noqa: E731
-    return keras.tree.map_structure(as_array, model.get_layer(part)(inputs, training=False))
+    outputs = model.get_layer(part)(inputs, training=False)
+    return keras.tree.map_structure(lambda one: np.asarray(keras.ops.convert_to_numpy(one), np.float32), outputs)
 
 
 def _draw(generator, mean, log_variance):
-    noise = generator.standard_normal(mean.shape).astype(np.float32)
-    return mean + np.exp(np.clip(log_variance, -14, 8) / 2) * noise
+    return mean + np.exp(np.clip(log_variance, -14, 8) / 2) * generator.standard_normal(mean.shape).astype(np.float32)
 
 
 def bits_of_pixels(clean, mean, sigma: float) -> np.ndarray:
     """Bits per dimension of 8-bit images ``(n, height, width, 3)`` under normal distributions: ``(n,)``.
 
-    ``mean`` (the same shape) and ``sigma`` (one for all, above 0 up to 10) are in units of [0, 1]. The mean over each image's
-    values of minus the binary logarithm of the probability mass within half a grey level of the value, and beyond it at 0 and 255.
+    ``mean`` (the same shape) and ``sigma`` (one for all, above 0 up to 10) are in units of [0, 1]. What counts is the probability
+    mass within half a grey level of the value, and beyond it at 0 and 255.
     """
     import scipy.special
 
@@ -187,10 +162,8 @@ def bits_of_pixels(clean, mean, sigma: float) -> np.ndarray:
 
 
 def load_released(name: str = "default", folder=None) -> tuple:
-    """A released pair of variational autoencoders: the one that restores, the one that images are drawn from, and the card.
-
-    ``folder``: default ``data/weights/variational``. Errors as :func:`lstm_ae_lib.weights.read_released`.
-    """
+    """A released pair of variational autoencoders: one that restores, one that images are drawn from, and the card. ``folder``:
+    default ``data/weights/variational``. Errors as :func:`lstm_ae_lib.weights.read_released`."""
     folder = folder or weights.released_dir("variational")
     pairs = [one.removesuffix("-drawing") for one in weights.released(folder) if one.endswith("-drawing")]
     network, described = weights.read_released(checks.choice(name, "weights", pairs) if pairs else name, folder)

@@ -12,26 +12,16 @@ ops = keras.ops
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class LatentSample(keras.layers.Layer):
-    """The bottleneck of a variational autoencoder: a sample of the latent from its posterior, and the divergence from its prior as
-    a loss (Kingma and Welling, "Auto-Encoding Variational Bayes", 2014).
+    """The bottleneck of a variational autoencoder (Kingma and Welling, "Auto-Encoding Variational Bayes", 2014).
 
     In training the output is ``mean + exp(log_variance / 2) * noise`` and ``beta`` times the divergence is added to the loss;
-    otherwise it is the mean. Two means against posterior collapse: KL warm-up, in which beta rises from zero over the first
-    ``kl_warmup_steps``, and free bits, ``free_nats`` of each number, counted on the mean over the batch, that add nothing to the
-    loss (Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow", 2016). Divergence and loss are computed
-    in the dtype of the weights.
+    otherwise it is the mean. Against posterior collapse beta rises from zero over the first ``kl_warmup_steps``, and ``free_nats``
+    of each number, on the mean over the batch, cost nothing (Kingma et al., "Improved Variational Inference with Inverse
+    Autoregressive Flow", 2016). All three are at least 0. Computed in the dtype of the weights; ``steps`` counts those of training.
 
-    Args:
-        prior: the prior comes with the input, as where it depends on a degraded image; otherwise it is the standard normal.
-        beta, free_nats, kl_warmup_steps: at least 0; a warm-up of 0 steps is none.
-        seed: of the noise.
-
-    Weights: ``steps``, how many steps of training it has seen. The metric ``kl`` is the divergence in nats an image.
-
-    Input: ``(batch, ..., 2 * latent)``: mean and log variance of the posterior; with ``prior`` ``4 * latent``: behind them
-    those of the prior. Log variances are clipped to -14 to 8. Output: ``(batch, ..., latent)``.
-
-    Raises ``ValueError`` for an argument out of range, or an input whose last axis does not divide.
+    Input: ``(batch, ..., 2 * latent)``, mean and log variance of the posterior; with ``prior`` ``4 * latent``, behind them those of
+    the prior (else the standard normal). Log variances are clipped to -14 to 8. Output: ``(batch, ..., latent)``. Metric: ``kl``,
+    in nats an image. Raises ``ValueError`` for an argument out of range, or a last axis that does not divide.
     """
 
     def __init__(self, prior=False, beta=1.0, free_nats=0.0, kl_warmup_steps=0, seed=0, **kwargs):
@@ -47,14 +37,12 @@ class LatentSample(keras.layers.Layer):
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
         self.steps = self.add_weight((), "zeros", "float32", trainable=False, autocast=False, name="steps")
-        self.built = True
 
     def call(self, statistics, training=False):
         parts = ops.split(ops.cast(statistics, self.variable_dtype), 4 if self.prior else 2, axis=-1)
         mean, log_variance = parts[0], ops.clip(parts[1], -14, 8)
         divergence = gaussian_kl(*parts)
-        axes = tuple(range(1, len(statistics.shape)))
-        self._kl.update_state(ops.sum(divergence, axis=axes))
+        self._kl.update_state(ops.sum(divergence, axis=tuple(range(1, len(statistics.shape)))))
         if training:
             counted = ops.sum(ops.maximum(ops.mean(divergence, axis=0), self.free_nats))
             share = ops.minimum((self.steps + 1) / self.kl_warmup_steps, 1.0) if self.kl_warmup_steps else 1.0
@@ -67,8 +55,8 @@ class LatentSample(keras.layers.Layer):
         return 0
 
     def get_config(self):
-        arguments = ("prior", "beta", "free_nats", "kl_warmup_steps", "seed")
-        return super().get_config() | {name: getattr(self, name) for name in arguments}
+        names = ("prior", "beta", "free_nats", "kl_warmup_steps", "seed")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
     def compute_output_shape(self, input_shape):
         parts = 4 if self.prior else 2
@@ -78,10 +66,8 @@ class LatentSample(keras.layers.Layer):
 
 
 def gaussian_kl(mean, log_variance, prior_mean=None, prior_log_variance=None):
-    """Kullback-Leibler divergence of normal distributions from a prior (None: the standard normal), in nats, element by element.
-
-    Tensors or arrays of one shape and dtype. Log variances are clipped to -14 to 8.
-    """
+    """Kullback-Leibler divergence of normal distributions from a prior (None: the standard normal), in nats, element by element:
+    tensors or arrays of one shape and dtype. Log variances are clipped to -14 to 8."""
     mean, log_variance = ops.convert_to_tensor(mean), ops.clip(ops.convert_to_tensor(log_variance), -14, 8)
     if prior_mean is None:
         return 0.5 * (ops.exp(log_variance) + ops.square(mean) - 1 - log_variance)
@@ -100,28 +86,20 @@ def gaussian_nll(clean, restored):
 
 
 @weights.register
-def variational_autoencoder(
-    image_shape=(32, 32, 3), latent: int = 128, width: int = 48, free_nats: float = 0.0, kl_warmup_steps: int = 0,
-    name: str = "variational_autoencoder",
-):  # fmt: skip
+def variational_autoencoder(image_shape=(32, 32, 3), latent: int = 128, width: int = 48, free_nats: float = 0.0,
+                            kl_warmup_steps: int = 0, name: str = "variational_autoencoder"):  # fmt: skip
     """A recurrent variational autoencoder with a latent vector, which images can be drawn from.
 
-    clean -> encoder -> mean and log variance -> a sample -> decoder -> reconstruction. Encoder and decoder are pairs of a
-    residual block and scans, as the flagship's, at a half and at a quarter of the resolution, without skips around the latent.
-    With :func:`gaussian_nll` as the loss, training minimises the negative evidence lower bound in nats per dimension.
+    clean -> encoder -> mean and log variance -> a sample -> decoder -> reconstruction. Encoder and decoder are the flagship's
+    pairs of a residual block and scans, at a half and at a quarter of the resolution, without skips around the latent. With
+    :func:`gaussian_nll` as the loss, training minimises the negative evidence lower bound in nats per dimension.
 
-    Args:
-        image_shape: ``(height, width, channels)``, known, both sides multiples of 4.
-        latent: numbers, 1 to 65,536.
-        width: channels at half the resolution, twice as many at a quarter; a multiple of 2 up to 2,048.
-        free_nats, kl_warmup_steps: as for :class:`LatentSample`.
-
-    Returns a model with the images' shape, not clipped. Its parts ``encoder`` (image -> mean and log variance) and ``decoder``
-    (latent -> image) are models of their own.
+    The image shape is known, its sides multiples of 4; ``latent``: numbers, 1 to 65,536; ``width``: channels at half the
+    resolution, twice as many at a quarter, a multiple of 2 up to 2,048; others: as for :class:`LatentSample`. Returns a model with
+    the images' shape, not clipped, of two models: ``encoder`` (image -> mean and log variance), ``decoder`` (latent -> image).
     """
     height, across, channels = _checked_arguments(image_shape, 4, width, 2048, latent, 65536)
     narrow = 16  # channels that are flattened
-
     clean = keras.layers.Input(image_shape, name="image")
     hidden = models.convolution(width, 6, "first", strides=2)(clean)
     hidden = models.block_pair(width, "half")(hidden)
@@ -146,41 +124,31 @@ def variational_autoencoder(
 
 
 @weights.register
-def conditional_vae(
-    image_shape=(32, 32, 3), width: int = 64, latent: int = 4, free_nats: float = 0.0, kl_warmup_steps: int = 0,
-    linear_start: str = "dct1", name: str = "conditional_vae",
-):  # fmt: skip
+def conditional_vae(image_shape=(32, 32, 3), width: int = 64, latent: int = 4, free_nats: float = 0.0,
+                    kl_warmup_steps: int = 0, linear_start: str = "dct1", name: str = "conditional_vae"):  # fmt: skip
     """A recurrent variational autoencoder that restores: any number of restored images for one degraded image.
 
     The latent is a map of ``latent`` channels at half the resolution. Its prior comes from the degraded image; its posterior, in
     training, from the clean one too. A decoder of a sample and the degraded image gives what is added to the linear estimate
-    (Sohn et al., "Learning Structured Output Representation using Deep Conditional Generative Models", 2015). All parts are
-    made of the flagship's pairs.
+    (Sohn et al., "Learning Structured Output Representation using Deep Conditional Generative Models", 2015).
 
-    Args:
-        image_shape: ``(height, width, channels)``, both sides even.
-        width, latent: channels of the hidden layers, a multiple of 2, and of the map; up to 4,096 each.
-        free_nats, kl_warmup_steps, linear_start: as for :class:`LatentSample`, and as for the peers.
-
-    Returns a model: degraded and clean images -> restored ones, not clipped. Its parts are models of their own: ``prior_encoder``
-    (degraded -> start, features, prior), ``posterior_encoder`` (clean, start, features -> posterior), ``decoder`` (start,
-    features, latent -> restored).
+    The image shape is known, its sides even; ``width`` (channels of the hidden layers) is a multiple of 2, both up to 4,096;
+    others: as for :class:`LatentSample` and the peers. Returns a model: degraded and clean images -> restored ones, not clipped.
+    Its parts are models: ``prior_encoder`` (degraded -> start, features, prior), ``posterior_encoder`` (clean, start, features ->
+    posterior), ``decoder`` (start, features, latent -> restored).
     """
     height, across, channels = _checked_arguments(image_shape, 2, width, 4096, latent, 4096)
 
-    def shrunk(images, name):
-        return models.convolution(width, 6, name, strides=2)(images)
-
     seen = keras.layers.Input(image_shape, name="seen")
     start, known = peers.linear_features(seen, linear_start)
-    features = models.block_pair(width, "prior_pair")(shrunk(known, "first"))
+    features = models.block_pair(width, "prior_pair")(models.convolution(width, 6, "first", strides=2)(known))
     prior = models.convolution(2 * latent, 1, "prior", kernel_initializer="zeros", dtype="float32")(features)
     prior_encoder = keras.Model(seen, [start, features, prior], name="prior_encoder")
 
     wanted, given = keras.layers.Input(image_shape, name="wanted"), keras.layers.Input(image_shape, name="start_of_it")
     context = keras.layers.Input((height // 2, across // 2, width), name="context")
     missing = keras.layers.Subtract(dtype="float32", name="missing")([wanted, given])
-    hidden = keras.layers.Add(name="both")([shrunk(missing, "first_missing"), context])
+    hidden = keras.layers.Add(name="both")([models.convolution(width, 6, "first_missing", strides=2)(missing), context])
     hidden = models.block_pair(width, "posterior_pair")(hidden)
     # Nearly without noise at first: a latent that begins as noise is one that the decoder learns to leave alone.
     certain = {"kernel_initializer": "zeros", "bias_initializer": keras.initializers.Constant(-3.0)}
