@@ -288,11 +288,11 @@ def speed_table(training: list, growth: list) -> str:
     here, cells = [record for record in training if record["threads"] == most], []
     for task, batch in dict.fromkeys((record["task"], record["batch"]) for record in here):
         peers = {record["implementation"]: record for record in here if (record["task"], record["batch"]) == (task, batch)}
-        times = {name: shown(record["milliseconds"], ".2f") for name, record in peers.items()}
-        others = [times.get(name, "-") for name in ("keras", "pytorch", "onnxruntime")]
-        shares = {name: shown(record.get("fraction_of_gemm"), ".0%") for name, record in peers.items() if "pytorch" in peers}
-        own = (("project", task), ("gated scan", "the same by gated scans"))
-        cells += [[title, str(batch), times[name], *others, ratio(peers[name]), shares[name]] for name, title in own if name in shares]
+        times = [shown(peers.get(name, {}).get("milliseconds"), ".2f") for name in ("keras", "pytorch", "onnxruntime")]
+        own = {"project": task, "gated scan": "the same by gated scans"} if "pytorch" in peers else {}
+        for title, record in ((title, peers[name]) for name, title in own.items() if name in peers):
+            share = shown(record.get("fraction_of_gemm"), ".0%")
+            cells.append([title, str(batch), shown(record["milliseconds"], ".2f"), *times, ratio(record), share])
     titles = ["", "batch", "this library", "stock Keras", "PyTorch", "ONNX Runtime", "of PyTorch's time", "of the GEMM rate"]
     project = {record["task"]: record for record in here if record["implementation"] == "project"}
     once, step = (project[task]["milliseconds"] / project[task]["batch"] for task in ("making the pipeline", "step with one batch"))
