@@ -1,12 +1,12 @@
 """How fast is it here, beside stock Keras and PyTorch, and how does the cost grow? Measures and prints; asserts nothing.
 
-Everything is measured once a round, round after round, so that a machine that slows down for a while slows all of it. Medians
-stand beside the lowest and highest round; a ratio compares the same round. Each implementation computes in a process of its own,
-with its own threads. PyTorch and ONNX Runtime are no requirements; without them their rows are missing (``make bench-train``).
+Everything is measured once a round, round after round, so that a slow spell of the machine slows all of it; a ratio compares the
+same round. Each implementation has a process and threads of its own. PyTorch and ONNX Runtime are optional (``make bench-train``).
 """
 
 import contextlib
 import functools
+import io
 import json
 import os
 import resource
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from importlib import metadata
 from operator import itemgetter
 
@@ -27,46 +28,26 @@ from lstm_ae_lib.study.reporting import Column
 
 # The overview: images to degrade, size of a batch, training steps and batches of the pipeline in one measurement.
 IMAGES, BATCH, STEPS, BATCHES = 50_000, 64, 10, 600
-# Beside others: task -> sizes of a batch, and images in one measurement.
+# Beside others: task -> sizes of a batch, and images in one measurement. "making the pipeline" degrades its images once.
 TASKS = {
-    "training step": ((32, 64, 256), 1280),
-    "inference": ((1, 64, 1024), 4096),
-    "sweep step": ((64,), 1280),
-    "step with one batch": ((64,), 10_240),  # again and again: what the next one is to be compared with
-    "step with pipeline": ((64,), 10_240),
-    "making the pipeline": ((10_000,), 1280),  # images are degraded once, here
-}
-TOGETHER = ("step with one batch", "step with pipeline")  # measured in the same rounds
+    "training step": ((32, 64, 256), 1280), "inference": ((1, 64, 1024), 4096), "sweep step": ((64,), 1280),
+    "step with one batch": ((64,), 10_240), "step with pipeline": ((64,), 10_240), "making the pipeline": ((10_000,), 1280),
+}  # fmt: skip
+TOGETHER = ("step with one batch", "step with pipeline")  # compared, and so measured in the same rounds
 IMPLEMENTATIONS = ("project", "gated scan", "keras", "keras, project's threads", "pytorch", "onnxruntime")
-# The sweeps over image positions: 32x32 positions with 16 features, 16 units each way, along the rows, then the columns.
-SWEEP_SIZE, SWEEP_UNITS = 32, 16
-# Keras runs this many steps between two looks at its callbacks, in the project and in stock Keras alike.
-STEPS_PER_EXECUTION = 8
+SWEEP_SIZE, SWEEP_UNITS = 32, 16  # sweeps over 32x32 positions with 16 features, 16 units each way, along rows, then columns
+STEPS_PER_EXECUTION = 8  # between two looks at Keras' callbacks, in the project and in stock Keras alike
 GEMM = (2048, 512, 512)
 SCALES = {"images": (2000, 5000, 10000, 20000, 50000), "side": (32, 64, 128, 256), "units": (32, 64, 128, 256, 512)}
 
 
 def overview(repeats: int = 7) -> list:
-    """Times the reference model's training step, the input pipeline and the degradation of 50,000 images.
-
-    The images are the bundled sample, repeated: speed does not depend on which pictures they are.
-
-    Raises ``ValueError`` for fewer than 3 repeats.
-    """
+    """Times of the reference model's training step, the pipeline and the degradation of 50,000 images, in at least 3 rounds."""
     checks.number(repeats, "repeats", 3, 1000, whole=True)
-    images = cifar10.load_cifar10("sample").train_images
-    values = _interleaved(_overview_tasks(np.resize(images, (IMAGES, *images.shape[1:]))), repeats)
-    shared = {"repeats": repeats, "batch": BATCH, "threads": threads.intra_op(), **_machine()}
-    return [
-        {"name": name, "unit": name.rsplit(", ", 1)[1], **_spread("median", found), **shared} for name, found in values.items()
-    ]
-
-
-def _overview_tasks(images):
-    """Name, ending in the unit -> a function that does the work once and returns the number."""
+    images = np.resize(cifar10.load_cifar10("sample").train_images, (IMAGES, 32, 32, 3))
     degraded = degradations.degrade(images, "gauss2")
     pair = [keras.ops.convert_to_tensor(pixels[:BATCH] / np.float32(255)) for pixels in (images, degraded)]
-    tasks = {}
+    tasks = {}  # name, ending in the unit -> a function that does the work once and returns the number
     for bidirectional in (False, True):
         model = models.reference_lstm_autoencoder(bidirectional=bidirectional)
         model.compile(optimizer="adam", loss="mse")
@@ -75,12 +56,13 @@ def _overview_tasks(images):
     batches = datasets.training_batches(degraded, images, BATCH, seed=0).take(BATCHES)
     # From a standing start: an iterator that waited would hand out what it had prefetched meanwhile.
     tasks["pipeline alone, images per second"] = lambda _: BATCHES * BATCH / _seconds(lambda: [None for _ in batches])
-    for name in ("gauss2", "reference"):
-        library = {"opencv": "OpenCV", "scipy": "SciPy"}[degradations.get_protocol(name).engine]
+    for name, library in (("gauss2", "OpenCV"), ("reference", "SciPy")):
         for way, degrade in ((library, degradations.degrade), ("in the graph", _in_graph)):
             work = functools.partial(degrade, images, name)
             tasks[f"degrading {IMAGES:,} images, {name}, {way}, seconds"] = lambda _, work=work: _seconds(work)
-    return tasks
+    shared = {"repeats": repeats, "batch": BATCH, "threads": threads.intra_op(), **_machine()}
+    found = _interleaved(tasks, repeats)
+    return [{"name": name, "unit": name.rsplit(", ", 1)[1], **_spread("median", one), **shared} for name, one in found.items()]
 
 
 def _in_graph(images, protocol):
@@ -89,22 +71,15 @@ def _in_graph(images, protocol):
     operator = degradations.operator(protocol)
     operator.build((None, *images.shape[1:]))
     batches = tf.data.Dataset.from_tensor_slices(images).batch(500)
-    batches = batches.map(lambda pixels: operator(tf.cast(pixels, tf.float32) / 255.0), num_parallel_calls=tf.data.AUTOTUNE)
-    for _ in batches:
+    for _ in batches.map(lambda pixels: operator(tf.cast(pixels, tf.float32) / 255.0), num_parallel_calls=tf.data.AUTOTUNE):
         pass
 
 
 def train(repeats: int = 7, cores=(1, 2), tasks=()) -> list:
-    """Times training steps, inference and sweeps of all implementations.
+    """Times of :data:`TASKS`, by default all, by all implementations on as many cores as there are of ``cores``; 5 rounds or more.
 
-    Args:
-        repeats: rounds, at least 5. Default 7.
-        cores: numbers of cores to measure with; those that the machine lacks are left out. Default (1, 2).
-        tasks: what to measure, of :data:`TASKS`. Default: everything.
-
-    Returns:
-        list: records with ``milliseconds`` (``low``, ``high``), ``ratio_to_pytorch`` and for a step with the pipeline
-        ``ratio_to_one_batch`` (``ratio_low``, ``ratio_high``), ``ratio_to_keras``, ``fraction_of_gemm``, and what was measured.
+    Records have ``milliseconds`` (``low``, ``high``), ``ratio_to_pytorch`` and for a step with the pipeline ``ratio_to_one_batch``
+    (``ratio_low``, ``ratio_high``), ``ratio_to_keras``, ``fraction_of_gemm``, and what was measured.
     """
     for task in tasks:
         checks.choice(task, "tasks", tuple(TASKS))
@@ -112,31 +87,33 @@ def train(repeats: int = 7, cores=(1, 2), tasks=()) -> list:
     chosen = [(task, batch) for task in tasks or TASKS for batch in TASKS[task][0]]
     groups = [[("gemm", GEMM[0])], *([what] for what in chosen if what[0] not in TOGETHER)]
     groups.append([what for what in chosen if what[0] in TOGETHER])
-    return [record for count in cores if count <= threads.cores() for record in _train_with(count, repeats, groups)]
-
-
-def _train_with(cores, repeats, groups):
-    times = {}
-    with contextlib.ExitStack() as stack:
-        workers = {name: stack.enter_context(_Worker(name, cores)) for name in IMPLEMENTATIONS}
-        workers = {name: worker for name, worker in workers.items() if worker.ready()}
-        for group in groups:
-            tasks = {(*what, name): functools.partial(workers[name].ask, *what) for what in group for name in workers}
-            times |= _interleaved(tasks, repeats)
-    gemm = 2e-6 * np.prod(GEMM) / min(statistics.median(found) for (task, *_), found in times.items() if task == "gemm")
-    shared = {"threads": cores, "rounds": repeats, "gemm_gflops": round(float(gemm), 1), **_machine("torch", "onnxruntime")}
-    found = [_record(times, *key, gemm) for key in times if key[0] != "gemm"]
-    return [{key: round(value, 4) if isinstance(value, float) else value for key, value in one.items()} | shared for one in found]
+    done = []
+    for count in (count for count in cores if count <= threads.cores()):
+        times = {}
+        with contextlib.ExitStack() as stack:
+            workers = {name: stack.enter_context(_Worker(name, count)) for name in IMPLEMENTATIONS}
+            workers = {name: worker for name, worker in workers.items() if worker.ready()}
+            for group in groups:
+                asked = {(*what, name): functools.partial(workers[name].ask, *what) for what in group for name in workers}
+                times |= _interleaved(asked, repeats)
+        gemm = 2e-6 * np.prod(GEMM) / min(statistics.median(found) for (task, *_), found in times.items() if task == "gemm")
+        shared = {"threads": count, "rounds": repeats, "gemm_gflops": round(float(gemm), 1), **_machine("torch", "onnxruntime")}
+        for record in (_record(times, *key, gemm) for key in times if key[0] != "gemm"):
+            done.append({key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()} | shared)
+    return done
 
 
 def _record(times, task, batch, name, gemm):
     found = times[task, batch, name]
     record = {"task": task, "implementation": name, "batch": batch, **_spread("milliseconds", found)}
-    record |= _flops(task, batch, record["milliseconds"], gemm)
-    others = {"pytorch": (task, batch, "pytorch"), "keras": (task, batch, "keras")}
-    if task == TOGETHER[1]:
-        others["one_batch"] = (TOGETHER[0], batch, name)
-    for peer, key in others.items():
+    # Arithmetic of the matrix products: forwards once, backwards twice, without the gradient to the images.
+    forward = 4 * 128 * (96 + 128) + 4 * 64 * (128 + 64) + 64 * 96  # at each of 32 steps
+    if products := {"inference": forward, "training step": 3 * forward - 4 * 128 * 96}.get(task):
+        gflop = 2e-9 * 32 * products * batch
+        record |= {"gflop": gflop, "fraction_of_gemm": gflop / record["milliseconds"] * 1000 / float(gemm)}
+    peers = {"pytorch": (task, batch, "pytorch"), "keras": (task, batch, "keras")}
+    peers |= {"one_batch": (TOGETHER[0], batch, name)} if task == TOGETHER[1] else {}
+    for peer, key in peers.items():
         if key in times and peer != name:
             ratios = [mine / other for mine, other in zip(found, times[key], strict=True)]
             ends = {} if peer == "keras" else {"ratio_low": min(ratios), "ratio_high": max(ratios)}
@@ -144,39 +121,25 @@ def _record(times, task, batch, name, gemm):
     return record
 
 
-def _flops(task, batch, milliseconds, gemm):
-    """Arithmetic of the matrix products: forwards once, backwards twice, without the gradient to the images."""
-    steps, features, units = 32, 96, (128, 64)
-    forward = 4 * units[0] * (features + units[0]) + 4 * units[1] * (units[0] + units[1]) + units[1] * features
-    products = {"inference": forward, "training step": 3 * forward - 4 * units[0] * features}.get(task)
-    if products is None:
-        return {}
-    gflop = 2e-9 * steps * products * batch
-    return {"gflop": gflop, "fraction_of_gemm": gflop / milliseconds * 1000 / float(gemm)}
-
-
 def scaling(repeats: int = 5) -> list:
     """Time and peak memory of training against the number of images, the side of an image, and the hidden units.
 
-    Each point has a process of its own: ``images`` times one epoch (batch 64, by the pipeline), ``side`` and ``units`` one step
-    (batch 8 and 64). The exponent is that of time ~ size ** exponent, fitted over the points; for ``side`` the size is the number
-    of pixels, for ``units`` that of multiply-adds.
+    Each point has its own process: ``images`` times one epoch (batch 64, by the pipeline), ``side`` and ``units`` one step (batch
+    8 and 64). The exponent is that of time ~ size ** exponent, with images, pixels or multiply-adds as the size.
     """
     found = []
     for what, values in SCALES.items():
-        points = [{"what": what, "value": value, **_point(what, value, repeats)} for value in values]
+        points = []
+        for value in values:
+            with _Worker("project", threads.cores()) as worker:
+                worker.ready()
+                times = _interleaved({what: functools.partial(worker.ask, what, value)}, 1 if what == "images" else repeats)[what]
+                cost = {"seconds": statistics.median(times) / 1000, "peak_mebibytes": worker.ask("peak", 0, True)}
+            size = {"images": value, "side": value**2}.get(what) or models.multiply_adds(_scaled(what, value)[0])
+            points.append({"what": what, "value": value, "size": size, **cost})
         exponent = np.polyfit(*(np.log([point[key] for point in points]) for key in ("size", "seconds")), 1)[0]
         found += [point | {"exponent": round(float(exponent), 3), **_machine()} for point in points]
     return found
-
-
-def _point(what, value, repeats):
-    with _Worker("project", threads.cores()) as worker:
-        worker.ready()
-        times = _interleaved({what: functools.partial(worker.ask, what, value)}, 1 if what == "images" else repeats)
-        peak = worker.ask("peak", 0, True)
-    size = {"images": value, "side": value**2}.get(what) or models.multiply_adds(_scaled(what, value)[0])
-    return {"size": size, "seconds": statistics.median(times[what]) / 1000, "peak_mebibytes": peak}
 
 
 def _scaled(what, value):
@@ -212,14 +175,10 @@ def _machine(*packages):
 
 
 def run(what: str, repeats: int = 7, tasks=()) -> tuple:
-    """Measures ``overview``, ``train`` or ``scaling``; returns its records and the text to print.
-
-    Of a ``train`` of some tasks only, the records of the others are those that were saved before.
-    """
-    if what == "overview":
-        return (found := overview(repeats)), format_overview(found)
-    if what == "scaling":
-        return (found := scaling()), format_scaling(found)
+    """Records and text of ``overview``, ``train`` (of some tasks: the others' records as saved before) or ``scaling``."""
+    if what != "train":
+        found, text = (overview(repeats), format_overview) if what == "overview" else (scaling(), format_scaling)
+        return found, text(found)
     found = train(repeats, tasks=tasks)
     measured = {record["task"] for record in found}
     kept = [record for record in records.benchmark_records("train") if record["task"] not in measured]
@@ -234,54 +193,48 @@ def save(name: str, found: list):
 
 def format_overview(found: list) -> str:
     """The overview as a table, and what follows from it."""
-    table = reporting.render(found, [
-        Column("what", itemgetter("name")),
-        Column("median", lambda record: f"{record['median']:,.3g}" if record["median"] < 1000 else f"{record['median']:,.0f}"),
-        Column("lowest to highest", lambda record: f"{record['low']:,.4g} to {record['high']:,.4g}"),
-    ])  # fmt: skip
-    by_name = {record["name"]: record["median"] for record in found}
-    training = BATCH * 1000 / next(value for name, value in by_name.items() if name.startswith("training step, reference_lstm"))
-    pipelines = {name.removesuffix(", images per second"): rate for name, rate in by_name.items() if name.startswith("pipeline")}
+    columns = [Column("what", itemgetter("name")),
+               Column("median", lambda record: f"{record['median']:,{'.3g' if record['median'] < 1000 else '.0f'}}"),
+               Column("lowest to highest", lambda record: f"{record['low']:,.4g} to {record['high']:,.4g}")]  # fmt: skip
+    medians = {record["name"].removesuffix(", images per second"): record["median"] for record in found}
+    training = BATCH * 1000 / next(value for name, value in medians.items() if name.startswith("training step, reference_lstm"))
     return "\n".join([
-        table, "", f"training the reference model: {training:,.0f} images per second",
-        *(f"{name}: {rate / training:.1f} times as fast" for name, rate in pipelines.items()),
+        reporting.render(found, columns), "", f"training the reference model: {training:,.0f} images per second",
+        *(f"{name}: {rate / training:.1f} times as fast" for name, rate in medians.items() if name.startswith("pipeline")),
         f"{found[0]['repeats']} interleaved repetitions, {found[0]['threads']} threads, {found[0]['hardware']}",
     ])  # fmt: skip
 
 
 def format_train(found: list) -> str:
     """The times beside the other implementations' as a table."""
-    table = reporting.render(found, [
-        *(Column(field, itemgetter(field)) for field in ("task", "threads", "batch", "implementation")),
-        Column("ms", lambda record: f"{record['milliseconds']:.2f} [{record['low']:.2f}, {record['high']:.2f}]"),
-        Column("of PyTorch's time", reporting.ratio),
-        Column("of Keras' time", lambda record: reporting.shown(record.get("ratio_to_keras"), ".2f")),
-        Column("of the GEMM rate", lambda record: reporting.shown(record.get("fraction_of_gemm"), ".0%")),
-    ])  # fmt: skip
-    rates = {record["threads"]: record["gemm_gflops"] for record in found}
-    lines = [f"GEMM rate: {', '.join(f'{rate:.0f} GFLOP/s with {count} thread(s)' for count, rate in rates.items())}",
+    columns = [*(Column(field, itemgetter(field)) for field in ("task", "threads", "batch", "implementation")),
+               Column("ms", lambda record: f"{record['milliseconds']:.2f} [{record['low']:.2f}, {record['high']:.2f}]"),
+               Column("of PyTorch's time", reporting.ratio),
+               Column("of Keras' time", lambda record: reporting.shown(record.get("ratio_to_keras"), ".2f")),
+               Column("of the GEMM rate", lambda record: reporting.shown(record.get("fraction_of_gemm"), ".0%"))]  # fmt: skip
+    rates = {record["threads"]: f"{record['gemm_gflops']:.0f} GFLOP/s with {record['threads']} thread(s)" for record in found}
+    lines = [f"GEMM rate: {', '.join(rates.values())}",
              f"median [lowest, highest] of {found[0]['rounds']} interleaved rounds; {found[0]['hardware']}"]  # fmt: skip
     if not any(record["implementation"] == "pytorch" for record in found):
         lines.append("PyTorch is not installed here: `make bench-train` measures it too")
-    return "\n".join([table, "", *lines])
+    return "\n".join([reporting.render(found, columns), "", *lines])
 
 
 def format_scaling(found: list) -> str:
     """The growth of the cost as a table."""
-    fields = {"value": ("value", ","), "seconds": ("seconds", ".4g"), "peak MiB": ("peak_mebibytes", ",")}
-    fields["fitted exponent"] = ("exponent", ".2f")
-    columns = [Column("what", itemgetter("what")), *(reporting.number(title, *field) for title, field in fields.items())]
-    steps = "one epoch for images, one step for side (batch 8) and units (batch 64)"
-    return f"{reporting.render(found, columns)}\n\n{steps}; {found[0]['hardware']}"
+    fields = (("value", "value", ","), ("seconds", "seconds", ".4g"), ("peak MiB", "peak_mebibytes", ","),
+              ("fitted exponent", "exponent", ".2f"))  # fmt: skip
+    table = reporting.render(found, [Column("what", itemgetter("what")), *(reporting.number(*field) for field in fields)])
+    return f"{table}\n\none epoch for images, one step for side (batch 8) and units (batch 64); {found[0]['hardware']}"
 
 
 class _Worker(subprocess.Popen):
     """A process that computes on request: a line of JSON in, a line of JSON out; text in it is an error."""
 
     def __init__(self, name, cores):
-        own = {"KERAS_BACKEND": "tensorflow", "TF_NUM_INTEROP_THREADS": str(cores)}
-        own["TF_NUM_INTRAOP_THREADS"] = "1" if "project" in name else str(cores)  # the others as they come
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("TF_NUM_", "OMP_"))} | own
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("TF_NUM_", "OMP_"))}
+        own = "1" if "project" in name else str(cores)  # the others as they come
+        environment |= {"KERAS_BACKEND": "tensorflow", "TF_NUM_INTEROP_THREADS": str(cores), "TF_NUM_INTRAOP_THREADS": own}
         command = [sys.executable, "-m", "lstm_ae_lib.study.bench", name, str(cores)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         super().__init__(command, **pipes, text=True, env=environment)
@@ -318,8 +271,7 @@ def _serve(name, cores):
 
 
 def _answering(name, cores):
-    """A worker's function of task, size of a batch and whether it is measured, not warmed up: milliseconds a step, or None for a
-    task that this implementation lacks."""
+    """Of a task, a size of a batch and whether it is measured, not warmed up: milliseconds a step; None for a task it lacks."""
     makers = {"pytorch": _pytorch, "onnxruntime": _onnxruntime}.get(name, lambda _: _keras(name))(cores)
     made = functools.cache(lambda task, batch: makers[task](batch))
 
@@ -336,8 +288,8 @@ def _answering(name, cores):
     return answer
 
 
-def _images(batch):
-    return np.random.default_rng(0).random((batch, 32, 32, 3), dtype=np.float32)
+def _images(batch, shape=(32, 32, 3)):
+    return np.random.default_rng(0).random((batch, *shape), dtype=np.float32)
 
 
 def _keras(name):
@@ -345,41 +297,35 @@ def _keras(name):
     import tensorflow as tf
 
     def stock(layer):
-        config = layer.get_config()
-        return keras.layers.LSTM.from_config(config) if isinstance(layer, layers.FastLSTM) else type(layer).from_config(config)
+        return (keras.layers.LSTM if isinstance(layer, layers.FastLSTM) else type(layer)).from_config(layer.get_config())
 
     def reference():
         model = models.reference_lstm_autoencoder()
         return model if name == "project" else keras.models.clone_model(model, clone_function=stock)
 
-    def sweeps():
-        inputs = hidden = keras.layers.Input((SWEEP_SIZE, SWEEP_SIZE, SWEEP_UNITS))
+    def sweep_step(batch):
+        images = _images(batch, (SWEEP_SIZE, SWEEP_SIZE, SWEEP_UNITS))
+        inputs = hidden = keras.layers.Input(images.shape[1:])
         own = {"project": layers.LSTMSweep, "gated scan": layers.GatedScan}.get(name)
-        for along, features in (("rows", SWEEP_UNITS), ("columns", 2 * SWEEP_UNITS)):
+        for along in ("rows", "columns"):
             if own:
                 hidden = own(SWEEP_UNITS, along)(hidden)
                 continue
-            hidden = keras.ops.reshape(hidden, (-1, SWEEP_SIZE, features))
+            hidden = keras.ops.reshape(hidden, (-1, *hidden.shape[2:]))
             hidden = keras.layers.Bidirectional(keras.layers.LSTM(SWEEP_UNITS, return_sequences=True))(hidden)
             hidden = keras.ops.reshape(hidden, (-1, SWEEP_SIZE, SWEEP_SIZE, 2 * SWEEP_UNITS))
             hidden = keras.ops.transpose(hidden, (0, 2, 1, 3))  # along the columns, and back
-        return keras.Model(inputs, keras.layers.Dense(3)(hidden))
+        return training(keras.Model(inputs, keras.layers.Dense(3)(hidden)), images, 1)
 
-    def training(model, batches, steps=STEPS_PER_EXECUTION):
+    def training(model, batches, steps=STEPS_PER_EXECUTION):  # an array is one batch again and again
+        if isinstance(batches, np.ndarray):
+            batches = tf.data.Dataset.from_tensors((batches, batches[..., :3])).repeat()
         model.compile("adam", "mse", steps_per_execution=steps)
         model.make_train_function()
-        iterator = iter(batches)
-        return (lambda: model.train_function(iterator)), steps
+        return functools.partial(model.train_function, iter(batches)), steps
 
     def pairs(clean, batch):
         return datasets.training_batches(degradations.degrade(clean, "gauss2"), clean, batch, 0)
-
-    def one_batch(batch):
-        return training(reference(), tf.data.Dataset.from_tensors((_images(batch),) * 2).repeat())
-
-    def sweep(batch):
-        inputs = np.random.default_rng(0).random((batch, SWEEP_SIZE, SWEEP_SIZE, SWEEP_UNITS), dtype=np.float32)
-        return training(sweeps(), tf.data.Dataset.from_tensors((inputs, inputs[..., :3])).repeat(), 1)
 
     def inference(batch):
         model, images = reference(), tf.constant(_images(batch))
@@ -392,32 +338,34 @@ def _keras(name):
     def scale(what, value):
         model, shape, batch = _scaled(what, value)
         clean = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        step, _ = training(model, pairs(clean, batch), 1)
-        steps = datasets.steps_per_epoch(shape[0], batch)
-        return (lambda: [step() for _ in range(steps)] and None), 1 if what == "images" else steps
+        step, steps = training(model, pairs(clean, batch), 1)[0], datasets.steps_per_epoch(shape[0], batch)
+        return (lambda: [step() for _ in range(steps)]), 1 if what == "images" else steps
 
     if name == "gated scan":  # the layer that the flagship sweeps with
-        return {"gemm": gemm, "sweep step": sweep}
-    makers = {"gemm": gemm, "sweep step": sweep, "inference": inference, "training step": one_batch, TOGETHER[0]: one_batch}
+        return {"gemm": gemm, "sweep step": sweep_step}
+    one_batch = dict.fromkeys(("training step", TOGETHER[0]), lambda batch: training(reference(), _images(batch)))
+    makers = {"gemm": gemm, "sweep step": sweep_step, "inference": inference, **one_batch}
     if name != "project":
         return makers
     clean = (np.resize(_images(1024), (10000, 32, 32, 3)) * 255).astype(np.uint8)
     return makers | {what: functools.partial(scale, what) for what in SCALES} | {
         "step with pipeline": lambda batch: training(reference(), pairs(clean, batch)),
-        "making the pipeline": lambda batch: ((lambda: pairs(clean[:batch], 1)), 1),
+        "making the pipeline": lambda batch: (functools.partial(pairs, clean[:batch], 1), 1),
     }  # fmt: skip
 
 
-def _torch_model(features=96, units=(128, 64), outputs=96, sweep=False):
+def _torch_model(sweep=False):
     """The reference model; with ``sweep`` LSTMs both ways, along the rows, then the columns, of positions."""
     import torch
+
+    features, units, outputs = (SWEEP_UNITS, (SWEEP_UNITS, SWEEP_UNITS), 3) if sweep else (96, (128, 64), 96)
+    sizes = [features, *((1 + sweep) * number for number in units)]
 
     class Stack(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            sizes = [features, *((1 + sweep) * number for number in units)]
-            pairs = zip(sizes[:-1], units, strict=True)
-            self.lstms = torch.nn.ModuleList(torch.nn.LSTM(*pair, batch_first=True, bidirectional=sweep) for pair in pairs)
+            lstm = functools.partial(torch.nn.LSTM, batch_first=True, bidirectional=sweep)
+            self.lstms = torch.nn.ModuleList(map(lstm, sizes, units))
             self.dense = torch.nn.Linear(sizes[-1], outputs)
 
         def forward(self, images):
@@ -435,8 +383,8 @@ def _pytorch(cores):
 
     torch.set_num_threads(cores)
 
-    def training(model, inputs, targets):
-        optimizer = torch.optim.Adam(model.parameters())
+    def training(model, inputs):
+        optimizer, targets = torch.optim.Adam(model.parameters()), inputs[..., :3]
 
         def step():
             optimizer.zero_grad()
@@ -445,43 +393,31 @@ def _pytorch(cores):
 
         return step, 1
 
-    def training_step(batch):
-        images = torch.from_numpy(_images(batch))
-        return training(_torch_model(), images, images)
-
-    def sweep(batch):
-        inputs = torch.rand(batch, SWEEP_SIZE, SWEEP_SIZE, SWEEP_UNITS)
-        return training(_torch_model(SWEEP_UNITS, (SWEEP_UNITS, SWEEP_UNITS), 3, sweep=True), inputs, inputs[..., :3])
-
     def inference(batch):
         model, images = _torch_model().eval(), torch.from_numpy(_images(batch))
         return torch.inference_mode()(lambda: model(images)), 1
 
-    def gemm(_):
-        left, right = (torch.randn(shape) for shape in (GEMM[:2], GEMM[1:]))
-        return (lambda: left @ right), 1
-
-    return {"gemm": gemm, "training step": training_step, "sweep step": sweep, "inference": inference}
+    return {
+        "inference": inference,
+        "gemm": lambda _: (functools.partial(torch.matmul, torch.randn(GEMM[:2]), torch.randn(GEMM[1:])), 1),
+        "training step": lambda batch: training(_torch_model(), torch.from_numpy(_images(batch))),
+        "sweep step": lambda batch: training(_torch_model(sweep=True), torch.rand(batch, SWEEP_SIZE, SWEEP_SIZE, SWEEP_UNITS)),
+    }  # fmt: skip
 
 
 def _onnxruntime(cores):
-    import io
-    import warnings
-
     import onnx  # noqa: F401 - the export needs it
     import onnxruntime
     import torch
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores
-
     def inference(batch):
-        images, content = _images(batch), io.BytesIO()
+        images, content, options = _images(batch), io.BytesIO(), onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(_torch_model().eval(), torch.from_numpy(images), content, input_names=["images"], dynamo=False)
         session = onnxruntime.InferenceSession(content.getvalue(), options, providers=["CPUExecutionProvider"])
-        return (lambda: session.run(None, {"images": images})), 1
+        return functools.partial(session.run, None, {"images": images}), 1
 
     return {"inference": inference}
 

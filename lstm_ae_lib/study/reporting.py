@@ -2,7 +2,6 @@
 
 import html
 from collections import namedtuple
-from functools import partial
 from operator import attrgetter, itemgetter
 
 import numpy as np
@@ -12,18 +11,15 @@ from lstm_ae_lib.study import records as published
 from lstm_ae_lib.study import runs
 from lstm_ae_lib.study.records import CLOSED_FORM, RESTORER_TITLES, restorer_title
 
-# README's tables stand between these.
-MARKS = {
+MARKS = {  # README's tables stand between these
     name: (f"<!-- {name}: written by `python -m lstm_ae_lib {command}` -->", f"<!-- end of {name} -->")
     for name, command in {"overview": "publish", "results": "publish", "looks": "publish", "speed": "bench ... --save"}.items()
 }
-
-
-Column = namedtuple("Column", ("title", "text"))  # of a table: its title, and a function that gives a row's text
+Column = namedtuple("Column", ("title", "text"))  # of a table: its title, and a function from a row to its text
 
 
 def render(rows: list, columns: list, style: str = "text") -> str:
-    """A table of rows, each of whatever the :class:`Column`'s functions take; ``style``: ``text``, ``markdown`` or ``html``."""
+    """A table of rows, each whatever the :class:`Column`'s functions take; ``style``: ``text``, ``markdown`` or ``html``."""
     draw = {"text": _plain, "markdown": _markdown, "html": _html}[checks.choice(style, "style", ("text", "markdown", "html"))]
     return "\n".join(draw([title for title, _ in columns], [[str(text(row)) for _, text in columns] for row in rows]))
 
@@ -31,7 +27,7 @@ def render(rows: list, columns: list, style: str = "text") -> str:
 def _plain(titles, cells):
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     lines = [titles, ["-" * width for width in widths], *cells]
-    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
 
 
 def _markdown(titles, cells):
@@ -41,10 +37,8 @@ def _markdown(titles, cells):
 
 
 def _html(titles, cells):
-    head, *lines = [
-        "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in line) + "</tr>"
-        for tag, line in (("th", titles), *(("td", line) for line in cells))
-    ]
+    lines = [("th", titles), *(("td", line) for line in cells)]
+    head, *lines = ("<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in line) + "</tr>" for tag, line in lines)
     return ["<table>", "<thead>", head, "</thead>", "<tbody>", *lines, "</tbody>", "</table>"]
 
 
@@ -77,34 +71,30 @@ def interval(title: str, field: str, style: str) -> Column:
 IMAGES, MSE, PSNR = number("images", "images", ","), number("MSE", "mse", ".3e"), interval("PSNR dB [95 %]", "psnr", ".2f")
 SSIM, MINUTES = number("SSIM", "ssim", ".4f"), number("minutes", "minutes", ".1f", zero=False)
 PARAMETERS = number("parameters", "parameters", ",", zero=False)
+ACCURACY, GRADIENTS = interval("accuracy [95 %]", "accuracy", ".3f"), number("gradients", "gradient_energy", ".2f")
 RUN = Column("run", lambda record: record["run"] or record["source"])
 
 
 def protocols_table() -> str:
-    """All protocols: what they do, with which constants; below it where they come from."""
-    protocols = list(degradations.PROTOCOLS.values())
-    table = render(protocols, [
-        Column("protocol", attrgetter("name")), Column("blur", attrgetter("blur")), Column("noise", attrgetter("noise_text")),
-        Column("pixels", lambda protocol: "8 bits" if protocol.eight_bit else "float"),
-        Column("what it does", attrgetter("summary")),
-    ])  # fmt: skip
-    sources = {}
-    for protocol in protocols:
-        sources.setdefault(f"{protocol.source}; {protocol.notes}" if protocol.notes else protocol.source, []).append(protocol.name)
-    return "\n".join([table, "", "Defined by:", *(f"{', '.join(names)}: {source}" for source, names in sources.items())])
+    """All protocols with their constants; below the table, the source of each."""
+    columns = [Column("protocol", attrgetter("name")), Column("blur", attrgetter("blur")),
+               Column("noise", attrgetter("noise_text")), Column("pixels", lambda row: "8 bits" if row.eight_bit else "float"),
+               Column("what it does", attrgetter("summary"))]  # fmt: skip
+    found = {name: "; ".join(filter(None, (protocol.source, protocol.notes))) for name, protocol in degradations.PROTOCOLS.items()}
+    lines = (f"{', '.join(name for name in found if found[name] == text)}: {text}" for text in dict.fromkeys(found.values()))
+    return "\n".join([render(degradations.PROTOCOLS.values(), columns), "", "Defined by:", *lines])
 
 
 def metrics_table(records: list, style: str = "text") -> str:
     """Records as a table: restorer, and MSE, PSNR and SSIM, each with its 95 % interval where the record has one."""
-    return render(records, [
-        Column("restorer", restorer_title), Column("split", itemgetter("split")), IMAGES,
-        interval("MSE [95 %]", "mse", ".2e"), PSNR, interval("SSIM [95 %]", "ssim", ".3f"),
-        Column("source", itemgetter("source")),
-    ], style)  # fmt: skip
+    columns = [Column("restorer", restorer_title), Column("split", itemgetter("split")), IMAGES,
+               interval("MSE [95 %]", "mse", ".2e"), PSNR, interval("SSIM [95 %]", "ssim", ".3f"),
+               Column("source", itemgetter("source"))]  # fmt: skip
+    return render(records, columns, style)
 
 
 def runs_table(chosen: list, style: str = "text") -> str:
-    """Runs side by side: status, what they did, and their test-set numbers."""
+    """Runs side by side: status, settings and test-set numbers."""
     titles = ("run", "status", "protocol", "data", "budget", "model", "minutes")
     titles += ("degraded dB", "linear dB", "model dB", "model MSE", "model SSIM")
     columns = [Column(title, itemgetter(place)) for place, title in enumerate(titles)]
@@ -119,48 +109,41 @@ def _run_cells(run):
         record, found = {"status": f"damaged: {error}"}, {}
     network = next((name for name in found if name not in ("degraded", *CLOSED_FORM)), "-")
     budgets = (given["budget"] for name, given in record.get("training", {}).items() if name not in CLOSED_FORM)
-    numbers = (("degraded", "psnr", ".2f"), ("linear", "psnr", ".2f"))
-    numbers += ((network, "psnr", ".2f"), (network, "mse", ".3e"), (network, "ssim", ".4f"))
     return [
         run.name, runs.status(record), record.get("protocol", "-"), record.get("data", {}).get("kind", "-"), next(budgets, "-"),
         network, shown(record.get("minutes"), ".1f"),
-        *(shown(found.get(restorer, {}).get(field), style) for restorer, field, style in numbers),
+        *(shown(found.get(restorer, {}).get("psnr"), ".2f") for restorer in ("degraded", "linear", network)),
+        shown(found.get(network, {}).get("mse"), ".3e"), shown(found.get(network, {}).get("ssim"), ".4f"),
     ]  # fmt: skip
 
 
 def study_table(records: list, style: str = "text") -> str:
     """Published records as a table with what each number cost: parameters, multiply-adds, minutes, images seen, seed."""
-    return render(records, [
-        Column("restorer", published.title), IMAGES, MSE, PSNR, SSIM, PARAMETERS,
-        number("multiply-adds", "multiply_adds", ",", zero=False), MINUTES,
-        number("images seen", "images_seen", ",", zero=False), number("seed", "seed", "d"), RUN,
-    ], style)  # fmt: skip
+    columns = [Column("restorer", published.title), IMAGES, MSE, PSNR, SSIM, PARAMETERS,
+               number("multiply-adds", "multiply_adds", ",", zero=False), MINUTES,
+               number("images seen", "images_seen", ",", zero=False), number("seed", "seed", "d"), RUN]  # fmt: skip
+    return render(records, columns, style)
 
 
 def perception_table(records: list, style: str = "text") -> str:
     """Restored images as a table: distortion, and how natural they look to the study's classifier."""
-    return render(records, [
-        Column("restorer", _perceived), IMAGES, MSE, number("PSNR dB", "psnr", ".2f"),
-        interval("Fréchet [95 %]", "frechet", ".3f"),
-        Column("kernel x 1000", lambda record: f"{1000 * record['kernel_distance']:.2f}"),
-        interval("accuracy [95 %]", "accuracy", ".3f"), number("gradients", "gradient_energy", ".2f"), RUN,
-    ], style)  # fmt: skip
+    kernel = Column("kernel x 1000", lambda record: f"{1000 * record['kernel_distance']:.2f}")
+    columns = [Column("restorer", _perceived), IMAGES, MSE, number("PSNR dB", "psnr", ".2f"),
+               interval("Fréchet [95 %]", "frechet", ".3f"), kernel, ACCURACY, GRADIENTS, RUN]  # fmt: skip
+    return render(records, columns, style)
 
 
 def perception_points(records: list) -> list:
-    """Perception's records as ``(title, PSNR, Fréchet distance)``, for those that have both."""
+    """Perception records as ``(title, PSNR, Fréchet distance)``, of those that have a PSNR."""
     return [(_perceived(record), record["psnr"], record["frechet"]) for record in records if record["psnr"]]
 
 
 def perception_tradeoffs(records: list) -> list:
-    """What each restorer other than the flagship gains and loses against it, a line each; none without the flagship."""
+    """Each other restorer's gains and losses against the flagship, a line each; none without the flagship."""
     own = next((record for record in records if record["restorer"] == "flagship"), None)
-    return [
-        f"{_perceived(record)}: {record['psnr'] - own['psnr']:+.2f} dB, {record['frechet'] / own['frechet']:.2f} of the Fréchet "
-        f"distance, accuracy {record['accuracy'] - own['accuracy']:+.3f}"
-        for record in records
-        if own and record["psnr"] and record is not own
-    ]
+    return [f"{_perceived(record)}: {record['psnr'] - own['psnr']:+.2f} dB, {record['frechet'] / own['frechet']:.2f} of the "
+            f"Fréchet distance, accuracy {record['accuracy'] - own['accuracy']:+.3f}"
+            for record in records if own and record["psnr"] and record is not own]  # fmt: skip
 
 
 def _perceived(record):
@@ -171,74 +154,52 @@ def _perceived(record):
 
 
 def variational_table(found: list, style: str = "text") -> str:
-    """Runs of variational autoencoders as a table: bounds, how much of a latent is used, how far the spread tells the error."""
-
-    def part(title, name, text):
-        return Column(title, lambda record: text.format(**record["variational"][name]))
-
-    bounds = [
-        part(title, name, text)
-        for name in ("drawing", "restoring")
-        for title, text in (
-            (f"{name}: bits per dimension", "{bits:.3f} [{bits_low:.3f}, {bits_high:.3f}]"),
-            ("of it latent", "{latent_bits:.3f}"), ("used", "{used} of {latent}"),
-        )
-    ]  # fmt: skip
-    return render(found, [
-        Column("run", itemgetter("name")), Column("free nats", lambda record: f"{record['parameters']['free_nats']:g}"), *bounds,
-        part("rank correlation, pixels", "restoring", "{rank_correlation:.3f}"),
-        part("images", "restoring", "{rank_correlation_images:.3f}"),
-    ], style)  # fmt: skip
+    """Runs of variational autoencoders as a table: bounds, use of the latent, correlation of the spread with the error."""
+    bits, latent, used = "{bits:.3f} [{bits_low:.3f}, {bits_high:.3f}]", "{latent_bits:.3f}", "{used} of {latent}"
+    columns = [Column("run", itemgetter("name")), Column("free nats", lambda record: f"{record['parameters']['free_nats']:g}")]
+    for part, title, text in (
+        ("drawing", "drawing: bits per dimension", bits), ("drawing", "of it latent", latent), ("drawing", "used", used),
+        ("restoring", "restoring: bits per dimension", bits), ("restoring", "of it latent", latent), ("restoring", "used", used),
+        ("restoring", "rank correlation, pixels", "{rank_correlation:.3f}"),
+        ("restoring", "images", "{rank_correlation_images:.3f}"),
+    ):  # fmt: skip
+        columns.append(Column(title, lambda record, part=part, text=text: text.format(**record["variational"][part])))
+    return render(found, columns, style)
 
 
 def rate_table(records: list, style: str = "text") -> str:
-    """Compressed images as a table: bits per pixel, without the file's header and with it, and what is left of the image.
-
-    What several runs measured alike (JPEG's qualities) is shown once."""
+    """Compressed images by bits per pixel, without and with the file's header; what several runs measured alike is shown once."""
     once = {(record["restorer"], record["bits_per_pixel"], record["psnr"]): record for record in records}
-    return render(sorted(once.values(), key=lambda record: (*published.order(record), record["bits_per_pixel"])), [
-        Column("compressed by", restorer_title), Column("setting", lambda record: shown(record.get("setting"), "g")), IMAGES,
-        number("bits per pixel", "bits_per_pixel", ".3f"),
-        Column("in the file", lambda record: shown(record.get("bits_per_pixel_in_file"), ".3f")), MSE, PSNR, SSIM, RUN,
-    ], style)  # fmt: skip
+    rows = sorted(once.values(), key=lambda record: (*published.order(record), record["bits_per_pixel"]))
+    columns = [Column("compressed by", restorer_title), Column("setting", lambda record: shown(record.get("setting"), "g")), IMAGES,
+               number("bits per pixel", "bits_per_pixel", ".3f"), MSE, PSNR, SSIM, RUN]  # fmt: skip
+    columns.insert(4, Column("in the file", lambda record: shown(record.get("bits_per_pixel_in_file"), ".3f")))
+    return render(rows, columns, style)
 
 
 def rate_curves(records: list) -> dict:
     """Compressed images' records as curves: title -> bits per pixel, rising, and PSNR and SSIM at each."""
     found = {}
     for record in sorted(records, key=itemgetter("bits_per_pixel")):
-        line = found.setdefault(restorer_title(record), ([], [], []))
-        for values, field in zip(line, ("bits_per_pixel", "psnr", "ssim"), strict=True):
-            values.append(record[field])
-    return found
+        found.setdefault(restorer_title(record), []).append([record[field] for field in ("bits_per_pixel", "psnr", "ssim")])
+    return {title: tuple(map(list, zip(*points, strict=True))) for title, points in found.items()}
 
 
 def rate_gains(records: list, restorer: str = "compressor") -> list:
-    """One way to compress beside the others at the same rate, on straight lines between two of their points.
-
-    Returns:
-        list: a dict for each point of ``restorer``, the fewest bits first: ``bits_per_pixel``, ``psnr``, and ``others``, title ->
-        PSNR in dB, without those that were not measured on both sides of that rate.
-    """
+    """A restorer's points by rising ``bits_per_pixel``, with ``psnr`` and ``others``: title -> PSNR there, interpolated."""
     points = sorted({(record["bits_per_pixel"], record["psnr"]) for record in records if record["restorer"] == restorer})
     lines = rate_curves([record for record in records if record["restorer"] != restorer]).items()
-    others = [
-        {title: float(np.interp(rate, rates, psnrs)) for title, (rates, psnrs, _) in lines if rates[0] <= rate <= rates[-1]}
-        for rate, _ in points
-    ]
+    others = [{title: float(np.interp(rate, rates, psnrs)) for title, (rates, psnrs, _) in lines if rates[0] <= rate <= rates[-1]}
+              for rate, _ in points]  # fmt: skip
     return [{"bits_per_pixel": rate, "psnr": psnr, "others": at} for (rate, psnr), at in zip(points, others, strict=True)]
 
 
 def bottleneck_curves(records: list) -> tuple:
-    """What passes bottlenecks without rounding: their sizes, rising, and ``{title: PSNR at each size}``.
-
-    Raises ``ValueError`` for a restorer that was not measured at every size.
-    """
-    sizes = sorted({record["latent"] for record in records})
-    found = {}
+    """Bottlenecks without rounding: sizes, rising, and ``{title: PSNR at each size}``; ``ValueError`` where one is missing."""
+    sizes, found = sorted({record["latent"] for record in records}), {}
     for record in records:
         found.setdefault(RESTORER_TITLES[record["restorer"]], {})[record["latent"]] = record["psnr"]
-        if "linear_filter_psnr" in record:  # what a restorer without a bottleneck makes of the same pictures
+        if "linear_filter_psnr" in record:  # a restorer without a bottleneck, on the same images
             found.setdefault("linear filter of the blurred", {})[record["latent"]] = record["linear_filter_psnr"]
     for title, psnrs in found.items():
         if sorted(psnrs) != sizes:
@@ -247,13 +208,12 @@ def bottleneck_curves(records: list) -> tuple:
 
 
 def cost_points(records: list) -> list:
-    """Of records, those with parameters and a PSNR, as ``(title, parameters, multiply-adds, PSNR)``."""
+    """Records as ``(title, parameters, multiply-adds, PSNR)``, of those that have all three."""
     wanted = itemgetter("parameters", "multiply_adds", "psnr")
     return [(published.title(record), *wanted(record)) for record in _on_most_images(records) if all(wanted(record))]
 
 
 def _on_most_images(records):
-    """Without what was measured on more images too."""
     most = {}
     for record in records:
         what = tuple(record[name] for name in ("protocol", "restorer", "split", "parameters", "source")), published.title(record)
@@ -263,116 +223,88 @@ def _on_most_images(records):
 
 def comparison_line(found: dict) -> str:
     """One comparison in words."""
-    return (
-        f"{found['run']} against {found['other']}: {found['psnr']:+.2f} dB [{found['psnr_low']:+.2f}, {found['psnr_high']:+.2f}], "
-        f"better on {found['wins']:.1%} of {found['images']:,} images"
-    )
+    text = "{run} against {other}: {psnr:+.2f} dB [{psnr_low:+.2f}, {psnr_high:+.2f}], better on {wins:.1%} of {images:,} images"
+    return text.format(**found)
 
 
 def readme_overview(records: list) -> str:
     """README's short table, of the protocols that the flagship was trained for: lowest error per family (training minutes)."""
-    records = _readme_records(records)
-    families = {
-        "degraded": ("degraded",), "best closed form": CLOSED_FORM, "LSTM autoencoder": ("reference_lstm",),
-        "bidirectional": ("reference_bilstm",), "convolutional network": ("dncnn", "rednet", "unet", "nafnet"),
-        "flagship": ("flagship",),
-    }  # fmt: skip
-    measured = [record for record in records if record["source"] == "measured"]
-    columns = {title: [record for record in measured if record["restorer"] in family] for title, family in families.items()}
-    columns["published by others"] = [record for record in records if record["source"] != "measured"]
-    protocols = {record["protocol"] for record in columns["flagship"]}
-    return render([name for name in degradations.PROTOCOLS if name in protocols], [
-        Column("protocol", lambda name: f"`{name}`: {degradations.get_protocol(name).summary}"),
-        *(Column(title, partial(_lowest_error, column)) for title, column in columns.items()),
-    ], "markdown")  # fmt: skip
+    families = {"degraded": ("degraded",), "best closed form": CLOSED_FORM, "LSTM autoencoder": ("reference_lstm",),
+                "bidirectional": ("reference_bilstm",), "convolutional network": ("dncnn", "rednet", "unet", "nafnet"),
+                "flagship": ("flagship",)}  # fmt: skip
+    measured, others = _readme_records(records)
+    found = {title: [record for record in measured if record["restorer"] in family] for title, family in families.items()}
+    found["published by others"] = others
+    protocols = {record["protocol"] for record in found["flagship"]}
+    cells = [[f"`{name}`: {protocol.summary}", *(_lowest_error(those, name) for those in found.values())]
+             for name, protocol in degradations.PROTOCOLS.items() if name in protocols]  # fmt: skip
+    return "\n".join(_markdown(["protocol", *found], cells))
 
 
 def _lowest_error(records, protocol):
-    records = [record for record in records if record["protocol"] == protocol]
-    if not records:
+    record = min((record for record in records if record["protocol"] == protocol), key=itemgetter("mse"), default=None)
+    if record is None:
         return "-"
-    record = min(records, key=itemgetter("mse"))
-    elsewhere = record["split"] != "test" or "indicative" in record["source"]
-    number = f"{1000 * record['mse']:#.3g}" + (r"\*" if elsewhere else "")
+    number = f"{1000 * record['mse']:#.3g}" + (r"\*" if record["split"] != "test" or "indicative" in record["source"] else "")
     return f"{number} ({record['minutes']:.0f})" if record["minutes"] and record["restorer"] not in CLOSED_FORM else number
 
 
 def _readme_records(records):
-    """What README shows: all of the test images' measured numbers, and others' published ones, in order. The tuned classical
-    restorers, and what compressors are compared with, are left to the notebooks that compare them."""
-    records = [record for record in records if record["data"] == "full" and record["budget"] != "tuned"]
-    records = [record for record in records if not published.is_perception(record)]
-    records = [
-        record
-        for record in records
-        if record["protocol"] != "compress" or (record["restorer"] == "compressor" and record.get("bits_per_pixel"))
-    ]
-    found = [record for record in records if record["split"] == "test" or record["source"] != "measured"]
-    return sorted(_on_most_images(found), key=published.order)
+    """README's records, measured and others', in order: no tuned restorers, nothing that compressors are compared with."""
+    found = [record for record in records
+             if record["data"] == "full" and record["budget"] != "tuned" and not published.is_perception(record)
+             and (record["protocol"] != "compress" or (record["restorer"] == "compressor" and record.get("bits_per_pixel")))
+             ]  # fmt: skip
+    found = sorted(_on_most_images(found), key=published.order)
+    measured = [record for record in found if record["source"] == "measured" and record["split"] == "test"]
+    return measured, [record for record in found if record["source"] != "measured"]
 
 
 def readme_table(records: list) -> str:
     """The published test-set numbers as README's long table."""
-    records = _readme_records(records)
-    measured = [record for record in records if record["source"] == "measured"]
-
-    def title(record):
-        origin = [] if record in measured else [record["source"], f"{record['split']} images"]
-        return ", ".join([published.title(record), *origin])
-
-    table = render(records, [
-        Column("protocol", lambda record: f"`{record['protocol']}`"), Column("restorer", title), number("MSE", "mse", ".2e"), PSNR,
-        SSIM, PARAMETERS, MINUTES,
-    ], "markdown")  # fmt: skip
-    hardware = " / ".join(sorted({record["hardware"] for record in measured}))
-    return f"{table}\n\nMeasured on {_counts(measured)} test images, one seed, on {hardware}."
+    measured, others = _readme_records(records)
+    columns = [Column("protocol", lambda record: f"`{record['protocol']}`"),
+               Column("restorer", lambda record: published.title(record)
+                      + ("" if record in measured else f", {record['source']}, {record['split']} images")),
+               number("MSE", "mse", ".2e"), PSNR, SSIM, PARAMETERS, MINUTES]  # fmt: skip
+    table = render(sorted(measured + others, key=published.order), columns, "markdown")
+    return f"{table}\n\nMeasured on {_listed(measured, 'images', ',')} test images, one seed, on {_listed(measured, 'hardware')}."
 
 
-def _counts(records):
-    return " / ".join(f"{count:,}" for count in sorted({record["images"] for record in records}))
+def _listed(records, field, style=""):
+    return " / ".join(format(value, style) for value in sorted({record[field] for record in records}))
 
 
 def readme_looks(records: list) -> str:
     """README's table of how natural restored images look, from :func:`~lstm_ae_lib.study.records.perception_records`."""
-    table = render(records, [
-        Column("restorer", _perceived), Column("MSE x 1000", lambda record: f"{1000 * record['mse']:#.3g}"), PSNR,
-        interval("Fréchet distance [95 %]", "frechet", ".2f"), interval("accuracy [95 %]", "accuracy", ".3f"),
-        number("gradients", "gradient_energy", ".2f"),
-    ], "markdown")  # fmt: skip
-    return f"{table}\n\n`gauss2`, {_counts(records)} test images."
+    columns = [Column("restorer", _perceived), Column("MSE x 1000", lambda record: f"{1000 * record['mse']:#.3g}"), PSNR,
+               interval("Fréchet distance [95 %]", "frechet", ".2f"), ACCURACY, GRADIENTS]  # fmt: skip
+    return f"{render(records, columns, 'markdown')}\n\n`gauss2`, {_listed(records, 'images', ',')} test images."
 
 
 def speed_table(training: list, growth: list) -> str:
     """README's table of speed, from the records of ``bench train`` and ``bench scaling``."""
     most = max(record["threads"] for record in training)
-    here = [record for record in training if record["threads"] == most]
-    rows = []
+    here, cells = [record for record in training if record["threads"] == most], []
     for task, batch in dict.fromkeys((record["task"], record["batch"]) for record in here):
         peers = {record["implementation"]: record for record in here if (record["task"], record["batch"]) == (task, batch)}
-        if "pytorch" in peers:
-            own = {"project": task, "gated scan": "the same by gated scans"}
-            rows += [(title, batch, {**peers, "own": peers[name]}) for name, title in own.items() if name in peers]
-
-    def milliseconds(title, name):
-        return Column(title, lambda row: shown(row[2].get(name, {}).get("milliseconds"), ".2f"))
-
-    table = render(rows, [
-        Column("", itemgetter(0)), Column("batch", itemgetter(1)), milliseconds("this library", "own"),
-        milliseconds("stock Keras", "keras"), milliseconds("PyTorch", "pytorch"), milliseconds("ONNX Runtime", "onnxruntime"),
-        Column("of PyTorch's time", lambda row: ratio(row[2]["own"])),
-        Column("of the GEMM rate", lambda row: shown(row[2]["own"].get("fraction_of_gemm"), ".0%")),
-    ], "markdown")  # fmt: skip
+        times = [shown(peers.get(name, {}).get("milliseconds"), ".2f") for name in ("keras", "pytorch", "onnxruntime")]
+        own = {"project": task, "gated scan": "the same by gated scans"} if "pytorch" in peers else {}
+        for title, record in ((title, peers[name]) for name, title in own.items() if name in peers):
+            share = shown(record.get("fraction_of_gemm"), ".0%")
+            cells.append([title, str(batch), shown(record["milliseconds"], ".2f"), *times, ratio(record), share])
+    titles = ["", "batch", "this library", "stock Keras", "PyTorch", "ONNX Runtime", "of PyTorch's time", "of the GEMM rate"]
     project = {record["task"]: record for record in here if record["implementation"] == "project"}
     once, step = (project[task]["milliseconds"] / project[task]["batch"] for task in ("making the pipeline", "step with one batch"))
     growth = {record["what"]: f"to the power of {record['exponent']:.2f}" for record in growth}
-    first = here[0]
-    return f"{table}\n\n" + (
-        f"Medians of {first['rounds']} interleaved rounds, {most} threads, {first['hardware']}, GEMM {first['gemm_gflops']:.0f} "
-        f"GFLOP/s. A step fed by the pipeline takes {ratio(project['step with pipeline'], 'one_batch')} of the time of one with "
-        f"the same batch repeated; degrading all images when the pipeline is made adds {once / step:.0%} to the first epoch. "
-        f"Training time grows as the number of images {growth['images']}, the pixels of an image {growth['side']}, and the "
-        f"multiply-adds of a model {growth['units']}."
-    )
+    return "\n".join([
+        *_markdown(titles, cells), "",
+        f"Medians of {here[0]['rounds']} interleaved rounds, {most} threads, {here[0]['hardware']}, GEMM "
+        f"{here[0]['gemm_gflops']:.0f} GFLOP/s. A step fed by the pipeline takes "
+        f"{ratio(project['step with pipeline'], 'one_batch')} of the time of one with the same batch repeated; degrading all "
+        f"images when the pipeline is made adds {once / step:.0%} to the first epoch. Training time grows as the number of images "
+        f"{growth['images']}, the pixels of an image {growth['side']}, and the multiply-adds of a model {growth['units']}.",
+    ])  # fmt: skip
 
 
 def readme_tables() -> dict:
@@ -395,5 +327,4 @@ def update_readme() -> None:
         if not end:
             raise ValueError(f"README.md has no marks {' and '.join(map(repr, MARKS[name]))}")
         text = f"{before}{start}\n{table}\n{end}{after}"
-    with files.replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    files.write(path, text.encode())
