@@ -1,13 +1,6 @@
 """LSTM autoencoders for image restoration: Keras layers, blur utilities, and what the study's notebooks share.
 
 The names listed here are loaded when they are first used, so that importing the package costs nothing.
-
-Example:
-    >>> from lstm_ae_lib import degrade, evaluate, load_cifar10
-    >>> images = load_cifar10("sample")
-    >>> blurred = degrade(images.test_images, "gauss2")
-    >>> round(evaluate(images.test_images, blurred)["psnr"], 2)
-    21.07
 """
 
 import importlib
@@ -17,38 +10,24 @@ import sys
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_cifar10": "cifar10",
-    "degrade": "degradations",
-    "fit_linear_filter": "classical",
-    "evaluate": "metrics",
-    "reference_lstm_autoencoder": "models",
-    "load_restorer": "restoring",
-    "open_run": "study.runs",
-    "restore": "restoring",
-    "set_seed": "seeding",
-    "set_threads": "fast.threads",
-    "keras": "_backend",
-}
+    "load_cifar10": "cifar10", "degrade": "degradations", "fit_linear_filter": "classical", "evaluate": "metrics",
+    "reference_lstm_autoencoder": "models", "load_restorer": "restoring", "open_run": "study.runs", "restore": "restoring",
+    "set_seed": "seeding", "set_threads": "fast.threads", "keras": "_backend",
+}  # fmt: skip
 
 __all__ = sorted(_HOMES)
-
 
 # What saved models may hold, so that Keras finds it whatever has been imported.
 _REGISTERED = {
     "layers": "ImageToRows RowsToImage FastLSTM LSTMSweep GatedScan SimpleGate ChannelScale ChangeGate DepthToSpace",
-    "spectral": "SpectralWiener SpectralMixture",
-    "degradations": "GaussianBlur",
-    "metrics": "PSNR",
-    "training": "Cooldown Muon",
-    "tasks.adversarial": "AdversarialTraining",
-    "tasks.compression": "SpectralLatent SpectralImage Quantize",
-    "tasks.recurrent_inference": "ConvLSTMStep",
-    "tasks.variational": "LatentSample gaussian_nll",
-}
+    "spectral": "SpectralWiener SpectralMixture", "degradations": "GaussianBlur", "metrics": "PSNR", "training": "Cooldown Muon",
+    "tasks.adversarial": "AdversarialTraining", "tasks.compression": "SpectralLatent SpectralImage Quantize",
+    "tasks.recurrent_inference": "ConvLSTMStep", "tasks.variational": "LatentSample gaussian_nll",
+}  # fmt: skip
 
 
 def _stand_in(module, name):
-    """What Keras finds under a registered name until its module is imported: it imports it, and passes everything on."""
+    """What Keras finds under a registered name until its module is imported: imports it, and passes everything on."""
 
     def load():
         return getattr(importlib.import_module(f"lstm_ae_lib.{module}"), name)

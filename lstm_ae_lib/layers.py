@@ -1,5 +1,4 @@
-"""Keras layers of the study: they shape or transform tensors, with weights or without. ``keras.ops`` only, so they run on
-every Keras backend; what is faster on one of them is in :mod:`lstm_ae_lib.fast`."""
+"""Keras layers of the study, with ``keras.ops`` only, for every backend; :mod:`lstm_ae_lib.fast` holds what is faster on one."""
 
 import math
 
@@ -13,14 +12,13 @@ ops = keras.ops
 class ImageToRows(keras.layers.Layer):
     """An image as a sequence of its rows: the row index becomes time.
 
-    Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width * channels)``. Width and channels must be
-    known (``ValueError``); the height, which is the number of time steps, need not be.
+    Input: ``(batch, height, width, channels)``, width and channels known (``ValueError``). Output: ``(batch, height, width *
+    channels)``.
     """
 
     def call(self, images):
-        self.compute_output_shape(images.shape)
-        _, height, width, channels = images.shape
-        return ops.reshape(images, (-1, height if height is not None else ops.shape(images)[1], width * channels))
+        _, _, features = self.compute_output_shape(images.shape)
+        return ops.reshape(images, (-1, ops.shape(images)[1], features))
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 4 or None in tuple(input_shape)[2:]:
@@ -33,9 +31,8 @@ class ImageToRows(keras.layers.Layer):
 class RowsToImage(keras.layers.Layer):
     """A sequence of rows as an image: undoes :class:`ImageToRows`.
 
-    Input: ``(batch, height, width * channels)``. Output: ``(batch, height, width, channels)``; 3 channels by default.
-
-    Raises ``ValueError`` if ``channels`` is out of range, or does not divide the length of a row.
+    Input: ``(batch, height, width * channels)``. Output: ``(batch, height, width, channels)``.
+    Raises ``ValueError`` unless ``channels`` is from 1 to 4,096 and divides the length of a row.
     """
 
     def __init__(self, channels=3, **kwargs):
@@ -43,8 +40,8 @@ class RowsToImage(keras.layers.Layer):
         self.channels = int(checks.number(channels, "channels", 1, 4096, whole=True))
 
     def call(self, rows):
-        _, height, width, channels = self.compute_output_shape(rows.shape)
-        return ops.reshape(rows, (-1, height if height is not None else ops.shape(rows)[1], width, channels))
+        _, _, width, channels = self.compute_output_shape(rows.shape)
+        return ops.reshape(rows, (-1, ops.shape(rows)[1], width, channels))
 
     def get_config(self):
         return {**super().get_config(), "channels": self.channels}
@@ -61,12 +58,10 @@ class RowsToImage(keras.layers.Layer):
 class FastLSTM(keras.layers.LSTM):
     """:class:`keras.layers.LSTM`, faster on a CPU with TensorFlow: the same arguments, weights, states and results.
 
-    The weights have Keras' layout, so ``set_weights`` and weight files move them both ways. It is Keras' layer, which on a GPU
-    is cuDNN's, on another backend or a GPU, in a graph that XLA compiles (``jit_compile=True``) or that is exported, and with a
-    mask, another dtype than float32, other activations, recurrent dropout, an unknown number of steps or more than
-    :data:`lstm_ae_lib.fast.lstm.MAX_STEPS`. The fast path has a first derivative only.
+    It is Keras' layer (cuDNN's on a GPU) where :func:`lstm_ae_lib.fast.kernels` has none, with a mask, and for what
+    :func:`lstm_ae_lib.fast.lstm.is_supported` refuses. The fast path has a first derivative only.
 
-    Arguments, input and output are those of :class:`keras.layers.LSTM`.
+    Input: ``(batch, steps, features)``. Output: ``(batch, units)``, or ``(batch, steps, units)`` with ``return_sequences``.
     """
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
@@ -76,8 +71,8 @@ class FastLSTM(keras.layers.LSTM):
         if training and self.dropout:
             # As Keras does it: one mask, the same for every step.
             sequences = sequences * ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0, :]), 1)
-        others = [self.cell], [self.go_backwards], [tuple(initial_state)], self.return_sequences
-        outputs, [(h, c)] = kernels.sweep(sequences, 1, *others)
+        options = [self.go_backwards], [tuple(initial_state)], self.return_sequences
+        outputs, [(h, c)] = kernels.sweep(sequences, 1, [self.cell], *options)
         if self.go_backwards and self.return_sequences:
             outputs = ops.flip(outputs, 1)  # Keras returns them in the order in which they were made
         return h, outputs, [h, c]
@@ -88,20 +83,17 @@ class FastLSTM(keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class LSTMSweep(keras.layers.Layer):
-    """A bidirectional LSTM that sweeps over the positions of an image, along its rows or along its columns.
+    """A bidirectional LSTM over the positions of an image: every row, or every column, is a sequence of its own.
 
-    Every row (column) of the batch is a sequence of its own; its positions are the time steps. Two sweeps, one along each
-    axis, let every position see the whole image (Visin et al., "ReNet: A Recurrent Neural Network Based Alternative to
-    Convolutional Networks", 2015). It computes what ``Bidirectional(LSTM)`` over the reshaped and transposed image
-    computes, with the same weights in the same order, but where :class:`FastLSTM` is fast it neither reshapes nor transposes.
+    Two of them, one along each axis, let every position see the whole image (Visin et al., "ReNet: A Recurrent Neural Network
+    Based Alternative to Convolutional Networks", 2015). Results and weights are those of ``Bidirectional(LSTM)`` over the
+    reshaped and transposed image; where :class:`FastLSTM` is fast, nothing is reshaped or transposed.
 
     Args:
         units: hidden units of each direction, 1 to 65,536.
         along: ``"rows"`` (from left to right and back) or ``"columns"`` (from top to bottom and back).
 
-    Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width, 2 * units)``, first the sweep that goes
-    forwards.
-
+    Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width, 2 * units)``, the forward direction first.
     Raises ``ValueError`` for an argument out of range, or an input that is no batch of images.
     """
 
@@ -109,16 +101,14 @@ class LSTMSweep(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = int(checks.number(units, "units", 1, 65536, whole=True))
         self.along = checks.choice(along, "along", ("rows", "columns"))
-        self.sweeps = [
-            FastLSTM(self.units, return_sequences=True, go_backwards=way == "backward", dtype=self.dtype_policy, name=way)
-            for way in ("forward", "backward")
-        ]
+        options = {"return_sequences": True, "dtype": self.dtype_policy}
+        ways = {"forward": False, "backward": True}
+        self.sweeps = [FastLSTM(self.units, name=way, go_backwards=back, **options) for way, back in ways.items()]
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
         for sweep in self.sweeps:
             sweep.build((None, None, input_shape[-1]))
-        self.built = True
 
     def call(self, images):
         axis = 2 if self.along == "rows" else 1
@@ -127,12 +117,10 @@ class LSTMSweep(keras.layers.Layer):
             return kernels.sweep(images, axis, cells, [False, True])[0]
         if self.along == "columns":
             images = ops.transpose(images, (0, 2, 1, 3))
-        _, lines, length, channels = images.shape
-        shape = ops.shape(images)
-        sequences = ops.reshape(images, (-1, length if length is not None else shape[2], channels))
+        _, lines, length, channels = ops.shape(images)
+        sequences = ops.reshape(images, (-1, length, channels))
         forward, backward = (sweep(sequences) for sweep in self.sweeps)
-        outputs = ops.concatenate([forward, ops.flip(backward, 1)], -1)
-        outputs = ops.reshape(outputs, (-1, lines or shape[1], length or shape[2], 2 * self.units))
+        outputs = ops.reshape(ops.concatenate([forward, ops.flip(backward, 1)], -1), (-1, lines, length, 2 * self.units))
         return ops.transpose(outputs, (0, 2, 1, 3)) if self.along == "columns" else outputs
 
     def multiply_adds(self, given, made):
@@ -149,26 +137,21 @@ class LSTMSweep(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class GatedScan(keras.layers.Layer):
-    """Gated linear recurrences that sweep over the positions of an image: LSTMs stripped of what keeps them from running
-    fast, whose gate sees the input only (minLSTM: Feng et al., "Were RNNs All We Needed?", 2024).
+    """Gated linear recurrence along image rows and columns: an LSTM whose gate sees the input only (minLSTM: Feng et al.,
+    "Were RNNs All We Needed?", 2024).
 
     ``h[t] = a[t] * h[t-1] + (1 - |a[t]|) * v[t]``, with the forget gate ``a = tanh(W_a x[t] + b_a)`` and the candidate
-    ``v = W_v x[t] + b_v``, for each unit by itself. It is a recursive filter whose coefficient each position sets anew. A
-    coefficient between 0 and 1, as in the paper, only smooths; undoing a blur takes negative ones too, which the tanh allows
-    (``positive`` turns them off). The recurrence is computed in float32 at least.
+    ``v = W_v x[t] + b_v``, for each unit by itself, in float32 at least: a recursive filter whose coefficient each position
+    sets anew. A coefficient between 0 and 1, as in the paper, only smooths; undoing a blur takes negative ones too.
 
     Args:
         units: units of each way, 1 to 65,536.
         along: ``"rows"`` (from left to right and back), ``"columns"`` (from top to bottom and back) or ``"both"`` (four ways).
-            Default ``"both"``.
-        positive: coefficients between 0 and 1 (a sigmoid) instead of between -1 and 1. Default False.
+        positive: coefficients between 0 and 1 (a sigmoid) instead of between -1 and 1.
 
     Weights: ``kernel`` ``(channels, ways * 2 * units)`` and ``bias``: gate and candidate for each way.
-
     Input: ``(batch, height, width, channels)``. Output: ``(batch, height, width, ways * units)``: rows forwards, rows
-    backwards, columns forwards, columns backwards.
-
-    Raises ``ValueError`` for an argument out of range, or an input that is no batch of images.
+    backwards, columns forwards, columns backwards. Raises as :class:`LSTMSweep`.
     """
 
     WAYS = {"rows": ((2, False), (2, True)), "columns": ((1, False), (1, True))}
@@ -185,12 +168,11 @@ class GatedScan(keras.layers.Layer):
         size = 2 * self.units * len(self.WAYS[self.along])
         self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], size), initializer=self._initial)
         self.bias = self.add_weight(name="bias", shape=(size,), initializer="zeros")
-        self.built = True
 
     def _initial(self, shape, dtype=None):
-        # Every gate and every candidate is a product of its own: how many stand side by side has no part in their scale.
-        parts = shape[1] // self.units
-        return ops.concatenate([keras.initializers.GlorotUniform()((shape[0], self.units), dtype) for _ in range(parts)], -1)
+        # Each gate and each candidate is a product of its own: how many stand side by side must not change their scale.
+        draw, parts = keras.initializers.GlorotUniform, range(shape[1] // self.units)
+        return ops.concatenate([draw()((shape[0], self.units), dtype) for _ in parts], -1)
 
     def call(self, images):
         ways = self.WAYS[self.along]
@@ -224,17 +206,13 @@ def linear_recurrence(factors, terms, axis: int, reverse: bool = False):
 
     After a pass each position holds what twice as many terms give (Hillis and Steele, "Data Parallel Algorithms", 1986). Not
     ``keras.ops.associative_scan``: XLA cannot compile what that is with TensorFlow, and it makes ten times as many operations.
-
-    ``factors`` and ``terms`` are of one shape; an unknown number of steps becomes a loop.
     """
-
     before, steps = (slice(None),) * axis, factors.shape[axis]
 
     def earlier(values, distance):
         zeros = ops.zeros_like(values[(*before, slice(None, distance))])
-        if reverse:
-            return ops.concatenate([values[(*before, slice(distance, None))], zeros], axis)
-        return ops.concatenate([zeros, values[(*before, slice(None, -distance))]], axis)
+        kept = values[(*before, slice(distance, None) if reverse else slice(None, -distance))]
+        return ops.concatenate([kept, zeros] if reverse else [zeros, kept], axis)
 
     def one_pass(distance, factors, terms):
         return 2 * distance, factors * earlier(factors, distance), terms + factors * earlier(terms, distance)
@@ -249,16 +227,14 @@ def linear_recurrence(factors, terms, axis: int, reverse: bool = False):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class SimpleGate(keras.layers.Layer):
-    """Halves the channels by multiplying one half with the other: a gate without an activation function (Chen et al.,
-    "Simple Baselines for Image Restoration", 2022).
+    """One half of the channels times the other (Chen et al., "Simple Baselines for Image Restoration", 2022).
 
-    Input: ``(..., channels)``, an even number, else ``ValueError``. Output: ``(..., channels / 2)``.
+    Input: ``(..., channels)``, an even number (``ValueError``). Output: ``(..., channels / 2)``.
     """
 
     def call(self, features):
         self.compute_output_shape(features.shape)
-        first, second = ops.split(features, 2, axis=-1)
-        return first * second
+        return ops.multiply(*ops.split(features, 2, axis=-1))
 
     def compute_output_shape(self, input_shape):
         if input_shape[-1] is None or input_shape[-1] % 2:
@@ -268,20 +244,15 @@ class SimpleGate(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class ChannelScale(keras.layers.Layer):
-    """Multiplies each channel with a weight of its own, which begins at ``initial``, of magnitude up to 1,000 (``ValueError``);
-    at 0, the default, a residual branch begins silent.
-
-    Weights: ``scale`` ``(channels,)``. Input and output: ``(..., channels)``.
-    """
+    """Multiplies each channel by a weight of its own: ``scale`` ``(channels,)``, at first ``initial``, -1,000 to 1,000
+    (``ValueError``). At 0 a residual branch begins silent. Input and output: ``(..., channels)``."""
 
     def __init__(self, initial=0.0, **kwargs):
         super().__init__(**kwargs)
         self.initial = float(checks.number(initial, "initial", -1000, 1000))
 
     def build(self, input_shape):
-        initializer = keras.initializers.Constant(self.initial)
-        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer=initializer)
-        self.built = True
+        self.scale = self.add_weight((input_shape[-1],), keras.initializers.Constant(self.initial), name="scale")
 
     def call(self, features):
         return features * ops.cast(self.scale, features.dtype)
@@ -298,24 +269,18 @@ class ChannelScale(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class ChangeGate(keras.layers.Layer):
-    """How far an image has been changed around each pixel, as a factor between 0 and 1: the hyperbolic tangent of ``slope``
-    times the root mean square over the channels and a square of ``size`` by ``size`` pixels, the part of it inside the image.
-
-    A network that adds to a linear estimate multiplies with it what it adds: where the estimate took nothing away from the
-    image there was nothing to restore, and nothing is added.
+    """How far an image has been changed around each pixel, from 0 to 1: ``tanh(slope * RMS)``, the root mean square over the
+    channels and ``size`` by ``size`` pixels. With it a network adds nothing where a linear estimate took nothing away.
 
     Args:
-        size: odd, 1 to 1,023. Default 9.
-        slope: above 0 up to 1e6. Default 30: a change of 0.02 gives 0.54, one of 0.1 gives 0.995.
+        size: odd, 1 to 1,023.
+        slope: above 0 up to 1e6. At 30 a change of 0.02 gives 0.54, one of 0.1 gives 0.995.
 
-    Input: ``(batch, height, width, channels)``, the difference of two images in units of [0, 1].
-    Output: ``(batch, height, width, 1)``.
-
-    Raises ``ValueError`` for an argument out of range.
+    Input: ``(batch, height, width, channels)``, the difference of two images in units of [0, 1]. Output: ``(batch, height,
+    width, 1)``. Raises ``ValueError`` for an argument out of range.
     """
 
-    # Added to the mean square, whose root has no derivative at zero: a fiftieth of what rounding to 8 bits leaves.
-    FLOOR = 1e-7
+    FLOOR = 1e-7  # on the mean square, whose root has no derivative at 0: a fiftieth of what rounding to 8 bits leaves
 
     def __init__(self, size=9, slope=30.0, **kwargs):
         super().__init__(**kwargs)
@@ -340,10 +305,8 @@ class ChangeGate(keras.layers.Layer):
 class DepthToSpace(keras.layers.Layer):
     """Moves channels to positions: the sub-pixel upsampling of Shi et al. (2016).
 
-    Input: ``(batch, height, width, channels)``, channels a multiple of ``factor ** 2``; width and channels known. Output:
-    ``(batch, height * factor, width * factor, channels / factor ** 2)``. ``factor`` is 1 to 64, by default 2.
-
-    Raises ``ValueError`` for an argument out of range, or channels that do not divide.
+    Input: ``(batch, height, width, channels)``, width and channels known. Output: ``(batch, height * factor, width * factor,
+    channels / factor ** 2)``. Raises ``ValueError`` unless ``factor`` is from 1 to 64, and its square divides the channels.
     """
 
     def __init__(self, factor=2, **kwargs):
@@ -351,11 +314,10 @@ class DepthToSpace(keras.layers.Layer):
         self.factor = int(checks.number(factor, "factor", 1, 64, whole=True))
 
     def call(self, features):
-        _, height, width, channels = self.compute_output_shape(features.shape)
-        rows = features.shape[1] if features.shape[1] is not None else ops.shape(features)[1]
-        blocks = ops.reshape(features, (-1, rows, width // self.factor, self.factor, self.factor, channels))
-        blocks = ops.transpose(blocks, (0, 1, 3, 2, 4, 5))
-        return ops.reshape(blocks, (-1, rows * self.factor, width, channels))
+        _, _, width, channels = self.compute_output_shape(features.shape)
+        rows, side = ops.shape(features)[1], self.factor
+        blocks = ops.reshape(features, (-1, rows, width // side, side, side, channels))
+        return ops.reshape(ops.transpose(blocks, (0, 1, 3, 2, 4, 5)), (-1, rows * side, width, channels))
 
     def get_config(self):
         return {**super().get_config(), "factor": self.factor}
@@ -365,5 +327,4 @@ class DepthToSpace(keras.layers.Layer):
             wanted = f"(batch, height, width, a multiple of {self.factor**2}) with a known width"
             raise ValueError(f"DepthToSpace needs {wanted}, got {tuple(input_shape)}")
         batch, height, width, channels = input_shape
-        height = height * self.factor if height is not None else None
-        return (batch, height, width * self.factor, channels // self.factor**2)
+        return (batch, height and height * self.factor, width * self.factor, channels // self.factor**2)

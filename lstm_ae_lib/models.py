@@ -1,6 +1,7 @@
 """Builders that stack layers into models. A builder's arguments are plain values, so that a saved model is its builder's
 name, these arguments and a file of weights."""
 
+import functools
 import math
 
 import numpy as np
@@ -18,26 +19,18 @@ def reference_lstm_autoencoder(
 ):
     """The precursor study's LSTM autoencoder: the rows of the image are the time steps.
 
-    image -> rows -> LSTM(128) -> LSTM(64) -> the same Dense for every row -> image. With the defaults it has 170,848
-    parameters (115,200 + 49,408 + 6,240 at 32x32x3). Two things the precursor's model lacks can be turned on: with
-    ``bidirectional`` a row also sees the rows below it, and with ``bottleneck`` the whole image passes through one vector
-    (the first LSTM's last state -> Dense -> repeated for every row -> the second LSTM).
+    image -> rows -> LSTM(128) -> LSTM(64) -> the same Dense for every row -> image: 170,848 parameters at 32x32x3 (115,200 +
+    49,408 + 6,240). The precursor's model lacks the two options.
 
     Args:
         image_shape: ``(height, width, channels)``. Without a bottleneck the height may be None (any).
-        units: hidden units of the encoder's and of the decoder's LSTM, each 1 to 65,536. Default (128, 64).
-        bidirectional: run each LSTM in both directions and concatenate. Default False.
-        bottleneck: width of the latent vector, 0 for none, at most 65,536. Default 0.
-        name: the model's name.
+        units: hidden units of the encoder's and of the decoder's LSTM, each 1 to 65,536.
+        bidirectional: run each LSTM in both directions and concatenate: a row also sees the rows below it.
+        bottleneck: width of one latent vector that the image passes through, between the first LSTM's last state and the
+            second LSTM, which gets it at every row; at most 65,536, 0 for none.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` in [0, 1] -> the same shape, linear output, not clipped.
-
-    Raises ``ValueError`` for an argument of the wrong kind or out of range.
-
-    Example:
-        >>> reference_lstm_autoencoder().count_params()
-        170848
+    Returns a model of ``(batch, height, width, channels)`` in [0, 1] -> the same shape, linear output, not clipped. Raises
+    ``ValueError`` for an argument of the wrong kind or out of range.
     """
     if len(image_shape) != 3 or None in tuple(image_shape)[1:] or (bottleneck and image_shape[0] is None):
         raise ValueError(f"image_shape must be (height, width, channels), all known with a bottleneck, got {image_shape!r}")
@@ -56,8 +49,7 @@ def reference_lstm_autoencoder(
     rows = ImageToRows(name="rows")(degraded)
     hidden = sweep(units[0], not bottleneck, "encoder")(rows)
     if bottleneck:
-        latent = layers.Dense(bottleneck, name="latent")(hidden)
-        hidden = layers.RepeatVector(height, name="repeat")(latent)
+        hidden = layers.RepeatVector(height, name="repeat")(layers.Dense(bottleneck, name="latent")(hidden))
     hidden = sweep(units[1], True, "decoder")(hidden)
     rows = layers.Dense(width * channels, name="to_rows")(hidden)
     restored = RowsToImage(channels, name="restored")(rows)
@@ -76,31 +68,24 @@ def flagship(
 
     Half the resolution throughout (a 6x6 convolution with stride 2 in, sub-pixel upsampling out). Encoder and decoder are
     ``depth`` pairs each of a residual block of two 3x3 convolutions and a residual recurrent block, which sweeps over all
-    positions both ways along both axes and mixes what it found with a 1x1 convolution. Between them is the latent, a map of
-    ``latent`` channels; around it each decoder pair gets what the encoder pair in its mirror image put out. Every residual
-    branch begins at zero, and so does the last layer.
+    positions both ways along both axes and ends in a 1x1 convolution. Between them is the latent, a map; around it, skips. Every
+    residual branch begins at zero, and so does the last layer.
 
     Args:
         image_shape: ``(height, width, channels)``, both sides even.
-        width: channels of the hidden layers, a multiple of 2 up to 4,096. Default 64.
-        depth: pairs of the encoder, and of the decoder, 1 to 64. Default 2.
-        latent: channels of the latent, 1 to 4,096. Default 64.
+        width: channels of the hidden layers, a multiple of 2 from 4 to 4,096.
+        depth: pairs of the encoder, and of the decoder, 1 to 64.
+        latent: channels of the latent, 1 to 4,096.
         recurrence: ``"scan"`` (:class:`~lstm_ae_lib.layers.GatedScan`, ``width / 2`` units each way), ``"lstm"``
             (:class:`~lstm_ae_lib.layers.LSTMSweep` along rows and along columns, ``width / 4`` units each way),
             ``"convolution"`` (a 3x3 convolution with as many parameters as the scan in its place) or ``"none"``.
-        along: of the scan: ``"both"`` axes, or ``"rows"`` or ``"columns"`` only, with twice the units. Default ``"both"``.
-        positive: of the scan: coefficients from 0 to 1 only. Default False.
-        skips: what the encoder's pairs put out goes to the decoder's; without, everything passes through the latent. Default
-            True.
-        repeats: how often each pair is applied, with the same weights: more computation, no more parameters; 1 to 100.
-            Default 1.
-        linear_start, gate: as for the peers. Default ``"dct1"``, and False.
-        name: the model's name.
+        along: of the scan: ``"both"`` axes, or ``"rows"`` or ``"columns"`` only, with twice the units.
+        positive: of the scan: coefficients from 0 to 1 only.
+        skips: each encoder pair's output is added to the input of its mirror image in the decoder.
+        repeats: how often each pair is applied, with the same weights, 1 to 100.
+        linear_start, gate: as for :func:`lstm_ae_lib.peers.dncnn`.
 
-    Returns:
-        keras.Model: ``(batch, height, width, channels)`` -> the same shape, linear output, not clipped.
-
-    Raises ``ValueError`` for an argument out of range.
+    Returns and raises as :func:`lstm_ae_lib.peers.dncnn`.
     """
     checks.number(width, "width", 4, 4096, whole=True)
     checks.number(depth, "depth", 1, 64, whole=True)
@@ -108,16 +93,13 @@ def flagship(
     checks.number(repeats, "repeats", 1, 100, whole=True)
     checks.choice(recurrence, "recurrence", RECURRENCES)
     peers.check_divides(image_shape, 2)
-
     body = recurrent_body(width, depth, latent, recurrence, along, positive, skips, repeats)
     return peers.residual_model(image_shape, linear_start, body, name, gate)
 
 
 def recurrent_body(width, depth, latent, recurrence="scan", along="both", positive=False, skips=True, repeats=1):
     """The flagship's layers between what it sees and what it adds: a function for :func:`lstm_ae_lib.peers.residual_model`."""
-
-    def pair(name):
-        return block_pair(width, name, recurrence, along, positive, repeats)
+    pair = functools.partial(block_pair, width, recurrence=recurrence, along=along, positive=positive, repeats=repeats)
 
     def body(features, channels):
         hidden = layers.Conv2D(width, 6, strides=2, padding="same", name="first")(features)
@@ -125,8 +107,7 @@ def recurrent_body(width, depth, latent, recurrence="scan", along="both", positi
         for place in range(depth):
             hidden = pair(f"encoder{place}")(hidden)
             encoded.append(hidden)
-        hidden = convolution(latent, 1, "latent")(hidden)
-        hidden = convolution(width, 1, "from_latent")(hidden)
+        hidden = convolution(width, 1, "from_latent")(convolution(latent, 1, "latent")(hidden))
         for place in reversed(range(depth)):
             if skips:
                 hidden = layers.Add(name=f"skip{place}")([hidden, encoded[place]])
@@ -164,25 +145,14 @@ def block_pair(width, name, recurrence="scan", along="both", positive=False, rep
 
 
 def apply(model, inputs, batch_size: int = 500) -> np.ndarray:
-    """A model's outputs, as ``predict`` gives them, but without compiling the model first: for one that is used once or twice.
-
-    Args:
-        model: of one input and one output.
-        inputs: ``(n, ...)``.
-        batch_size: inputs at a time; bounds the memory.
-    """
+    """The outputs of a model of one input and one output, ``batch_size`` inputs at a time: ``predict`` without compiling it."""
     parts = [model(inputs[start : start + batch_size], training=False) for start in range(0, len(inputs), batch_size)]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 
 def multiply_adds(model) -> int:
-    """Multiply-adds that one image costs in a model's matrix products (element-wise work is not counted).
-
-    A layer that the model calls several times counts as often. Layers of this library with matrix products of their own have a
-    method ``multiply_adds(input_shape, output_shape)``.
-
-    Args:
-        model: a built model with a known image size, of the layers that this library's builders use.
+    """Multiply-adds of one image in a model's matrix products; the image size must be known. A layer counts as often as it is
+    called, and may have a method ``multiply_adds(input_shape, output_shape)``.
 
     Raises ``ValueError`` for a layer with weights whose cost is not known here.
     """
@@ -192,7 +162,6 @@ def multiply_adds(model) -> int:
 
 
 def _cost(layer, given, made):
-    """Multiply-adds of one call."""
     if isinstance(layer, keras.Model):
         return multiply_adds(layer)
     if hasattr(layer, "multiply_adds"):

@@ -5,19 +5,10 @@ from lstm_ae_lib._backend import keras
 
 
 def set_seed(seed: int, deterministic: bool = True) -> None:
-    """Seeds Python, NumPy and the Keras backend, and asks TensorFlow for repeatable arithmetic.
+    """Seeds Python, NumPy and the Keras backend; ``ValueError`` unless the seed is a whole number from 0 to 2**31 - 1.
 
-    With ``deterministic`` two runs of one seed are bit-identical on the same kind of machine with the same number of
-    threads; another thread count adds in another order and differs in the last bits.
-
-    Args:
-        seed: 0 to 2**31 - 1.
-        deterministic: refuse TensorFlow operations whose result depends on timing. Default True.
-
-    Raises ``ValueError`` if the seed is no whole number in that range.
-
-    Example:
-        >>> set_seed(0)
+    With ``deterministic`` TensorFlow refuses operations whose result depends on timing: two runs of one seed are bit-identical
+    on the same kind of machine with the same number of threads; another number differs in the last bits.
     """
     checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
     keras.utils.set_random_seed(int(seed))

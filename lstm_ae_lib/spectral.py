@@ -12,15 +12,11 @@ layers, ops = keras.layers, keras.ops
 
 
 def cosine_basis(size: int, transform: str) -> tuple[np.ndarray, np.ndarray]:
-    """A cosine transform along one axis, and its inverse, as matrices.
+    """A cosine transform along one axis of at least 2 samples, and its inverse, as float64 matrices ``(size, size)``.
 
-    Args:
-        size: samples along the axis, at least 2.
-        transform: ``"dct1"`` (whole-sample symmetric borders, OpenCV's BORDER_REFLECT_101) or ``"dct2"`` (half-sample
-            symmetric, SciPy's ``reflect``).
-
-    Returns ``(size, size)`` float64, forward and inverse. A symmetric blur with the matching border is diagonal between them.
-    Both are orthogonal up to the border samples (exactly for ``"dct2"``).
+    ``"dct1"`` belongs to whole-sample symmetric borders (OpenCV's BORDER_REFLECT_101), ``"dct2"`` to half-sample symmetric ones
+    (SciPy's ``reflect``): a symmetric blur with that border is diagonal between the matrices. They are orthogonal, for ``"dct1"``
+    up to the border samples. Raises ``ValueError`` for an argument out of range.
     """
     checks.number(size, "size", 2, 65536, whole=True)
     checks.choice(transform, "transform", ("dct1", "dct2"))
@@ -31,12 +27,12 @@ def cosine_basis(size: int, transform: str) -> tuple[np.ndarray, np.ndarray]:
         return forward, forward.T.copy()
     cosines = np.cos(np.pi * index[:, None] * index[None, :] / (size - 1))
     ends = np.where((index == 0) | (index == size - 1), 0.5, 1.0)
-    scale = math.sqrt(2 / (size - 1))
-    return scale * cosines * ends[None, :], scale * cosines * ends[None, :]
+    forward = math.sqrt(2 / (size - 1)) * cosines * ends[None, :]
+    return forward, forward.copy()
 
 
 class _Spectral(keras.layers.Layer):
-    """What layers share that work on the cosine transform of an image whose size is known when they are built."""
+    """A layer on the cosine transform of an image whose size is known when it is built."""
 
     def __init__(self, transform="dct1", **kwargs):
         super().__init__(**kwargs)
@@ -51,8 +47,8 @@ class _Spectral(keras.layers.Layer):
         return height, width
 
     def _transform(self, values, direction):
-        rows = ops.convert_to_tensor(self._rows[direction], self.compute_dtype)
-        columns = ops.convert_to_tensor(self._columns[direction], self.compute_dtype)
+        matrices = self._rows[direction], self._columns[direction]
+        rows, columns = (ops.convert_to_tensor(matrix, self.compute_dtype) for matrix in matrices)
         return ops.einsum("jw,biwc->bijc", columns, ops.einsum("ih,bhwc->biwc", rows, values))
 
     def get_config(self):
@@ -66,20 +62,14 @@ class _Spectral(keras.layers.Layer):
 class SpectralWiener(_Spectral):
     """A linear restoration filter: for each frequency of a cosine transform one 3x3 matrix that mixes the colours.
 
-    With its weights fitted by :func:`lstm_ae_lib.classical.fit_linear_filter` this is the linear minimum mean square error
-    (LMMSE) estimate among all filters that are diagonal in the transform: the Wiener filter of the data set. As built it
-    is the identity.
-
-    Args:
-        transform: ``"dct1"`` or ``"dct2"``, whichever matches the border of the blur; see :func:`cosine_basis`.
+    Fitted by :func:`lstm_ae_lib.classical.fit_linear_filter` it is the linear minimum mean square error (LMMSE) estimate among
+    the filters that are diagonal in the transform: the Wiener filter of the data set. As built it is the identity. The
+    ``transform``, ``"dct1"`` or ``"dct2"``, should match the border of the blur: see :func:`cosine_basis`.
 
     Weights: ``filter`` ``(height, width, 3, 3)``, degraded colours to restored ones, and ``offset`` ``(height, width, 3)``,
     what is added in the transform domain (it undoes a bias such as the truncation's).
-
-    Input and output: ``(batch, height, width, 3)``, height and width fixed when the layer is built. The output is not
-    clipped.
-
-    Raises ``ValueError`` for an unknown transform, or an image size that is unknown.
+    Input and output: ``(batch, height, width, 3)``, not clipped, height and width fixed when the layer is built.
+    Raises ``ValueError`` for an argument out of range, or an unknown image size.
     """
 
     def build(self, input_shape):
@@ -87,11 +77,9 @@ class SpectralWiener(_Spectral):
         identity = lambda shape, dtype: ops.zeros(shape, dtype) + ops.eye(3, dtype=dtype)  # noqa: E731
         self.filter = self.add_weight(name="filter", shape=(height, width, 3, 3), initializer=identity)
         self.offset = self.add_weight(name="offset", shape=(height, width, 3), initializer="zeros")
-        self.built = True
 
     def call(self, images):
-        spectrum = self._transform(images, 0)
-        restored = ops.einsum("bhwc,hwcd->bhwd", spectrum, self.filter) + self.offset
+        restored = ops.einsum("bhwc,hwcd->bhwd", self._transform(images, 0), self.filter) + self.offset
         return self._transform(restored, 1)
 
     def multiply_adds(self, given, made):
@@ -100,13 +88,10 @@ class SpectralWiener(_Spectral):
 
 
 def frequency_bands(height: int, width: int, transform: str, bands: int) -> np.ndarray:
-    """Rings of frequencies alike in wavelength, as the matrix that takes the mean over each.
+    """Rings of frequencies alike in wavelength, as the matrix ``(height, width, bands)`` that takes the mean over each.
 
-    Args:
-        height, width, transform: as for :func:`cosine_basis`.
-        bands: how many rings between no frequency and the highest diagonal one, at least 1.
-
-    Returns ``(height, width, bands)``. The mean brightness belongs to no ring; a ring without a frequency at this size is zero.
+    The ``bands``, 1 to 4,096, divide the frequencies up to the highest diagonal one. The mean brightness belongs to no ring; a
+    ring without a frequency at this size is zero.
     """
     checks.number(bands, "bands", 1, 4096, whole=True)
     checks.choice(transform, "transform", ("dct1", "dct2"))
@@ -121,31 +106,23 @@ def frequency_bands(height: int, width: int, transform: str, bands: int) -> np.n
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class SpectralMixture(_Spectral):
-    """Several linear restoration filters, mixed for each image by what its own spectrum says about its degradation.
+    """Linear restoration filters, mixed for each image by what its own spectrum says about its degradation.
 
-    One filter cannot restore images that are blurred by different and unknown amounts: what sharpens one spoils the next.
-    But the amount can be read off the image: the energy of its frequencies falls with the blur. The layer takes the
-    logarithm of the energy in rings of frequencies, in brightness and in colour; from these numbers a linear map and a
-    softmax give the share of each filter (linear discriminant analysis, where
-    :func:`lstm_ae_lib.classical.fit_linear_mixture` has fitted it); the image is filtered by their mixture. Filters act on
-    brightness and two colour differences, each by itself. As built the layer is the identity.
+    One filter cannot restore images that are blurred by unknown, varying amounts, but the energy of an image's frequencies falls
+    with its blur. From the logarithm of the energy in rings of frequencies, in brightness and in colour, a linear map and a
+    softmax give the share of each filter (linear discriminant analysis, where :func:`lstm_ae_lib.classical.fit_linear_mixture`
+    has fitted it). Filters act on brightness and two colour differences, each by itself. As built the layer is the identity.
 
     Args:
         transform: as for :class:`SpectralWiener`.
-        parts: filters, 1 to 1,024. Default 12.
-        bands: rings of frequencies, 1 to 4,096. Default 24.
+        parts: filters, 1 to 1,024.
+        bands: rings of frequencies, 1 to 4,096.
 
-    Weights: ``filters`` and ``offsets`` ``(parts, height, width, 3)``, ``kernel`` ``(2 * bands, parts)``, ``bias``
-    ``(parts,)``.
-
-    Input and output: ``(batch, height, width, 3)``, height and width fixed when the layer is built. The output is not
-    clipped.
-
-    Raises ``ValueError`` for an argument out of range, or an image size that is unknown.
+    Weights: ``filters`` and ``offsets`` ``(parts, height, width, 3)``, ``kernel`` ``(2 * bands, parts)``, ``bias`` ``(parts,)``.
+    Input, output and errors as for :class:`SpectralWiener`.
     """
 
-    # Added to energies before the logarithm: a third of the variance that rounding to 8 bits leaves at each frequency.
-    FLOOR = 4e-7
+    FLOOR = 4e-7  # on energies before the logarithm: a third of the variance that rounding to 8 bits leaves at each frequency
 
     def __init__(self, transform="dct1", parts=12, bands=24, **kwargs):
         super().__init__(transform, **kwargs)
@@ -160,7 +137,6 @@ class SpectralMixture(_Spectral):
         self.offsets = self.add_weight(name="offsets", shape=(self.parts, height, width, 3), initializer="zeros")
         self.kernel = self.add_weight(name="kernel", shape=(2 * self.bands, self.parts), initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=(self.parts,), initializer="zeros")
-        self.built = True
 
     def call(self, images):
         colours = ops.convert_to_tensor(self._colours, self.compute_dtype)
@@ -170,8 +146,7 @@ class SpectralMixture(_Spectral):
         return self._transform(ops.einsum("dc,bhwd->bhwc", colours, mixed[0] * spectrum + mixed[1]), 1)
 
     def features(self, spectrum):
-        """What the mixture is judged by: ``(batch, height, width, 3)``, the transform of brightness and colour differences ->
-        ``(batch, 2 * bands)``, the logarithm of their energy in each ring."""
+        """Logarithm of the energy in each ring, ``(batch, 2 * bands)``, of transformed brightness and colour differences."""
         means = ops.convert_to_tensor(self._means, self.compute_dtype)
         energy = ops.einsum("bhwc,hwk->bck", spectrum * spectrum, means)
         energy = ops.concatenate([energy[:, 0], (energy[:, 1] + energy[:, 2]) / 2], axis=-1)
@@ -179,29 +154,26 @@ class SpectralMixture(_Spectral):
 
     def multiply_adds(self, given, made):
         _, height, width, channels = given
-        transform = height * width * channels * (2 * (height + width) + 2 * channels)
-        return transform + height * width * channels * (self.bands + 2 * self.parts) + math.prod(self.kernel.shape)
+        each = 2 * (height + width) + 2 * channels + self.bands + 2 * self.parts
+        return height * width * channels * each + math.prod(self.kernel.shape)
 
     def get_config(self):
         return {**super().get_config(), "parts": self.parts, "bands": self.bands}
 
 
 def linear_layer(linear_start: str, **options):
-    """The layer that a network starts from, as the builders name it: ``"dct1"`` or ``"dct2"`` is a :class:`SpectralWiener`;
-    with a number, such as ``"dct1x12"``, a :class:`SpectralMixture` of so many filters. Raises ``ValueError`` for others."""
+    """The layer that a network starts from: ``"dct1"`` or ``"dct2"`` is a :class:`SpectralWiener`, ``"dct1x12"`` a
+    :class:`SpectralMixture` of 12 filters. Raises ``ValueError`` for other names."""
     found = re.fullmatch(r"(dct[12])(?:x([1-9]\d{0,3}))?", linear_start) if isinstance(linear_start, str) else None
     if not found:
-        raise ValueError(
-            f"linear_start must be dct1 or dct2, with a number of filters behind it (dct1x12) a mixture, or empty, "
-            f"got {linear_start!r}"
-        )
+        wanted = "dct1 or dct2, with a number of filters behind it (dct1x12) a mixture, or empty"
+        raise ValueError(f"linear_start must be {wanted}, got {linear_start!r}")
     transform, parts = found.groups()
     return SpectralMixture(transform, int(parts), **options) if parts else SpectralWiener(transform, **options)
 
 
 def linear_filter(image_shape=(32, 32, 3), transform: str = "dct1"):
-    """One :class:`SpectralWiener` as a model of images ``(height, width, 3)``; :func:`lstm_ae_lib.classical.fit_linear_filter`
-    fits it."""
+    """One :class:`SpectralWiener` as a model; :func:`lstm_ae_lib.classical.fit_linear_filter` fits it."""
     return keras.Sequential([layers.Input(image_shape), SpectralWiener(transform, name="filter")], name="linear_filter")
 
 
@@ -212,18 +184,14 @@ def linear_mixture(image_shape=(32, 32, 3), transform: str = "dct1", parts: int 
 
 def linear_start_of(model):
     """The layer with which a model makes its linear estimate; None where it makes none."""
-    layers_within = [layer for part in model.layers for layer in getattr(part, "layers", [part])]
-    return next((layer for layer in layers_within if isinstance(layer, SpectralWiener | SpectralMixture)), None)
+    within = (layer for part in model.layers for layer in getattr(part, "layers", [part]))
+    return next((layer for layer in within if isinstance(layer, SpectralWiener | SpectralMixture)), None)
 
 
 def set_linear_start(model, fitted) -> None:
-    """Gives a model that starts from a linear estimate the numbers of a fitted filter, or of a fitted mixture.
+    """Copies a fitted filter or mixture, as :mod:`lstm_ae_lib.classical` returns it, into a model built with ``linear_start``.
 
-    Args:
-        model: built with ``linear_start``; one without is left as it is.
-        fitted: what ``fit_linear_filter`` or ``fit_linear_mixture`` of :mod:`lstm_ae_lib.classical` returned.
-
-    Raises ``ValueError`` for a filter of another transform, another number of parts or another image size.
+    A model built without is left as it is. Raises ``ValueError`` for a filter of another transform, number of parts or image size.
     """
     layer = linear_start_of(model)
     if layer is None:
@@ -236,13 +204,9 @@ def set_linear_start(model, fitted) -> None:
 
 
 def resized_filter(layer, height: int, width: int) -> list:
-    """A fitted layer's numbers for images of another size: what it does to a frequency, read off between those it knows.
+    """The weights of a fitted :class:`SpectralWiener` or :class:`SpectralMixture` for images of another size, at least 2x2.
 
-    Args:
-        layer: a fitted :class:`SpectralWiener` or :class:`SpectralMixture`.
-        height, width: of the images to restore, at least 2.
-
-    Returns the weights of the same layer, built for images of that size. The same size gives the same numbers; at any other
+    Filters are interpolated linearly between the frequencies that they know. The same size gives the same numbers; at any other
     an offset, which also holds what the training images have in common at each place, keeps its mean only.
     """
     weights = layer.get_weights()

@@ -5,13 +5,10 @@ from pathlib import Path
 
 from lstm_ae_lib import checks, files, models, paths, peers, spectral
 
-BUILDERS = {
-    builder.__name__: builder
-    for builder in (
-        models.reference_lstm_autoencoder, models.flagship, spectral.linear_filter, spectral.linear_mixture,
-        peers.dncnn, peers.rednet, peers.unet, peers.nafnet,
-    )
-}  # fmt: skip
+BUILDERS = {builder.__name__: builder for builder in (
+    models.reference_lstm_autoencoder, models.flagship, spectral.linear_filter, spectral.linear_mixture,
+    peers.dncnn, peers.rednet, peers.unet, peers.nafnet,
+)}  # fmt: skip
 
 
 def register(builder):
@@ -33,10 +30,7 @@ def _check_known(builder):
 
 
 def build(builder: str, arguments: dict):
-    """Builds a model from its builder's name and arguments, as a run folder records them.
-
-    Raises ``ValueError`` for an unknown builder, or arguments that it does not take.
-    """
+    """Builds a model; raises ``ValueError`` for an unknown builder, or arguments that it does not take."""
     _check_known(builder)
     new_names = RENAMED_ARGUMENTS.get(builder, {})
     try:
@@ -46,17 +40,14 @@ def build(builder: str, arguments: dict):
 
 
 def write(model, folder, name: str, builder: str, arguments: dict, **more) -> dict:
-    """Writes a model as ``NAME.weights.h5`` and ``NAME.json``: its builder's name, the builder's arguments, the SHA-256.
+    """Writes a model as ``NAME.weights.h5`` and ``NAME.json``, into a folder that is made if it is missing.
 
     Args:
-        model: what ``builder`` with ``arguments`` built, trained.
-        folder: where to; it is made if it is missing.
-        name: of the files.
-        builder: a name in :data:`BUILDERS`.
+        builder: a name in :data:`BUILDERS`, else ``ValueError``.
         arguments: what the builder was called with, plain values.
-        **more: what else to write down, plain values.
+        **more: what else to write into the JSON, plain values.
 
-    Returns what stands in the JSON. Raises ``ValueError`` for an unknown builder.
+    Returns what stands in the JSON: also the number of parameters and the SHA-256 of the weights.
     """
     _check_known(builder)
     weights = Path(folder) / f"{name}.weights.h5"
@@ -73,9 +64,7 @@ def write(model, folder, name: str, builder: str, arguments: dict, **more) -> di
 def read(folder, name: str) -> tuple:
     """A model that :func:`write` has written, and what stands in its JSON.
 
-    Raises:
-        FileNotFoundError: one of the two files is missing.
-        ValueError: a damaged description, or weights that are not the ones that were written.
+    Raises ``FileNotFoundError`` where a file is missing, ``ValueError`` where the JSON or the weights are damaged.
     """
     described, weights = Path(folder) / f"{name}.json", Path(folder) / f"{name}.weights.h5"
     for path in (described, weights):
@@ -94,7 +83,7 @@ def read(folder, name: str) -> tuple:
 
 
 def released_dir(kind: str = "") -> Path:
-    """The tracked folder of released weights: of restorers, or of a ``kind``: ``"compress"``, ``"classify"``, ``"variational"``."""
+    """The folder of released weights: of restorers, or of a ``kind``: ``"compress"``, ``"classify"`` or ``"variational"``."""
     return paths.released_dir(kind)
 
 
@@ -106,9 +95,7 @@ def released(folder=None) -> list:
 def read_released(name: str, folder=None) -> tuple:
     """Released weights by their name, one of :func:`released`, as :func:`read` returns them.
 
-    Raises:
-        FileNotFoundError: the folder holds no weights at all, or one of the two files is missing.
-        ValueError: an unknown name; weights that are not those that were released.
+    Raises as :func:`read`; ``FileNotFoundError`` also for a folder without weights, ``ValueError`` for an unknown name.
     """
     folder = Path(folder or released_dir())
     known = released(folder)

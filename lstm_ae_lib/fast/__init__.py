@@ -1,4 +1,4 @@
-"""Kernels that compute on a CPU faster than a loop of Keras operations: layers ask for them, nothing else knows how they work."""
+"""Kernels that are faster on a CPU than a loop of Keras operations: layers ask for them, nothing else knows how they work."""
 
 import importlib
 import sys
@@ -16,16 +16,10 @@ def kernels(name: str):
         return None
     import tensorflow as tf
 
-    if tf.config.list_physical_devices("GPU") or not tf.executing_eagerly() and (_compiled(tf) or _exported()):
-        return None
-    return importlib.import_module(f"lstm_ae_lib.fast.{name}")
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext as compiled_by_xla
 
-
-def _compiled(tf):
-    """Whether the graph that is being made is part of a ``tf.function`` with ``jit_compile=True``."""
-    from tensorflow.python.ops import control_flow_util
-
-    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    portable = not tf.executing_eagerly() and (compiled_by_xla(tf.compat.v1.get_default_graph()) or _exported())
+    return None if portable or tf.config.list_physical_devices("GPU") else importlib.import_module(f"lstm_ae_lib.fast.{name}")
 
 
 def _exported():

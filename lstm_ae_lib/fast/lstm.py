@@ -1,10 +1,9 @@
 """LSTMs over one axis of a tensor, by TensorFlow's fused operations, with a gradient of their own.
 
-TensorFlow on a CPU runs a Keras LSTM as some thirty small operations a time step, forwards and backwards. Here a step is
-one fused operation forwards (``LSTMBlockCell``) and one fused operation and two matrix products backwards
-(``LSTMBlockCellGrad``); the gradient of the weights is one matrix product over all steps; the batch is cut into one part per
-thread, whose independent chains of steps run side by side; and time may be any axis of the input, so an image is swept
-without being transposed. The arithmetic is Keras' own: the same gates, the same weights.
+TensorFlow on a CPU runs a Keras LSTM as some thirty small operations a time step. Here a step is one fused operation forwards
+(``LSTMBlockCell``), and one fused operation and two matrix products backwards (``LSTMBlockCellGrad``); the gradient of the
+weights is one matrix product over all steps; the batch is cut into one part per thread, whose chains of steps run side by side;
+and time may be any axis, so an image is swept without being transposed. Gates and weights are Keras'.
 """
 
 import tensorflow as tf
@@ -12,22 +11,17 @@ import tensorflow as tf
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.fast import threads
 
-# A longer sweep is left to Keras' loop: every step adds a handful of nodes to the graph.
-MAX_STEPS = 256
-# Cutting a batch into more parts makes the matrices of a step too small to be worth it.
-MAX_PARTS = 8
+MAX_STEPS = 256  # a longer sweep is left to Keras' loop: every step adds a handful of nodes to the graph
+MAX_PARTS = 8  # of a batch: with more the matrices of a step are too small to be worth it
 
 
 def is_supported(inputs, cell, steps) -> bool:
     """Whether :func:`sweep` can do what a :class:`keras.layers.LSTMCell` does over so many steps (None: unknown)."""
     return (
-        steps is not None
-        and 0 < steps <= MAX_STEPS
+        steps is not None and 0 < steps <= MAX_STEPS and not cell.recurrent_dropout
         and keras.backend.standardize_dtype(inputs.dtype) == cell.compute_dtype == "float32"
-        and cell.activation is keras.activations.tanh
-        and cell.recurrent_activation is keras.activations.sigmoid
-        and not cell.recurrent_dropout
-    )
+        and cell.activation is keras.activations.tanh and cell.recurrent_activation is keras.activations.sigmoid
+    )  # fmt: skip
 
 
 def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
@@ -36,13 +30,11 @@ def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
     Args:
         inputs: float32 ``(batch, ..., features)``.
         axis: which of the axes between batch and features is time; its size is known.
-        cells: built :class:`keras.layers.LSTMCell`, all of one size; each sweeps over all of the input.
-        backwards: for each cell, whether it starts at the end.
-        states: for each cell its first ``(h, c)``: the shape of the inputs without time, of ``units`` features. Default: zeros.
-        return_sequences: default True. Otherwise the outputs of the last step take the place of all.
+        cells, backwards: built :class:`keras.layers.LSTMCell`, all of one size, and for each whether it starts at the end.
+        states: for each cell its first ``(h, c)``, of the inputs' shape without time and ``units`` features; None for zeros.
 
-    Returns the outputs ``(batch, ..., units * len(cells))``, each step's at that step's place whichever way the sweep went (one
-    step along ``axis`` without ``return_sequences``), and for each cell its last ``(h, c)``.
+    Returns the outputs ``(batch, ..., units * len(cells))``, each step's at that step's place whichever way the sweep went, the
+    last step only without ``return_sequences``; and for each cell its last ``(h, c)``.
     """
     if states is None:
         shape = tf.shape(inputs)
@@ -55,7 +47,10 @@ def sweep(inputs, axis, cells, backwards, states=None, return_sequences=True):
     def run(inputs, *others):
         return _sweep(inputs, axis, backwards, return_sequences, others[: len(states)], others[len(states) :])
 
-    parts, batch = _parts(inputs.shape[0]), tf.shape(inputs)[0]
+    # One part of the batch for each thread that runs operations side by side.
+    parts, batch = min(threads.inter_op(), MAX_PARTS), tf.shape(inputs)[0]
+    if inputs.shape[0] is not None:
+        parts = max(1, min(parts, inputs.shape[0] // 8))
     if parts == 1:
         outputs, *ends = run(inputs, *states, *weights)
     else:
@@ -78,26 +73,17 @@ def _weights(cell):
         yield tf.concat([input_, candidate, forget, output], -1)
 
 
-def _parts(batch):
-    """How many independent parts a batch is cut into: one per thread that runs operations side by side."""
-    parts = min(threads.inter_op(), MAX_PARTS)
-    return parts if batch is None else max(1, min(parts, batch // 8))
-
-
 def _sweep(inputs, axis, backwards, return_sequences, states, weights):
-    """The sweep over one part of the batch, as ``tf.custom_gradient`` wants it: results, and the function of their gradients."""
+    """The sweep over one part of the batch: its results, and the function of their gradients for ``tf.custom_gradient``."""
     shape, units = tf.shape(inputs), states[0].shape[-1]
     steps = _split(inputs, axis, inputs.shape[axis])
     matrices = [tf.reshape(state, [-1, units]) for state in states]
-    pairs = [slice(2 * k, 2 * k + 2) for k in range(len(backwards))]
-    arguments = [
-        (_ordered(steps, reverse), *matrices[pair], *weights[pair]) for pair, reverse in zip(pairs, backwards, strict=True)
-    ]  # fmt: skip
+    ways = [-1 if backward else 1 for backward in backwards]
+    pairs = [slice(2 * k, 2 * k + 2) for k in range(len(ways))]
+    arguments = [(steps[::way], *matrices[pair], *weights[pair]) for way, pair in zip(ways, pairs, strict=True)]
     chains = [_forward(*each) for each in arguments]
-    if return_sequences:
-        hidden = [_ordered([step.h for step in chain], reverse) for chain, reverse in zip(chains, backwards, strict=True)]
-    else:
-        hidden = [[chain[-1].h] for chain in chains]
+    shown = slice(None) if return_sequences else slice(-1, None)
+    hidden = [[step.h for step in chain[shown]][::way] for way, chain in zip(ways, chains, strict=True)]
     outputs = _join([tf.concat(each, 1) for each in zip(*hidden, strict=True)], axis, shape)
     last = [tensor for chain in chains for tensor in (chain[-1].h, chain[-1].cs)]
     ends = [tf.reshape(tensor, tf.shape(state)) for tensor, state in zip(last, states, strict=True)]
@@ -106,13 +92,13 @@ def _sweep(inputs, axis, backwards, return_sequences, states, weights):
         to_ends = [tf.reshape(tensor, [-1, units]) for tensor in to_ends]
         to_hidden = _split(to_outputs, axis, len(hidden[0]))
         to_inputs, to_states, to_weights = [], [], []
-        for k, reverse in enumerate(backwards):
-            own = _ordered([step[:, k * units : (k + 1) * units] for step in to_hidden], reverse)
+        for k, way in enumerate(ways):
+            own = [step[:, k * units : (k + 1) * units] for step in to_hidden][::way]
             own = [None] * (len(steps) - len(own)) + own
-            through = _backward(*arguments[k], chains[k], own, *to_ends[pairs[k]], reverse)
-            to_inputs.append(_ordered(through[0], reverse))
-            to_states += through[1]
-            to_weights += through[2]
+            to_steps, *others = _backward(*arguments[k], chains[k], own, *to_ends[pairs[k]], way)
+            to_inputs.append(to_steps[::way])
+            to_states += others[:2]
+            to_weights += others[2:]
         summed = [tf.add_n(each) for each in zip(*to_inputs, strict=True)]
         to_states = [tf.reshape(tensor, tf.shape(state)) for tensor, state in zip(to_states, states, strict=True)]
         return _join(summed, axis, shape), *to_states, *to_weights
@@ -128,7 +114,7 @@ def _forward(steps, h, c, weight, bias):
     return chain
 
 
-def _backward(steps, h, c, weight, bias, chain, to_hidden, to_h, to_c, reverse):
+def _backward(steps, h, c, weight, bias, chain, to_hidden, to_h, to_c, way):
     """Gradients of the inputs of each step, of the states, and of the weights."""
     features, gates, options = steps[0].shape[-1], [], _no_peephole(c)
     h_before, c_before = [h, *(step.h for step in chain[:-1])], [c, *(step.cs for step in chain[:-1])]
@@ -137,24 +123,17 @@ def _backward(steps, h, c, weight, bias, chain, to_hidden, to_h, to_c, reverse):
             x=x, cs_prev=c, h_prev=h, w=weight, b=bias, i=step.i, cs=step.cs, f=step.f, o=step.o, ci=step.ci, co=step.co,
             cs_grad=to_c, h_grad=to_h if own is None else to_h + own, **options,
         )  # fmt: skip
-        gates.append(through.dicfo)
-        to_c = through.cs_prev_grad
-        to_h = tf.matmul(through.dicfo, weight[features:], transpose_b=True)
-    gates.reverse()
-    every_gate = tf.concat(_ordered(gates, reverse), 0)
-    seen = [tf.concat(_ordered(each, reverse), 0) for each in (steps, h_before)]
+        gates.insert(0, through.dicfo)
+        to_c, to_h = through.cs_prev_grad, tf.matmul(through.dicfo, weight[features:], transpose_b=True)
+    every_gate = tf.concat(gates[::way], 0)
+    seen = [tf.concat(each[::way], 0) for each in (steps, h_before)]
     to_weight = tf.concat([tf.matmul(each, every_gate, transpose_a=True) for each in seen], 0)
     to_steps = [tf.matmul(gate, weight[:features], transpose_b=True) for gate in gates]
-    return to_steps, [to_h, to_c], [to_weight, tf.reduce_sum(every_gate, 0)]
+    return to_steps, to_h, to_c, to_weight, tf.reduce_sum(every_gate, 0)
 
 
 def _no_peephole(state):
-    zeros = tf.zeros([state.shape[-1]])
-    return {"wci": zeros, "wcf": zeros, "wco": zeros, "use_peephole": False}
-
-
-def _ordered(steps, reverse):
-    return steps[::-1] if reverse else steps
+    return {**dict.fromkeys(("wci", "wcf", "wco"), tf.zeros([state.shape[-1]])), "use_peephole": False}
 
 
 def _split(tensor, axis, count):

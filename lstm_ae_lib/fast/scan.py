@@ -2,8 +2,7 @@
 
 ``h[t] = a[t] * h[t-1] + (1 - |a[t]|) * v[t]`` for every unit by itself, from zero, where ``a`` is tanh of the first ``units``
 numbers of a way, or their sigmoid, and ``v`` the next ``units`` as they are. Computed in float32, read and written in the dtype
-of the input. Each image is a chain of its own: the number of threads changes no bit.
-"""
+of the input. Each image is a chain of its own: the number of threads changes no bit."""
 
 import concurrent.futures
 import functools
@@ -26,9 +25,6 @@ def _jit(function, **options):
         return compile()(function)
 
 
-_inline = functools.partial(_jit, inline="always")
-
-
 def is_supported(projected) -> bool:
     """Whether :func:`scan` takes a tensor of this dtype."""
     return keras.backend.standardize_dtype(projected.dtype) in ("float32", "bfloat16")
@@ -37,77 +33,52 @@ def is_supported(projected) -> bool:
 def scan(projected, units, ways, positive):
     """Runs the recurrences, as an operation with a gradient of its own.
 
-    Args:
-        projected: float32 or bfloat16 ``(batch, height, width, 2 * units * len(ways))``; the result has half as many features.
-        units: of each way.
-        ways: for each way its axis, 1 or 2, and whether it starts at the end.
-        positive: a sigmoid instead of tanh, so that ``a`` is never below 0.
+    From float32 or bfloat16 ``(batch, height, width, 2 * units * len(ways))`` to ``(batch, height, width, units * len(ways))``.
+    A way is its axis, 1 or 2, and whether it starts at the end; ``positive``: ``a`` is a sigmoid.
     """
-    settings = units, ways, positive
+
+    def operation(function, features, *tensors):
+        run = lambda *arrays: function(*arrays, units, ways, positive)  # noqa: E731
+        made = tf.numpy_function(run, [*tensors], projected.dtype, stateful=False)
+        made.set_shape([*projected.shape[:-1], features])
+        return made
 
     @tf.custom_gradient
     def run(projected):
-        outputs = tf.numpy_function(lambda *arrays: forward(*arrays, *settings), [projected], projected.dtype, stateful=False)
-        outputs.set_shape([*projected.shape[:-1], units * len(ways)])
-
-        def gradient(to_outputs):
-            given = [projected, outputs, to_outputs]
-            to_projected = tf.numpy_function(lambda *arrays: backward(*arrays, *settings), given, projected.dtype, stateful=False)
-            to_projected.set_shape(projected.shape)
-            return to_projected
-
-        return outputs, gradient
+        outputs = operation(forward, units * len(ways), projected)
+        return outputs, lambda to_outputs: operation(backward, projected.shape[-1], projected, outputs, to_outputs)
 
     return run(projected)
 
 
 def forward(projected, units, ways, positive):
     """:func:`scan` of an array."""
-
-    def run(given, made):
-        for k, reverse, lines in _each_way(ways, given, made):
-            _scan_forward(*lines, units, k, reverse, positive)
-
-    return _for_each_image(run, (projected,), units * len(ways))
+    return _for_each_image(_scan_forward, [projected], units * len(ways), units, ways, positive)
 
 
 def backward(projected, outputs, to_outputs, units, ways, positive):
     """The gradient of ``projected``, from the outputs and their gradient."""
-
-    def run(*arrays):
-        for k, reverse, lines in _each_way(ways, *arrays):
-            _scan_backward(*lines, units, k, reverse, positive)
-
-    return _for_each_image(run, (projected, outputs, to_outputs), projected.shape[-1])
+    return _for_each_image(_scan_backward, [projected, outputs, to_outputs], projected.shape[-1], units, ways, positive)
 
 
-def _each_way(ways, *images):
-    """Each image as ``(independent, time, side by side, features)``: over the columns, all of a row go along at each step."""
-    for k, (axis, reverse) in enumerate(ways):
-        yield k, reverse, [image[None] if axis == 1 else image[:, :, None] for image in images]
-
-
-def _for_each_image(run, arrays, features):
-    """Calls a function with one image of each array and one of what is returned, on as many threads as TensorFlow has."""
+def _for_each_image(kernel, arrays, features, units, ways, positive):
+    """Runs a kernel on one image of each array and one of what is returned, on as many threads as TensorFlow has."""
     made = _aligned((*arrays[0].shape[:-1], features), arrays[0].dtype)
 
     def part(first, last):
         for place in range(first, last):
-            given = [_widened(array[place]) for array in arrays]
-            if made.dtype == np.float32:
-                run(*given, made[place])
-            else:
-                exact = np.empty(made.shape[1:], np.float32)
-                run(*given, exact)
+            exact = made[place] if made.dtype == np.float32 else np.empty(made.shape[1:], np.float32)
+            images = [*(_widened(array[place]) for array in arrays), exact]
+            for k, (axis, reverse) in enumerate(ways):
+                # (independent, time, side by side, features): over the columns, all of a row go along at each step.
+                lines = [image[None] if axis == 1 else image[:, :, None] for image in images]
+                kernel(*lines, units, k, reverse, positive)
+            if made.dtype != np.float32:
                 _round(exact.reshape(-1), made[place].view(np.uint16).reshape(-1))
 
-    # Four parts for each thread, so that none waits long for the last.
     count = threads.inter_op()
-    edges = np.linspace(0, len(made), 4 * count + 1).astype(int).tolist()
-    if count == 1:
-        part(0, len(made))
-    else:
-        list(_pool(count).map(part, edges[:-1], edges[1:]))
+    edges = np.linspace(0, len(made), 4 * count + 1).astype(int).tolist()  # four parts each, so that none waits long for the last
+    list((map if count == 1 else _pool(count).map)(part, edges[:-1], edges[1:]))
     return made
 
 
@@ -126,17 +97,15 @@ def _aligned(shape, dtype):
 
 def _widened(image):
     """An image as float32, of which a bfloat16 is the upper half."""
-    if image.dtype == np.float32:
-        return image
-    exact = np.empty(image.shape, np.float32)
-    _widen(image.view(np.uint16).reshape(-1), exact.view(np.uint32).reshape(-1))
-    return exact
+    return image if image.dtype == np.float32 else _widen(image.view(np.uint16).reshape(-1)).reshape(image.shape)
 
 
 @_jit
-def _widen(halves, bits):
+def _widen(halves):
+    bits = np.empty(halves.size, np.uint32)
     for n in range(halves.size):
         bits[n] = np.uint32(halves[n]) << np.uint32(16)
+    return bits.view(np.float32)
 
 
 @_jit
@@ -147,7 +116,7 @@ def _round(numbers, halves):
         halves[n] = (bits[n] + np.uint32(0x7FFF) + ((bits[n] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
-@_inline
+@functools.partial(_jit, inline="always")
 def _tanh(x):
     """A quotient of polynomials, right to some 1e-7: the one that Eigen and XLA use."""
     x = min(max(x, np.float32(-7.90531110763549805)), np.float32(7.90531110763549805))
@@ -164,7 +133,7 @@ def _tanh(x):
     return x * above / below
 
 
-@_inline
+@functools.partial(_jit, inline="always")
 def _coefficient(x, positive):
     half = np.float32(0.5)
     return half * _tanh(half * x) + half if positive else _tanh(x)

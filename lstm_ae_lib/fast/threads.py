@@ -4,35 +4,25 @@ import os
 import sys
 import warnings
 
+from lstm_ae_lib import checks
+
 _INTER, _INTRA = "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS"
 
 
 def set_threads(inter_op: int | None = None, intra_op: int = 1) -> None:
-    """Sets TensorFlow's threads, before TensorFlow starts.
+    """Sets TensorFlow's threads for the whole process, before TensorFlow starts. The last bits of a result depend on them.
 
-    A recurrent layer is a long chain of small operations. Cutting each of them up for several threads costs more than it
-    gains; running independent chains side by side, each operation on one thread, is faster (see
-    ``python -m lstm_ae_lib bench train``). Convolutions are few and large: for them leave TensorFlow as it comes.
-
-    The setting holds for the whole process. The last bits of a result depend on it.
-
-    Args:
-        inter_op: operations side by side, 1 to 1,024. Default: the cores that this process may use.
-        intra_op: threads within one operation, 1 to 1,024. Default 1.
-
-    Raises ``ValueError`` for a number out of range. Warns if TensorFlow has started with other numbers, which stay.
-    """
-    from lstm_ae_lib import checks
-
+    A recurrent layer is a long chain of small operations: independent chains side by side, each operation on one thread, are
+    faster than operations cut up for several (``python -m lstm_ae_lib bench train``). Not so convolutions, few and large.
+    ``inter_op`` operations run side by side, by default one a core, each on ``intra_op`` threads; both 1 to 1,024, else
+    ``ValueError``. Warns if TensorFlow has started with other numbers, which stay."""
     inter_op = cores() if inter_op is None else int(checks.number(inter_op, "inter_op", 1, 1024, whole=True))
     wanted = {_INTER: str(inter_op), _INTRA: str(int(checks.number(intra_op, "intra_op", 1, 1024, whole=True)))}
-    if {name: os.environ.get(name) for name in wanted} == wanted:
-        return
-    if "lstm_ae_lib._backend" in sys.modules or "tensorflow" in sys.modules:
-        warnings.warn("set_threads came too late: TensorFlow has started and keeps its threads; restart, and call it first",
-                      stacklevel=2)  # fmt: skip
-        return
-    os.environ.update(wanted)
+    if {"lstm_ae_lib._backend", "tensorflow"} & sys.modules.keys() and not wanted.items() <= os.environ.items():
+        message = "set_threads came too late: TensorFlow has started and keeps its threads; restart, and call it first"
+        warnings.warn(message, stacklevel=2)
+    else:
+        os.environ.update(wanted)
 
 
 def cores() -> int:
