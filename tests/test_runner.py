@@ -115,6 +115,8 @@ def test_a_notebook_is_told_what_its_run_records():
     found = runner.read_parameters(given)
     assert list(found.items()) == [("run_name", "one"), ("count", 3), ("share", 1.0), ("loud", True), ("colour", "red")]
     assert given["resume"] is True and {name: given[name] for name in found} == found
+    unkept = {"__annotations__": {"count": int, "loud": bool}, "count": "3", "loud": False}  # where no cell is kept, as in nbval
+    assert runner.read_parameters(unkept) == {"count": 3, "loud": False}
 
 
 def by_papermill(notebooks, given):

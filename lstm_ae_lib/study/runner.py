@@ -70,12 +70,11 @@ def read_parameters(namespace: dict) -> dict:
     A notebook gives its ``globals()`` before it uses a parameter: papermill passes ``-p flip false`` on as a text, which is true in
     Python. Returns what a run records: all but ``resume``, which changes no result. ``ParameterError`` for another type or range.
     """
-    kinds = {name: kind.__name__ for name, kind in namespace.get("__annotations__", {}).items()}
-    ranges = _declared_in("\n".join(namespace.get("In", ())))  # the cells that IPython has run, where somebody keeps them
+    # In: the cells that IPython has run. nbval has them not kept; types are known all the same.
     free = {"low": None, "high": None, "choices": None}
-    values = {
-        name: _check_value(name, namespace[name], ranges.get(name) or free | {"type": kind}) for name, kind in kinds.items()
-    }
+    declared = {name: free | {"type": kind.__name__} for name, kind in namespace.get("__annotations__", {}).items()}
+    declared |= _declared_in("\n".join(namespace.get("In", ())))
+    values = {name: _check_value(name, namespace[name], entry) for name, entry in declared.items()}
     namespace.update(values)
     return {name: value for name, value in values.items() if name != "resume"}
 
