@@ -22,6 +22,7 @@ all_models = pytest.mark.parametrize("case", [case for case in conformance.MODEL
 @pytest.fixture(params=POLICIES)
 def policy(request):
     before = keras.config.dtype_policy()
+    keras.utils.set_random_seed(0)  # in half precision some first weights overflow, and the first step is then left out
     keras.config.set_dtype_policy(request.param)
     yield request.param
     keras.config.set_dtype_policy(before)
