@@ -8,7 +8,7 @@ VENV   ?= .venv
 COLAB  ?= .venv-colab
 RUN     = $(VENV)/bin/python
 # Two workers, each with the tests of whole files and a data folder of its own.
-PYTEST  = -m pytest -n $(WORKERS) --dist loadfile
+PYTEST  = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 WORKERS ?= 2
 # nbval waits for a dead kernel as long as its cell timeout. Its runs stay out of data/.
 NBVAL   = -m pytest --nbval --nbval-cell-timeout=600 --nbval-kernel-name=python3 -p no:warnings notebooks

@@ -34,6 +34,17 @@ def blurred(clean):
     return degradations.degrade(clean, "gauss2")
 
 
+# Files that take longest, by far the longest first: workers that take whole files then end at about the same time.
+LONGEST = (
+    "test_notebook_runs", "test_checkpoints", "test_restoring", "test_fast_lstm", "test_package", "test_conformance", "test_bench",
+    "test_training", "test_classical", "test_runner",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_data_folder(tmp_path_factory):
     """No test reads or writes the checkout's runs; with several workers, each has a folder of its own."""

@@ -91,6 +91,7 @@ def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, 
 
     # Trained on, with a sigma that is drawn anew in each epoch, and a rate that falls from the first step.
     file.write_text(
+        "notebooks: [02_train_autoencoder]\n"
         "parameters: {protocol: blind, model: unet, width: 4, linear_parts: 6, epochs: 2}\n"
         "runs: {unknown: {}, onward: {start_run: unknown, redraw: true, cooldown_share: 1, seed: 1}}\n"
     )
