@@ -150,3 +150,30 @@ def test_it_runs_where_nothing_can_be_written(monkeypatch):
 
     monkeypatch.setattr(scan.numba, "njit", refuse)
     assert scan._jit(lambda x: 2 * x)(np.float32(3)) == 6
+
+
+@only_tensorflow
+def test_memory_is_used_again_only_when_nobody_holds_it():
+    memory = fast.kernels("scan")._Memory()
+    first, second = memory.empty((10, 20), np.float32), memory.empty((10, 20), np.float32)
+    assert not np.shares_memory(first, second)
+    assert all(array.ctypes.data % memory.ALIGNMENT == 0 for array in (first, second))
+    part, where = first[3:], first.ctypes.data
+    del first
+    assert not any(np.shares_memory(part, memory.empty((20, 10), np.float32)) for _ in range(3))
+    del part
+    others = [memory.empty(200, np.float32) for _ in range(2)]
+    assert where in [array.ctypes.data for array in others]
+
+
+@only_tensorflow
+def test_memory_that_is_not_wanted_any_more_is_returned(monkeypatch):
+    memory = fast.kernels("scan")._Memory()
+    monkeypatch.setattr(memory, "SPARE", 20_000)
+    for size in range(1, 200):
+        memory.empty((size, 10), np.float32)
+    assert sum(block.size for block in memory.blocks) < 40_000
+    held = [memory.empty((size, 10), np.float32) for size in range(1, 20)]
+    for size, array in enumerate(held, 1):
+        array[:] = size
+    assert [float(array.mean()) for array in held] == list(range(1, 20))

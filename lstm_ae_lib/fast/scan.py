@@ -7,6 +7,8 @@ of the input. Each image is a chain of its own: the number of threads changes no
 import concurrent.futures
 import functools
 import math
+import sys
+import threading
 
 import numba
 import numpy as np
@@ -62,19 +64,17 @@ def backward(projected, outputs, to_outputs, units, ways, positive):
 
 
 def _for_each_image(kernel, arrays, features, units, ways, positive):
-    """Runs a kernel on one image of each array and one of what is returned, on as many threads as TensorFlow has."""
-    made = _aligned((*arrays[0].shape[:-1], features), arrays[0].dtype)
+    """Runs a kernel on some images of each array and of what is returned at a time, on as many threads as TensorFlow has."""
+    made = _MEMORY.empty((*arrays[0].shape[:-1], features), arrays[0].dtype)
+    settings = units, np.array(ways, np.int64), positive
 
     def part(first, last):
+        if made.dtype == np.float32:
+            return kernel(*(array[first:last] for array in arrays), made[first:last], *settings)
+        exact = np.empty((1, *made.shape[1:]), np.float32)
         for place in range(first, last):
-            exact = made[place] if made.dtype == np.float32 else np.empty(made.shape[1:], np.float32)
-            images = [*(_widened(array[place]) for array in arrays), exact]
-            for k, (axis, reverse) in enumerate(ways):
-                # (independent, time, side by side, features): over the columns, all of a row go along at each step.
-                lines = [image[None] if axis == 1 else image[:, :, None] for image in images]
-                kernel(*lines, units, k, reverse, positive)
-            if made.dtype != np.float32:
-                _round(exact.reshape(-1), made[place].view(np.uint16).reshape(-1))
+            kernel(*(_widen(array[place].view(np.uint16))[None] for array in arrays), exact, *settings)
+            _round(exact[0], made[place].view(np.uint16))
 
     count = threads.inter_op()
     edges = np.linspace(0, len(made), 4 * count + 1).astype(int).tolist()  # four parts each, so that none waits long for the last
@@ -87,33 +87,58 @@ def _pool(count):
     return concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix="lstm_ae_lib")
 
 
-def _aligned(shape, dtype):
-    """An array that starts where TensorFlow takes it without copying."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+class _Memory:
+    """Memory that is used again once nobody holds it: to return it and get it back cleared costs as much as the arithmetic."""
+
+    ALIGNMENT = 64  # bytes: arrays that start there TensorFlow takes without copying
+    SPARE = 64 * 2**20  # bytes that may lie unused, beside as much as is in use
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.blocks = []  # the one that was not asked for longest comes first
+
+    def empty(self, shape, dtype):
+        """Like numpy.empty."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        with self.lock:
+            block = self._take(size + self.ALIGNMENT)
+            self.blocks.append(block)
+            start = -block.ctypes.data % self.ALIGNMENT
+            return block[start : start + size].view(dtype).reshape(shape)
+
+    def _take(self, size):
+        # Every array made of a block holds a reference to it; of an unused one there are the list's and getrefcount's own.
+        unused = [place for place in range(len(self.blocks)) if sys.getrefcount(self.blocks[place]) == 2]
+        for place in unused:
+            if self.blocks[place].size == size:
+                return self.blocks.pop(place)
+        spare = self.SPARE + sum(block.size for block in self.blocks) - sum(self.blocks[place].size for place in unused)
+        for place in reversed(unused):  # from the end, so that places stay right
+            spare -= self.blocks[place].size
+            if spare < 0:
+                del self.blocks[place]
+        return np.empty(size, np.uint8)
 
 
-def _widened(image):
-    """An image as float32, of which a bfloat16 is the upper half."""
-    return image if image.dtype == np.float32 else _widen(image.view(np.uint16).reshape(-1)).reshape(image.shape)
+_MEMORY = _Memory()
 
 
 @_jit
 def _widen(halves):
-    bits = np.empty(halves.size, np.uint32)
-    for n in range(halves.size):
-        bits[n] = np.uint32(halves[n]) << np.uint32(16)
+    """bfloat16, each the upper half of a float32, as float32."""
+    bits = np.empty(halves.shape, np.uint32)
+    source, target = halves.reshape(-1), bits.reshape(-1)
+    for n in range(source.size):
+        target[n] = np.uint32(source[n]) << np.uint32(16)
     return bits.view(np.float32)
 
 
 @_jit
 def _round(numbers, halves):
-    """To the nearest, to the even one of two."""
-    bits = numbers.view(np.uint32)
-    for n in range(halves.size):
-        halves[n] = (bits[n] + np.uint32(0x7FFF) + ((bits[n] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    """float32 to the nearest bfloat16, to the even one of two."""
+    bits, target = numbers.reshape(-1).view(np.uint32), halves.reshape(-1)
+    for n in range(target.size):
+        target[n] = (bits[n] + np.uint32(0x7FFF) + ((bits[n] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
 @functools.partial(_jit, inline="always")
@@ -140,33 +165,43 @@ def _coefficient(x, positive):
 
 
 @_jit
-def _scan_forward(given, made, units, k, reverse, positive):
+def _lines(image, axis):
+    """``(independent, time, side by side, features)``: over the columns, all of a row go along at each step."""
+    height, width, features = image.shape
+    return image.reshape(1, height, width, features) if axis == 1 else image.reshape(height, width, 1, features)
+
+
+@_jit
+def _forward_along(given, made, units, k, reverse, positive):
     one = np.float32(1)
     independent, steps, beside, _ = given.shape
     states = np.empty((beside, units), np.float32)
     for n in range(independent):
-        states[:] = 0
         for position in range(steps):
             time = steps - 1 - position if reverse else position
             for b in range(beside):
-                numbers, state = given[n, time, b, 2 * k * units : 2 * (k + 1) * units], states[b]
-                gate, candidate, shown = numbers[:units], numbers[units:], made[n, time, b, k * units : (k + 1) * units]
+                numbers = given[n, time, b, 2 * k * units : 2 * (k + 1) * units]
+                gate, candidate, state = numbers[:units], numbers[units:], states[b]
+                # Here, and not states[:] = 0 above: with that, LLVM does not vectorise the next loop.
+                if position == 0:
+                    for u in range(units):
+                        state[u] = 0
                 for u in range(units):
                     a = _coefficient(gate[u], positive)
                     state[u] = a * state[u] + (one - abs(a)) * candidate[u]
+                shown = made[n, time, b, k * units : (k + 1) * units]
                 for u in range(units):
                     shown[u] = state[u]
 
 
 @_jit
-def _scan_backward(given, made, above, below, units, k, reverse, positive):
+def _backward_along(given, made, above, below, units, k, reverse, positive):
     one = np.float32(1)
     independent, steps, beside, _ = given.shape
     carry, nothing = np.empty((beside, units), np.float32), np.zeros(units, np.float32)
     forget, total = np.empty(units, np.float32), np.empty(units, np.float32)
     first, middle, last, here, end = 2 * k * units, (2 * k + 1) * units, 2 * (k + 1) * units, k * units, (k + 1) * units
     for n in range(independent):
-        carry[:] = 0
         for position in range(steps - 1, -1, -1):
             time = steps - 1 - position if reverse else position
             earlier = time + 1 if reverse else time - 1
@@ -175,6 +210,9 @@ def _scan_backward(given, made, above, below, units, k, reverse, positive):
                 arrived, own = above[n, time, b, here:end], carry[b]
                 before = made[n, earlier, b, here:end] if position else nothing
                 to_gate, to_candidate = below[n, time, b, first:middle], below[n, time, b, middle:last]
+                if position == steps - 1:
+                    for u in range(units):
+                        own[u] = 0
                 # One loop for each array that is written: LLVM vectorises where it need not tell too many of them apart.
                 for u in range(units):
                     forget[u] = _coefficient(gate[u], positive)
@@ -191,3 +229,20 @@ def _scan_backward(given, made, above, below, units, k, reverse, positive):
                     to_candidate[u] = total[u] * (one - abs(forget[u]))
                 for u in range(units):
                     own[u] = total[u] * forget[u]
+
+
+@_jit
+def _scan_forward(given, made, units, ways, positive):
+    for image in range(len(given)):
+        for k in range(len(ways)):
+            axis, reverse = ways[k]
+            _forward_along(_lines(given[image], axis), _lines(made[image], axis), units, k, reverse, positive)
+
+
+@_jit
+def _scan_backward(given, made, above, below, units, ways, positive):
+    for image in range(len(given)):
+        for k in range(len(ways)):
+            axis, reverse = ways[k]
+            lines = _lines(given[image], axis), _lines(made[image], axis), _lines(above[image], axis), _lines(below[image], axis)
+            _backward_along(*lines, units, k, reverse, positive)
