@@ -162,7 +162,7 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     del first
     assert not any(np.shares_memory(part, memory.empty((20, 10), np.float32)) for _ in range(3))
     del part
-    others = [memory.empty(200, np.float32) for _ in range(2)]
+    others = [memory.empty((200,), np.float32) for _ in range(2)]
     assert where in [array.ctypes.data for array in others]
 
 
