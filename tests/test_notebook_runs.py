@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from lstm_ae_lib import cifar10, degradations, metrics
-from lstm_ae_lib.study import reporting, runs, sweeps
+from lstm_ae_lib.study import reporting, runner, runs, sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """One run of 01, 02, 03 on the sample, short of the quick preset, through the command line."""
+    """One run of the chain on the sample, short of the quick preset, through the command line."""
     made = tmp_path_factory.mktemp("made")
     command = [sys.executable, "-m", "lstm_ae_lib", "run", "--name", "smoke", "-p", "epochs", "24"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "LSTM_AE_DATA": str(made)})
@@ -47,7 +47,7 @@ def test_the_run_is_complete(smoke):
     assert record["status"] == "finished" and record["parameters"]["epochs"] == 24 and record["data"]["kind"] == "sample"
     for name in ("history.csv", "autoencoder.weights.h5", "autoencoder.json", "linear_filter.weights.h5", "metrics.json"):
         assert run.path(name).is_file()
-    for name in ("01_prepare_data", "02_train_autoencoder", "03_evaluate_restoration"):
+    for name in runner.CHAIN:
         cells = nbformat.read(run.path(f"{name}.ipynb"), as_version=4).cells
         assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
     assert len(run.history()["loss"]) == 24
@@ -91,7 +91,7 @@ def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, 
 
     # Trained on, with a sigma that is drawn anew in each epoch, and a rate that falls from the first step.
     file.write_text(
-        "notebooks: [02_train_autoencoder]\n"
+        "notebooks: [90_train]\n"
         "parameters: {protocol: blind, model: unet, width: 4, linear_parts: 6, epochs: 2}\n"
         "runs: {unknown: {}, onward: {start_run: unknown, redraw: true, cooldown_share: 1, seed: 1}}\n"
     )

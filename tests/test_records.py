@@ -40,7 +40,7 @@ def test_publishing_checks_everything_before_it_writes(run, tracked):
 
 
 def test_a_run_that_only_trained_is_published_with_its_history(run, tracked):
-    run.update(status="finished", notebooks=["02_train_autoencoder"])
+    run.update(status="finished", notebooks=["90_train"])
     run.path("metrics.json").unlink()
     run.path("history.csv").write_text("epoch,val_psnr,minutes,images\n0,20.5,0.5,640\n1,21.5,1.0,1280\n")
     assert records.published_training("one") is None

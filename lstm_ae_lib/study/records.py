@@ -131,7 +131,7 @@ def publish(names) -> list:
     from lstm_ae_lib.study import reporting  # which reads records itself
 
     chosen = [runs.open_run(name) for name in names]
-    measured = [run for run in chosen if run.record.get("notebooks") != ["02_train_autoencoder"]]  # the others only trained
+    measured = [run for run in chosen if run.record.get("notebooks") not in (["90_train"], ["02_train_autoencoder"])]  # those only trained
     for run in chosen:
         if runs.status(run.record) != "finished":
             raise ValueError(f"only a finished run can be published; {run.name!r} is {runs.status(run.record)}")

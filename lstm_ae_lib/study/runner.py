@@ -25,7 +25,7 @@ import psutil
 from lstm_ae_lib import checks, files, paths
 from lstm_ae_lib.study import runs
 
-CHAIN = ("01_prepare_data", "02_train_autoencoder", "03_evaluate_restoration")
+CHAIN = ("90_train", "91_evaluate")
 # A kernel warns on every start that its connection is not encrypted, and prints a trace of its own when it is interrupted.
 _KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
 DRAWING = 2800  # colours up to which a figure is a drawing: lines and letters with smooth edges

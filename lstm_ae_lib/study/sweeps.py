@@ -6,7 +6,7 @@ from pathlib import Path
 from lstm_ae_lib import checks, paths
 from lstm_ae_lib.study import runner, runs
 
-NOTEBOOKS = ("02_train_autoencoder", "03_evaluate_restoration")
+NOTEBOOKS = ("90_train", "91_evaluate")
 
 
 def read_sweep(path) -> dict:
