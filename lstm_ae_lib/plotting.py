@@ -8,6 +8,8 @@ import numpy as np
 from lstm_ae_lib import checks, files
 
 DPI = 80
+SMALL, LARGE = 2.1, 5.4  # inches for an image of CIFAR-10, and for a photograph
+LARGEST_ERROR = 0.3  # white in a map of |error|
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend right of the axes
 COLOURS = {
     "degraded": "#888888", "linear filter": "#1f77b4", "mixture of linear filters": "#393b79", "LSTM autoencoder": "#d62728",
@@ -47,29 +49,40 @@ def channel_histograms(counts, edges):
     return figure
 
 
-def image_row(images, titles, scale: float = 1.5):
-    """Single images side by side, each with its title. ``images``: a list of ``(h, w, 3)`` or ``(h, w)``."""
+def image_row(images, titles, scale: float | None = None, columns: int = 6):
+    """Single images, each with its title, at most ``columns`` side by side. ``images``: a list of ``(h, w, 3)`` or ``(h, w)``.
+
+    ``scale``: inches for each; by default so many that an image of CIFAR-10 is 160 pixels wide and a photograph 420.
+    """
     if len(images) != len(titles) or not len(images):
         raise ValueError(f"images and titles must be as many, at least one; got {len(images)} and {len(titles)}")
-    figure, axes = plt.subplots(1, len(images), figsize=(len(images) * scale, scale * 1.15), dpi=DPI, squeeze=False)
-    for axis, image, title in zip(axes[0], images, titles, strict=True):
-        _pixels(axis, image, title)
+    scale = scale or (LARGE if max(np.shape(images[0])[:2], default=0) > 64 else SMALL)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * scale, rows * (scale + 0.25)), dpi=DPI, squeeze=False)
+    for axis, image, title in itertools.zip_longest(axes.flat, images, titles):
+        axis.axis("off") if image is None else _pixels(axis, image, title)
+    figure.subplots_adjust(left=0, right=1, wspace=0.05, hspace=0.12)
     return figure
 
 
 def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_titles=None):
-    """One row an image: degraded, restored, clean, |error|, each ``(n, h, w, 3)`` in [0, 1], with PSNR ``(n,)`` in dB."""
+    """One row an image: degraded, restored, clean, |error|, each ``(n, h, w, 3)`` in [0, 1], with PSNR ``(n,)`` in dB.
+
+    The error is the mean over the colours, on a scale from 0 to :data:`LARGEST_ERROR`.
+    """
     for images, name in ((degraded, "degraded"), (restored, "restored")):
         checks.same_shape(images, clean, name, "clean")
-    figure, axes = plt.subplots(len(clean), 4, figsize=(6.4, 1.75 * len(clean)), dpi=DPI, squeeze=False)
+    figure, axes = plt.subplots(len(clean), 4, figsize=(4 * SMALL, (SMALL + 0.2) * len(clean)), dpi=DPI, squeeze=False)
     for row, (before, after, wanted) in enumerate(zip(degraded, restored, clean, strict=True)):
         error = np.abs(np.asarray(after, np.float32) - np.asarray(wanted, np.float32)).mean(axis=-1)
         panels = [(before, f"degraded {degraded_psnr[row]:.1f} dB"), (after, f"restored {restored_psnr[row]:.1f} dB"),
-                  (wanted, "clean"), (error, f"|error| mean {error.mean():.3f}")]  # fmt: skip
+                  (wanted, "clean"), (error, f"|error|, 0 to {LARGEST_ERROR}", LARGEST_ERROR)]  # fmt: skip
         for axis, panel in zip(axes[row], panels, strict=True):
             _pixels(axis, *panel)
         if row_titles is not None:
             axes[row, 0].text(-0.1, 0.5, row_titles[row], transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9)
+    figure.subplots_adjust(left=0, right=1, wspace=0.05, hspace=0.12)
     return figure
 
 
@@ -78,7 +91,7 @@ def slider(frames: dict, label: str):
     import ipywidgets
 
     def draw(position):
-        image_row(*frames[position], scale=3.0)
+        image_row(*frames[position])
         plt.show()
 
     return ipywidgets.interactive(draw, position=ipywidgets.SelectionSlider(options=list(frames), description=label))
@@ -184,12 +197,12 @@ def _colour(name):
     return COLOURS.get(name.split(",")[0])
 
 
-def _pixels(axis, image, title=""):
+def _pixels(axis, image, title="", white=1.0):
     image = checks.array(image, "image")
     if image.ndim != 2 and image.shape[2:] != (3,):
         raise ValueError(f"image must have the shape (height, width, 3) or (height, width), got {image.shape}")
     image = image / 255.0 if image.dtype == np.uint8 else np.clip(image, 0, 1)
     image = image if image.dtype == np.float64 else image.astype(np.float32)
-    axis.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axis.imshow(image, cmap="gray", vmin=0.0, vmax=white, interpolation="nearest")
     axis.set_title(title, fontsize=8)
     axis.axis("off")

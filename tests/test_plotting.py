@@ -19,18 +19,27 @@ def drawn(figure):
 def test_every_panel_is_on_one_fixed_scale_and_in_order(unit):
     figure = plotting.restorations(unit[:2] * 0.5, unit[:2] * 0.9, unit[:2], [20.0, 21.0], [25.0, 26.0], ["best", "worst"])
     panels = drawn(figure)
-    assert len(panels) == 8 and all(panel.get_clim() == (0.0, 1.0) for panel in panels)
+    assert [panel.get_clim() for panel in panels] == 2 * [(0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 0.3)]
     np.testing.assert_allclose(panels[0].get_array(), unit[0] * 0.5)  # a loss of contrast stays visible
     np.testing.assert_allclose(panels[1].get_array(), unit[0] * 0.9)
     np.testing.assert_allclose(panels[2].get_array(), unit[0])
     np.testing.assert_allclose(panels[3].get_array(), (0.1 * unit[0]).mean(axis=-1), atol=1e-6)
     titles = [axis.get_title() for axis in figure.axes[:4]]
-    assert titles[:3] == ["degraded 20.0 dB", "restored 25.0 dB", "clean"] and titles[3].startswith("|error|")
+    assert titles[:3] == ["degraded 20.0 dB", "restored 25.0 dB", "clean"] and titles[3] == "|error|, 0 to 0.3"
 
 
 def test_eight_bit_and_float_pixels_look_the_same(clean, unit):
     first, second = drawn(plotting.image_row([clean[0], unit[0]], ["a", "b"]))
     np.testing.assert_allclose(first.get_array(), second.get_array(), atol=1e-6)
+
+
+def test_pixels_are_large_enough_to_see_a_blur(clean):
+    for images, columns, width in ((clean[:8], 6, 150), (np.zeros((2, 100, 150, 3)), 2, 400)):
+        figure = plotting.image_row(list(images), [""] * len(images))
+        figure.canvas.draw()
+        panels = drawn(figure)
+        assert all(panel.get_window_extent().width >= width for panel in panels)
+        assert len({round(panel.get_window_extent().x0) for panel in panels}) == columns
 
 
 def test_class_samples_shows_the_first_images_of_each_class(sample):
