@@ -62,7 +62,7 @@ def image_row(images, titles, scale: float | None = None, columns: int = 6):
     figure, axes = plt.subplots(rows, columns, figsize=(columns * scale, rows * (scale + 0.25)), dpi=DPI, squeeze=False)
     for axis, image, title in itertools.zip_longest(axes.flat, images, titles):
         axis.axis("off") if image is None else _pixels(axis, image, title)
-    figure.subplots_adjust(left=0, right=1, wspace=0.05, hspace=0.12)
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.04, hspace=0.14)
     return figure
 
 
@@ -82,7 +82,7 @@ def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_ti
             _pixels(axis, *panel)
         if row_titles is not None:
             axes[row, 0].text(-0.1, 0.5, row_titles[row], transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9)
-    figure.subplots_adjust(left=0, right=1, wspace=0.05, hspace=0.12)
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.04, hspace=0.14)
     return figure
 
 
