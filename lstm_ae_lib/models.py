@@ -88,6 +88,8 @@ def flagship(
     Returns and raises as :func:`lstm_ae_lib.peers.dncnn`.
     """
     checks.number(width, "width", 4, 4096, whole=True)
+    if width % 2:
+        raise ValueError(f"width must be a multiple of 2, got {width}")
     checks.number(depth, "depth", 1, 64, whole=True)
     checks.number(latent, "latent", 1, 4096, whole=True)
     checks.number(repeats, "repeats", 1, 100, whole=True)

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from lstm_ae_lib import cifar10, degradations, metrics, paths
+from lstm_ae_lib import cifar10, degradations, files, metrics, paths
 from lstm_ae_lib.study import reporting, runs
 
 matplotlib.use("Agg")  # not by a variable: the kernels that tests start draw inline
@@ -50,6 +50,8 @@ def own_data_folder(tmp_path_factory):
     """No test reads or writes the checkout's runs; with several workers, each has a folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSTM_AE_DATA", str(tmp_path_factory.mktemp("data")))
+        # No test cuts the power; on a disk that is busy each of a thousand small files would wait for all that others wrote.
+        patch.setattr(files.os, "fsync", lambda descriptor: None)
         yield
 
 

@@ -2,6 +2,7 @@
 
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,10 +152,25 @@ def weights(model):
     return [keras.ops.convert_to_numpy(variable) for variable in [*model.variables, *model.optimizer.variables]]
 
 
-def undisturbed(tmp_path, **arguments):
-    model = tiny_model(**arguments)
-    history = fit(model, checkpoints.Checkpoints(tmp_path / "undisturbed", steps=1))
-    return weights(model), history.history
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder, weights and history of a training to its end. Every such training gives the same bits."""
+    folder, model = tmp_path_factory.mktemp("undisturbed"), tiny_model()
+    history = fit(model, checkpoints.Checkpoints(folder, steps=1))
+    return folder, (weights(model), history.history)
+
+
+@pytest.fixture
+def interrupted(tmp_path, interrupted_once):
+    """A folder of a training that ended in the fourth step of the third epoch."""
+    return Path(shutil.copytree(interrupted_once, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def interrupted_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted")
+    interrupted_training(folder, (2, 3))
+    return folder
 
 
 def assert_ends_the_same(folder, expected, epochs=4, **arguments):
@@ -176,39 +192,41 @@ def interrupted_training(folder, at=(2, 3), **arguments):
 
 @only_tensorflow
 @pytest.mark.parametrize("at", [(0, 0), (0, 1), (1, 0), (2, 3), (3, 4)], ids=str)
-def test_it_goes_on_from_any_step(tmp_path, at):
+def test_it_goes_on_from_any_step(tmp_path, undisturbed, at):
     interrupted_training(tmp_path / "run", at)
-    assert_ends_the_same(tmp_path / "run", undisturbed(tmp_path))
+    assert_ends_the_same(tmp_path / "run", undisturbed[1])
 
 
 @only_tensorflow
 def test_several_steps_in_one_execution(tmp_path):
+    model = tiny_model(steps_per_execution=2)
+    history = fit(model, checkpoints.Checkpoints(tmp_path / "undisturbed", steps=1)).history
     interrupted_training(tmp_path / "run", (1, 3), steps_per_execution=2)
-    assert_ends_the_same(tmp_path / "run", undisturbed(tmp_path, steps_per_execution=2), steps_per_execution=2)
+    assert_ends_the_same(tmp_path / "run", (weights(model), history), steps_per_execution=2)
 
 
 @only_tensorflow
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "empty"])
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(tmp_path, damage, capsys):
-    *_, before, last = interrupted_training(tmp_path / "run")
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(interrupted, undisturbed, damage, capsys):
+    *_, before, last = checkpoints.Checkpoints(interrupted).files()
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes({"flipped bit": content, "truncated": content[: len(content) // 2], "empty": b""}[damage])
-    saved = checkpoints.Checkpoints(tmp_path / "run")
+    saved = checkpoints.Checkpoints(interrupted)
     assert f"the checkpoint {last.name[:15]} is damaged" in capsys.readouterr().err
     assert saved.files()[-1] == before and last.with_name(last.name + ".damaged").is_file()
-    assert_ends_the_same(tmp_path / "run", undisturbed(tmp_path))
+    assert_ends_the_same(interrupted, undisturbed[1])
 
 
 @only_tensorflow
-def test_a_finished_training_is_restored_and_not_trained_further(tmp_path):
-    expected = undisturbed(tmp_path)
-    assert checkpoints.Checkpoints(tmp_path / "undisturbed").epoch == 4
-    assert_ends_the_same(tmp_path / "undisturbed", expected)
+def test_a_finished_training_is_restored_and_not_trained_further(undisturbed):
+    folder, expected = undisturbed
+    assert checkpoints.Checkpoints(folder).epoch == 4
+    assert_ends_the_same(folder, expected)
 
 
 @only_tensorflow
-def test_a_second_fit_with_the_same_checkpoints_mixes_nothing_up(tmp_path):
+def test_a_second_fit_with_the_same_checkpoints_mixes_nothing_up(tmp_path, undisturbed):
     saved = checkpoints.Checkpoints(tmp_path / "run", steps=1)
     with pytest.raises(Interrupted):
         fit(tiny_model(), saved, before=[Interrupt(2, 3)])
@@ -220,8 +238,7 @@ def test_a_second_fit_with_the_same_checkpoints_mixes_nothing_up(tmp_path):
     assert saved.files() == before
     model = tiny_model()
     fit(model, saved)  # it has read the folder by now
-    expected = undisturbed(tmp_path)
-    for found, wanted in zip(weights(model), expected[0], strict=True):
+    for found, wanted in zip(weights(model), undisturbed[1][0], strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
@@ -289,23 +306,22 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
 
 
 @only_tensorflow
-def test_a_full_disk_loses_nothing(tmp_path, capsys):
+def test_a_full_disk_loses_nothing(interrupted, undisturbed, capsys):
     """The limit on the size of a file stands in for the disk: writing fails in the middle, as it does there."""
-    files = interrupted_training(tmp_path / "run", (1, 2))
+    files = checkpoints.Checkpoints(interrupted).files()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     model = tiny_model()
     resource.setrlimit(resource.RLIMIT_FSIZE, (files[-1].stat().st_size // 2, hard))
     try:
-        fit(model, checkpoints.Checkpoints(tmp_path / "run", steps=1))
+        fit(model, checkpoints.Checkpoints(interrupted, steps=1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     errors = capsys.readouterr().err
     assert "no checkpoint after epoch 3" in errors and "training goes on" in errors and "File too large" in errors
-    assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == [path.name for path in files]
-    expected = undisturbed(tmp_path)
-    for found, wanted in zip(weights(model), expected[0], strict=True):
+    assert sorted(path.name for path in interrupted.glob("[!.]*")) == [path.name for path in files]
+    for found, wanted in zip(weights(model), undisturbed[1][0], strict=True):
         np.testing.assert_array_equal(found, wanted)
-    assert_ends_the_same(tmp_path / "run", expected)
+    assert_ends_the_same(interrupted, undisturbed[1])
 
 
 @only_tensorflow
@@ -323,14 +339,14 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 @only_tensorflow
-def test_a_nan_in_a_batch_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_nan_in_a_batch_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path, undisturbed):
     saved = checkpoints.Checkpoints(tmp_path / "run", steps=1)
     with pytest.raises(
         FloatingPointError, match=r"the loss became nan in step 3 of epoch 2; the last good checkpoint is \S+000001-00000002"
     ):
         fit(tiny_model(), saved, poison=STEPS + 2)
     # Without the poison it goes on as if nothing had been.
-    assert_ends_the_same(tmp_path / "run", undisturbed(tmp_path))
+    assert_ends_the_same(tmp_path / "run", undisturbed[1])
 
 
 @only_tensorflow
@@ -355,17 +371,16 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 
 
 @only_tensorflow
-def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path):
-    interrupted_training(tmp_path)
+def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, interrupted):
     with pytest.raises(
         ValueError, match=r"is of another model or optimiser: .*first difference is .*\(\(64, 32\), 'float32'\) here"
     ):
-        fit(tiny_model(units=32), checkpoints.Checkpoints(tmp_path))
+        fit(tiny_model(units=32), checkpoints.Checkpoints(interrupted))
     with pytest.raises(ValueError, match=r"holds the states of the callbacks \[\], got callbacks=\['EarlyStopping'\]"):
-        fit(tiny_model(), checkpoints.Checkpoints(tmp_path, callbacks=[keras.callbacks.EarlyStopping()]))
+        fit(tiny_model(), checkpoints.Checkpoints(interrupted, callbacks=[keras.callbacks.EarlyStopping()]))
     with pytest.raises(ValueError, match="goes on with initial_epoch=2, got initial_epoch=0"):
         tiny_model().fit(
-            batches(), steps_per_epoch=STEPS, epochs=4, shuffle=False, verbose=0, callbacks=[checkpoints.Checkpoints(tmp_path)]
+            batches(), steps_per_epoch=STEPS, epochs=4, shuffle=False, verbose=0, callbacks=[checkpoints.Checkpoints(interrupted)]
         )
     with pytest.raises(FileNotFoundError, match="there is no best checkpoint"):
         checkpoints.Checkpoints(tmp_path / "elsewhere").restore_best(tiny_model())

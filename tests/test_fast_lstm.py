@@ -47,6 +47,11 @@ def without_kernels(monkeypatch):
 
 def value_and_gradients(layer, inputs, dynamic, **call):
     """All outputs, and the gradients of a function of all of them, to inputs, states and weights."""
+    return computation(layer, inputs, dynamic, **call)(inputs)
+
+
+def computation(layer, inputs, dynamic, **call):
+    """:func:`value_and_gradients` as a function of inputs shaped like these; ``dynamic``: compiled once, for any batch."""
     import tensorflow as tf
 
     def compute(*tensors):
@@ -58,11 +63,15 @@ def value_and_gradients(layer, inputs, dynamic, **call):
         weights = [weight.value for weight in layer.trainable_weights]
         return outputs, tape.gradient(loss, [*tensors, *weights], unconnected_gradients="zero")
 
-    tensors = [tf.constant(array, layer.compute_dtype) for array in inputs]
     if dynamic:
-        compute = tf.function(compute, input_signature=[tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors])
-    outputs, gradients = compute(*tensors)
-    return [np.asarray(tensor) for tensor in [*outputs, *gradients]]
+        specs = [tf.TensorSpec([None, *array.shape[1:]], layer.compute_dtype) for array in inputs]
+        compute = tf.function(compute, input_signature=specs)
+
+    def run(inputs):
+        outputs, gradients = compute(*(tf.constant(array, layer.compute_dtype) for array in inputs))
+        return [np.asarray(tensor) for tensor in [*outputs, *gradients]]
+
+    return run
 
 
 def assert_same(found, expected):
@@ -75,29 +84,29 @@ def assert_same(found, expected):
 
 @only_tensorflow
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "any-batch"])
-@pytest.mark.parametrize("batch", [1, 17])
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_values_and_gradients_are_those_of_keras(settings, batch, dynamic):
+def test_values_and_gradients_are_those_of_keras(settings, dynamic):
     stock, own = twins(SETTINGS[settings], features=5)
-    inputs = [numbers(batch, 7, 5), numbers(batch, 6, seed=1), numbers(batch, 6, seed=2)]
-    assert fast.kernels("lstm").is_supported(keras.ops.convert_to_tensor(inputs[0]), own.cell, 7) == (settings in FAST)
-    assert_same(value_and_gradients(own, inputs, dynamic), value_and_gradients(stock, inputs, dynamic))
+    batches = [[numbers(batch, 7, 5), numbers(batch, 6, seed=1), numbers(batch, 6, seed=2)] for batch in (1, 17)]
+    assert fast.kernels("lstm").is_supported(keras.ops.convert_to_tensor(batches[0][0]), own.cell, 7) == (settings in FAST)
+    found, expected = (computation(layer, batches[0], dynamic) for layer in (own, stock))
+    for inputs in batches:
+        assert_same(found(inputs), expected(inputs))
 
 
 @only_tensorflow
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
-@pytest.mark.parametrize("batch", [1, 11])
-def test_the_number_of_parts_changes_nothing(monkeypatch, parts, batch):
+def test_the_number_of_parts_changes_nothing(monkeypatch, parts):
     stock, own = twins({"return_sequences": True}, features=4)
     monkeypatch.setattr(threads, "inter_op", lambda: parts)
-    inputs = [numbers(batch, 6, 4)]
-    assert_same(value_and_gradients(own, inputs, True), value_and_gradients(stock, inputs, True))
+    found, expected = (computation(layer, [numbers(1, 6, 4)], True) for layer in (own, stock))
+    for batch in (1, 11):
+        assert_same(found([numbers(batch, 6, 4)]), expected([numbers(batch, 6, 4)]))
 
 
 @only_tensorflow
-@pytest.mark.parametrize("batch", [1, 2, 11])
 @pytest.mark.parametrize("kind", ["lstm", "sweep"])
-def test_stacked_layers(monkeypatch, kind, batch):
+def test_stacked_layers(monkeypatch, kind):
     monkeypatch.setattr(threads, "inter_op", lambda: 3)
     if kind == "lstm":
         inputs, pair = keras.layers.Input((6, 4)), [layers.FastLSTM(5, return_sequences=True) for _ in range(2)]
@@ -105,10 +114,13 @@ def test_stacked_layers(monkeypatch, kind, batch):
         inputs, pair = keras.layers.Input((6, 5, 4)), [layers.LSTMSweep(3, along) for along in ("rows", "columns")]
     hidden = pair[0](inputs)
     model = keras.Model(inputs, [pair[1](hidden), keras.layers.Dense(2)(hidden)])
-    arrays = [numbers(batch, *inputs.shape[1:])]
-    found = value_and_gradients(model, arrays, dynamic=True)
+    batches = [[numbers(batch, *inputs.shape[1:])] for batch in (1, 2, 11)]
+    compute = computation(model, batches[0], dynamic=True)
+    found = [compute(arrays) for arrays in batches]
     without_kernels(monkeypatch)
-    assert_same(found, value_and_gradients(model, arrays, dynamic=True))
+    compute = computation(model, batches[0], dynamic=True)
+    for one, arrays in zip(found, batches, strict=True):
+        assert_same(one, compute(arrays))
 
 
 @only_tensorflow

@@ -165,6 +165,8 @@ def test_repeated_pairs_share_their_weights():
     assert models.multiply_adds(thrice) - models.multiply_adds(once) == 2 * inside
     with pytest.raises(ValueError, match="repeats must be a whole number from 1 to 100, got 0"):
         models.flagship(repeats=0)
+    with pytest.raises(ValueError, match="width must be a multiple of 2, got 7"):
+        models.flagship(width=7)
 
 
 @pytest.mark.parametrize("builder", ["flagship", "dncnn", "rednet", "unet", "nafnet"])

@@ -1,6 +1,7 @@
 """Pictures of any size, depth and number of channels; files that are no pictures; weights that are not what was released."""
 
 import copy
+import functools
 import io
 import json
 import logging
@@ -205,6 +206,15 @@ def test_images_of_many_sizes_bring_no_warning(store, caplog):
     np.testing.assert_array_equal(found, np.clip(expected, 0, 1))
 
 
+LOADED = functools.cache(restoring.load_restorer)
+
+
+@pytest.fixture
+def loaded_once(monkeypatch):
+    """Released weights stay in memory from one test to the next."""
+    monkeypatch.setattr(restoring, "load_restorer", LOADED)
+
+
 def jpeg(image, quality):
     return cv2.imdecode(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)[..., ::-1]
 
@@ -228,7 +238,7 @@ def with_noise(image):
         *(("noisy", title, lambda it: it) for title in pictures.photographs()),
     ],
 )
-def test_weights_that_do_not_fit_are_told(name, title, spoil):
+def test_weights_that_do_not_fit_are_told(loaded_once, name, title, spoil):
     clean = pictures.photographs()[title][:300, :440]
     seen = spoil(clean)
     with pytest.warns(pictures.PictureWarning, match=f"^the weights {name} hardly fit this picture.*{name} restores what"):
@@ -238,7 +248,7 @@ def test_weights_that_do_not_fit_are_told(name, title, spoil):
 
 
 @pytest.mark.parametrize("name", weights.released())
-def test_weights_that_fit_are_used_without_a_word(name):
+def test_weights_that_fit_are_used_without_a_word(loaded_once, name):
     protocol = restoring.load_restorer(name).card["protocol"]
     for position, photograph in enumerate(pictures.photographs().values()):
         part = (photograph if protocol == "noisy" else photograph[-256:, 150:406])[None]
@@ -498,7 +508,8 @@ def test_what_was_trained_against_a_discriminator_is_released_with_its_looks_and
     assert card["protocol"] == "gauss2" and looks.items() <= card["numbers"]["gan"].items() and "discriminator" in card["limits"]
 
 
-def test_release_by_the_command_line(finished_run, capsys):
+def test_release_by_the_command_line(finished_run, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "photographs", lambda: {"noise": (numbers(40, 50, 3) * 255).astype(np.uint8)})
     finished_run.update(status="finished")
     assert __main__.main(["release", "mine", "good"]) == 0
     assert "dncnn" in capsys.readouterr().out and weights.released() == ["good"]

@@ -11,6 +11,8 @@ ENTRY = LIBRARY / "__main__.py"  # calls everything
 # Rooms that a room must not import.
 FORBIDDEN = {"": {"tasks", "study"}, "fast": {"tasks", "study"}, "tasks": {"study"}, "study": set()}
 
+ROOMS_ABOVE = ("tasks.", "study.", "lstm_ae_lib.tasks", "lstm_ae_lib.study")
+
 each = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
 
 
@@ -46,6 +48,18 @@ def test_no_module_imports_a_room_above_its_own(path):
     if path != ENTRY:
         above = {name for name in imported(path) if room(name) in FORBIDDEN[room(name_of(path))]}
         assert not above, f"{name_of(path)} imports {sorted(above)}"
+
+
+def test_names_stand_for_modules_in_two_tables_only():
+    """What is found by its name when a file asks for it: a builder of released weights, a class in a saved model."""
+    core = [path for path in MODULES if room(name_of(path)) == "" and path != ENTRY]
+    named = {path.name for path in core if any(text.startswith(ROOMS_ABOVE) for text in texts_in(path))}
+    assert named == {"__init__.py", "weights.py"}
+
+
+def texts_in(path):
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
 def test_the_rule_can_be_broken():
