@@ -217,6 +217,9 @@ def _read(name):
 
 
 def _chosen(names):
+    if drivers := [name for name in names or () if str(name).startswith("9")]:
+        message = "drivers are committed without outputs; `python -m lstm_ae_lib run` executes a copy"
+        raise ValueError(f"{', '.join(drivers)}: {message}")
     known = lessons()
     return list(dict.fromkeys(checks.choice(name, "lesson", known) for name in names)) if names else known
 
