@@ -170,7 +170,7 @@ def test_a_lesson_is_stale_with_the_one_that_it_reads(executed):
     edit(executed / "notebooks/02_leaves.ipynb", "from 02", "by 02")
     assert notebooks.stale() == {"02_leaves": "its code has changed", "03_needs": "notebooks/02_leaves.ipynb changed"}
     assert notebooks.refresh() == ["02_leaves", "03_needs"]
-    assert read(executed, "03_needs")["cells"][1]["outputs"][0]["text"] == ["by 02"]
+    assert read(executed, "03_needs")["cells"][1]["outputs"][0]["text"] == ["by 02\n"]
 
 
 def test_what_a_python_module_means_does_not_depend_on_pythons_version():
@@ -201,7 +201,7 @@ def test_what_a_lesson_needs_is_made_anew_and_not_written(executed):
     assert notebooks.refresh(["03_needs"], everything=True) == ["03_needs"]
     after = contents(executed)
     assert [name for name in before if before[name] != after[name]] == ["03_needs.ipynb"]
-    assert read(executed, "03_needs")["cells"][1]["outputs"][0]["text"] == ["from 02"]
+    assert read(executed, "03_needs")["cells"][1]["outputs"][0]["text"] == ["from 02\n"]
 
 
 def test_a_lesson_sees_only_what_it_says_it_reads(checkout):
