@@ -57,8 +57,8 @@ bench: $(VENV)/.installed  ## measure speed on this machine
 bench-train: $(VENV)-backends/.installed  ## measure training and inference beside stock Keras, PyTorch and ONNX Runtime
 	$(VENV)-backends/bin/python -m lstm_ae_lib bench train
 
-notebooks: $(VENV)/.installed  ## execute the committed notebooks in place, outputs cleaned for git
-	$(RUN) -m lstm_ae_lib notebooks
+notebooks: $(VENV)/.installed  ## execute the lessons whose outputs are stale in place (ALL=1: all lessons)
+	$(RUN) -m lstm_ae_lib notebooks $(if $(ALL),--all)
 
 address:  ## REPO=account/name: set the repository's address in badges, notebooks and pyproject
 	@test -n "$(REPO)" || { echo "usage: make address REPO=account/name"; exit 2; }

@@ -79,8 +79,10 @@ def _parser():
     add("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
     add("--save", action="store_true", help="write data/benchmarks/WHAT.json, and README's table from it")
     add("--tasks", nargs="+", metavar="TASK", help='of train, e.g. "sweep step"; saving keeps the others\' records')
-    add = command("notebooks", _study, "execute the committed notebooks in place, outputs cleaned for git")
+    add = command("notebooks", _study, "execute the lessons whose outputs are stale in place, outputs cleaned for git")
     add("names", nargs="*", help="which ones, without .ipynb (default: all)")
+    add("--all", action="store_true", help="also those that are not stale")
+    add("--jobs", type=int, help="kernels side by side (default: one a core, at most 4)")
     return parser
 
 
@@ -169,7 +171,7 @@ def _write_picture(arguments, source, target, weights):
 
 def _study(arguments):
     """The commands about runs that are finished, speed, and the notebooks."""
-    from lstm_ae_lib.study import bench, records, releasing, reporting, runner, runs
+    from lstm_ae_lib.study import bench, notebooks, records, releasing, reporting, runs
 
     match arguments.command:
         case "runs":
@@ -196,7 +198,8 @@ def _study(arguments):
                 print(f"written: {bench.save(arguments.what, found)}")
                 reporting.update_readme()
         case "notebooks":
-            print("executed:", ", ".join(runner.refresh_notebooks(arguments.names)))
+            done = notebooks.refresh(arguments.names, arguments.all, arguments.jobs)
+            print(f"executed: {', '.join(done)}" if done else "nothing is stale")
 
 
 if __name__ == "__main__":

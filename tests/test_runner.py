@@ -1,7 +1,4 @@
 import ast
-import base64
-import io
-import json
 import re
 import signal
 import subprocess
@@ -9,9 +6,7 @@ import sys
 import time
 
 import nbformat
-import numpy as np
 import papermill
-import PIL.Image
 import pytest
 
 from lstm_ae_lib import paths
@@ -238,7 +233,7 @@ def test_the_reason_is_the_cause_and_the_advice(notebooks):
     reason = "OSError: no network\n  tried: all\nfetch it by hand"
     assert str(caught.value) == f"13_says failed: {reason} (see {runs.Run('one').folder})"
     assert runs.open_run("one").record["error"] == f"13_says: {reason}"
-    long = runner._reason(ValueError("\n".join(map(str, range(40)))))
+    long = runner.reason_of(ValueError("\n".join(map(str, range(40)))))
     assert long == "ValueError: 0\n1\n2\n3\n4\n5\n...\n35\n36\n37\n38\n39"
 
 
@@ -311,50 +306,3 @@ def test_a_folder_that_cannot_be_written_to_is_named(notebooks, monkeypatch, tmp
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path / "file"))
     with pytest.raises(OSError, match="cannot write a run"):
         runner.run_chain("one", {}, ["10_works"], quiet=True)
-
-
-# --- the committed notebooks ------------------------------------------------------------------------------------------
-
-
-def test_refreshing_keeps_outputs_counts_and_tags_and_nothing_of_the_machine(notebooks):
-    assert runner.refresh_notebooks(["10_works"]) == ["10_works"]
-    content = json.loads((notebooks / "10_works.ipynb").read_text())
-    assert content["cells"][0]["metadata"] == {"tags": ["parameters"]}
-    assert content["cells"][1]["metadata"] == {} and content["cells"][1]["execution_count"] == 2
-    assert content["cells"][1]["outputs"][0]["text"] == ["share 0.5 count 2 False\n"]
-    assert list(content["metadata"]) == ["kernelspec"]
-
-
-def test_figures_keep_their_pixels_in_fewer_bytes():
-    def encoded(image):
-        content = io.BytesIO()
-        PIL.Image.fromarray(image).save(content, "PNG")
-        return base64.b64encode(content.getvalue()).decode()
-
-    image = np.random.default_rng(0).integers(0, 256, (80, 90, 4), np.uint8)
-    image[..., 3] = 255
-    smaller = runner._smaller(encoded(image))
-    assert len(smaller) < len(encoded(image))
-    np.testing.assert_array_equal(PIL.Image.open(io.BytesIO(base64.b64decode(smaller))), image[..., :3])
-    image[0, 0, 3] = 7
-    np.testing.assert_array_equal(PIL.Image.open(io.BytesIO(base64.b64decode(runner._smaller(encoded(image))))), image)
-
-
-def test_a_drawing_takes_256_colours():
-    """Smooth edges between white and two colours, as lines have them: looks the same in half the bytes."""
-    edge = np.linspace(0, 1, 400)[None, :, None] * np.ones((100, 1, 1))
-    drawing = np.where(np.arange(100)[:, None, None] < 50, 255 - edge * [200, 20, 90], 255 - edge * [10, 200, 150])
-    drawing = np.rint(drawing + np.random.default_rng(0).integers(0, 2, drawing.shape)).clip(0, 255).astype(np.uint8)
-    content = io.BytesIO()
-    PIL.Image.fromarray(drawing).save(content, "PNG", optimize=True)
-    smaller = base64.b64decode(runner._smaller(base64.b64encode(content.getvalue()).decode()))
-    assert len(smaller) < 0.6 * len(content.getvalue())
-    seen = np.asarray(PIL.Image.open(io.BytesIO(smaller)).convert("RGB")).astype(int)
-    assert np.abs(seen - drawing).mean() < 2
-
-
-def test_refreshing_a_failing_notebook_leaves_it_as_it_was(notebooks):
-    before = (notebooks / "11_fails.ipynb").read_bytes()
-    with pytest.raises(RuntimeError, match="11_fails failed: .*out of luck"):
-        runner.refresh_notebooks(["11_fails"])
-    assert (notebooks / "11_fails.ipynb").read_bytes() == before

@@ -5,11 +5,9 @@ that says it failed, and why; a runner that is killed leaves one that is shown a
 """
 
 import ast
-import base64
 import contextlib
 import difflib
 import errno
-import io
 import json
 import logging
 import os
@@ -22,13 +20,12 @@ import warnings
 
 import psutil
 
-from lstm_ae_lib import checks, files, paths
+from lstm_ae_lib import checks, paths
 from lstm_ae_lib.study import runs
 
 CHAIN = ("90_train", "91_evaluate")
 # A kernel warns on every start that its connection is not encrypted, and prints a trace of its own when it is interrupted.
-_KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
-DRAWING = 2800  # colours up to which a figure is a drawing: lines and letters with smooth edges
+KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 # A declared parameter, as papermill reads it too: ``name: type = default  # help``.
@@ -199,7 +196,7 @@ def _run_notebooks(run, per_notebook, quiet):
             if sigterm["asked"]:
                 finish("interrupted", error=f"ended in {notebook}")
                 raise Terminated from None
-            reason = _reason(error)
+            reason = reason_of(error)
             finish("failed", error=f"{notebook}: {reason}")
             raise RuntimeError(f"{notebook} failed: {reason} (see {run.folder})") from error
         finish("finished")
@@ -217,7 +214,7 @@ def _execute(run, notebook, parameters, quiet):
         papermill.execute_notebook(
             str(paths.notebooks_dir() / f"{notebook}.ipynb"), str(partial), parameters=parameters, kernel_name="python3",
             cwd=str(paths.notebooks_dir()), start_timeout=180, progress_bar=not quiet, stdout_file=None if quiet else _Echo(),
-            coalesce_streams=True, extra_arguments=_KERNEL_ARGUMENTS,
+            coalesce_streams=True, extra_arguments=KERNEL_ARGUMENTS,
         )  # fmt: skip
     partial.rename(run.path(f"{notebook}.ipynb"))
 
@@ -263,51 +260,8 @@ def _sigterm_passed_on():
         signal.signal(signal.SIGTERM, before)
 
 
-def _reason(error):
+def reason_of(error):
     """What a cell raised, cause and advice; of a long message, as TensorFlow tells of its graph, the beginning and the end."""
     name, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in message.splitlines() if line.strip()]
     return f"{name}: " + "\n".join(lines if len(lines) <= 12 else [*lines[:6], "...", *lines[-5:]])
-
-
-def refresh_notebooks(notebooks=None) -> list:
-    """Execute the committed notebooks (default: all, in order) in place with their defaults, and return their names.
-
-    Outputs, counts and tags stay, all other metadata goes. ``RuntimeError`` where a cell failed: that notebook is as it was.
-    """
-    import nbformat
-    from nbclient import NotebookClient, exceptions
-
-    names = list(notebooks or sorted(path.stem for path in paths.notebooks_dir().glob("*.ipynb")))
-    for name in names:
-        path = paths.notebooks_dir() / f"{name}.ipynb"
-        notebook = nbformat.read(path, as_version=4)
-        try:
-            NotebookClient(
-                notebook, timeout=1800, kernel_name="python3", coalesce_streams=True, extra_arguments=_KERNEL_ARGUMENTS,
-                resources={"metadata": {"path": str(path.parent)}},
-            ).execute()  # fmt: skip
-        except (exceptions.CellExecutionError, exceptions.DeadKernelError) as error:
-            raise RuntimeError(f"{name} failed: {_reason(error)}") from error
-        notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-        for cell in notebook.cells:
-            cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
-            for data in [output["data"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]:
-                data["image/png"] = _smaller(data["image/png"])
-        with files.replacing(path) as temporary:
-            nbformat.write(notebook, temporary)
-    return names
-
-
-def _smaller(figure):
-    """A figure in fewer bytes: without an alpha channel that says nothing; a drawing, which photographs are not, in 256 colours."""
-    import PIL.Image
-
-    image = PIL.Image.open(io.BytesIO(base64.b64decode(figure)))
-    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
-        image = image.convert("RGB")
-    if image.mode == "RGB" and image.getcolors(DRAWING) is not None:  # smooth edges make a thousand colours, photographs many more
-        image = image.quantize(256, dither=PIL.Image.Dither.NONE)
-    content = io.BytesIO()
-    image.save(content, "PNG", optimize=True)
-    return base64.b64encode(content.getvalue()).decode() + "\n"
