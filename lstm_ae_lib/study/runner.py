@@ -1,4 +1,4 @@
-"""Runs the notebooks headlessly, as one recorded run.
+"""Runs the drivers, notebooks 90 to 99, headlessly as one recorded run.
 
 The runner, not the notebooks' kernel, owns the status in ``run.json``: a kernel that the system kills still leaves a run
 that says it failed, and why; a runner that is killed leaves one that is shown as interrupted.
@@ -26,6 +26,13 @@ from lstm_ae_lib import checks, files, paths
 from lstm_ae_lib.study import runs
 
 CHAIN = ("90_train", "91_evaluate")
+# Drivers by the names that recorded runs and sweep files may know them by; None: a lesson, which no run needs.
+RENAMED = {
+    "01_prepare_data": None, "02_train_autoencoder": "90_train", "03_evaluate_restoration": "91_evaluate",
+    "04_compare_restorers": "92_restore_classically", "10_compress_images": "93_compress", "11_remove_noise": "94_denoise",
+    "12_measure_sharpness": "95_classify", "20_variational_autoencoder": "96_train_variational",
+    "21_adversarial_training": "97_train_adversarial",
+}  # fmt: skip
 # A kernel warns on every start that its connection is not encrypted, and prints a trace of its own when it is interrupted.
 _KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
 DRAWING = 2800  # colours up to which a figure is a drawing: lines and letters with smooth edges
@@ -168,7 +175,8 @@ def resume_chain(name: str, quiet: bool = False) -> runs.Run:
         if record.get("runner") != "lstm_ae_lib" or runs.status(record) == "finished":
             raise ValueError(f"the run {name!r} cannot be resumed: it is {runs.status(record)}")
         asked = record["asked"] | {"resume": True}
-        left = [notebook for notebook in record["notebooks"] if not run.path(f"{notebook}.ipynb").is_file()]
+        renamed = {notebook: RENAMED.get(notebook, notebook) for notebook in record["notebooks"]}
+        left = [new for pair in renamed.items() if (new := pair[1]) and not any(run.path(f"{one}.ipynb").is_file() for one in pair)]
         per_notebook = {notebook: {key: asked[key] for key in notebook_parameters(notebook) if key in asked} for notebook in left}
         return _run_notebooks(run, per_notebook, quiet)
 
@@ -271,14 +279,18 @@ def _reason(error):
 
 
 def refresh_notebooks(notebooks=None) -> list:
-    """Execute the committed notebooks (default: all, in order) in place with their defaults, and return their names.
+    """Execute the committed lessons (default: all, in order) in place with their defaults, and return their names.
 
     Outputs, counts and tags stay, all other metadata goes. ``RuntimeError`` where a cell failed: that notebook is as it was.
+    ``ValueError`` for a driver, which is committed without outputs.
     """
     import nbformat
     from nbclient import NotebookClient, exceptions
 
-    names = list(notebooks or sorted(path.stem for path in paths.notebooks_dir().glob("*.ipynb")))
+    names = list(notebooks or sorted(path.stem for path in paths.notebooks_dir().glob("[0-8]*.ipynb")))
+    if drivers := [name for name in names if name.startswith("9")]:
+        message = "drivers are committed without outputs; `python -m lstm_ae_lib run` executes a copy"
+        raise ValueError(f"{', '.join(drivers)}: {message}")
     for name in names:
         path = paths.notebooks_dir() / f"{name}.ipynb"
         notebook = nbformat.read(path, as_version=4)
