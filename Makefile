@@ -23,7 +23,7 @@ both    = export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-study: $(VENV)/.installed  ## install, then run notebooks 01, 02, 03 on the bundled sample and print the result
+study: $(VENV)/.installed  ## install, then train and evaluate on the bundled sample (notebooks 90, 91) and print the result
 	$(RUN) -m lstm_ae_lib run --preset quick
 
 full: $(VENV)/.installed  ## the same on all of CIFAR-10 (fetches it; about 12 minutes on 2 cores)

@@ -7,6 +7,7 @@ import argparse
 import datetime
 import sys
 import warnings
+from pathlib import Path
 
 
 def main(argv=None) -> int:
@@ -39,7 +40,7 @@ def _parser():
     add("--seconds", type=float, default=180.0, help="time limit of a download while another source is left (180)")
     add("--write-sample", action="store_true", help="make the bundled sample again from the full set")
     command("protocols", _protocols, "list the degradations")
-    add = command("run", _run, "run the notebooks 01, 02, 03 headlessly as one recorded run")
+    add = command("run", _run, "train and evaluate: notebooks 90 and 91, headlessly, as one recorded run")
     add("--preset", help="a parameter file of data/parameters: quick (default), full, precursor ...")
     add("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", help="set a parameter; may be repeated")
     add("--name", help="the run's folder under data/runs (default: preset and time)")
@@ -105,6 +106,7 @@ def _protocols(_arguments):
 
 
 def _run(arguments):
+    from lstm_ae_lib import paths
     from lstm_ae_lib.study import reporting, runner
 
     if arguments.resume and (arguments.parameters or arguments.name or arguments.preset):
@@ -116,10 +118,17 @@ def _run(arguments):
         name = arguments.name or f"{preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
         run = runner.run_chain(name, {**runner.read_preset(preset), **dict(arguments.parameters or {})}, quiet=arguments.quiet)
     record = run.record
-    print(f"\nrun {run.name}: protocol {record['protocol']}, {record['data']['kind']} CIFAR-10, {record['minutes']:.1f} minutes\n")
-    print(reporting.metrics_table(run.records()))
-    print("\nfigures:", *sorted(run.path("figures").glob("*.png")), sep="\n  ")
-    print(f"notebooks, weights and records: {run.folder}")
+    print(f"\nrun {run.name}: {record['data']['kind']} CIFAR-10, protocol {record['protocol']}, {record['minutes']:.1f} minutes\n")
+    print(reporting.run_summary(run))
+    print(f"\nfigure:   {_shown(run.path('figures') / '91_strip.png')}")
+    print(f"all else: {_shown(run.folder)}")
+    print(f"next:     {_shown(sys.executable)} -m jupyter lab {_shown(min(paths.notebooks_dir().glob('01*.ipynb')))}")
+
+
+def _shown(path):
+    """A path as it is typed here: relative where it lies in the working directory."""
+    path, here = Path(path), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _sweep(arguments):

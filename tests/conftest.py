@@ -36,8 +36,8 @@ def blurred(clean):
 
 # Files that take longest, by far the longest first: workers that take whole files then end at about the same time.
 LONGEST = (
-    "test_notebook_runs", "test_checkpoints", "test_restoring", "test_fast_lstm", "test_package", "test_conformance", "test_bench",
-    "test_training", "test_classical", "test_runner",
+    "test_notebook_runs", "test_drivers", "test_checkpoints", "test_restoring", "test_fast_lstm", "test_package",
+    "test_conformance", "test_bench", "test_training", "test_classical", "test_runner",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from lstm_ae_lib import cifar10, degradations, metrics
+from lstm_ae_lib import cifar10, degradations, files, metrics
 from lstm_ae_lib.study import reporting, runner, runs, sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,13 +31,29 @@ def smoke(tmp_path_factory):
         os.environ["LSTM_AE_DATA"] = before
 
 
-def test_it_ends_with_the_table_and_the_figures(smoke):
-    _, done = smoke
-    for title in ("degraded", "linear filter", "LSTM autoencoder"):
-        assert title in done.stdout
-    figures = [line.strip() for line in done.stdout.splitlines() if line.strip().endswith(".png")]
-    assert len(figures) == 12 and all(Path(figure).is_file() for figure in figures)
+def test_it_ends_with_a_table_one_figure_and_what_to_open_next(smoke):
+    run, done = smoke
+    head, table, end = done.stdout.strip().split("\n\n")
+    assert head.startswith("run smoke: sample CIFAR-10, protocol gauss2, ")
+    rows = [re.split("  +", line) for line in table.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["degraded", "linear filter", "LSTM autoencoder", "released flagship"]
+    assert [row[-1] for row in rows[2:]] == ["-", "closed form", "24 epochs of 1,600", "40 minutes, weights gauss2"]
+    assert max(map(len, table.splitlines())) <= 120
+    said = dict(line.split(":", 1) for line in end.splitlines())
+    assert Path(said["figure"].strip()) == run.path("figures/91_strip.png") and run.path("figures/91_strip.png").is_file()
+    *_, lesson = said["next"].split()
+    assert re.search(r" -m jupyter lab .*notebooks/01\w+\.ipynb$", said["next"]) and Path(lesson).is_file()
     assert "Executing" in done.stderr and "100%" in done.stderr  # the progress bar
+
+
+def test_the_released_restorer_is_shown_and_not_recorded(smoke, sample):
+    """Its numbers are those of the same test images, below them stands the run's own network; no record has its name."""
+    run, _ = smoke
+    shown = files.read_json(run.path("released.json"))
+    numbers = {record["restorer"]: record for record in run.records() if record["split"] == "test"}
+    assert shown["images"] == len(sample.test_images) and set(numbers) == {"degraded", "linear", "reference_lstm"}
+    assert shown["psnr"] > numbers["linear"]["psnr"] + 1 and shown["mse"] < 0.7 * numbers["linear"]["mse"]
+    assert "flagship" not in run.record["training"] and {record["source"] for record in run.records()} == {"measured"}
 
 
 def test_the_run_is_complete(smoke):

@@ -1,5 +1,4 @@
 import ast
-import re
 import signal
 import subprocess
 import sys
@@ -85,22 +84,6 @@ def test_wrong_parameters_stop_it_before_anything_runs(notebooks, made, given, m
     with pytest.raises(runner.ParameterError, match=message):
         runner.run_chain("one", given, ["10_works"])
     assert not made.exists()
-
-
-@pytest.mark.parametrize("path", sorted(paths.notebooks_dir().glob("*.ipynb")), ids=lambda path: path.stem)
-def test_every_notebook_is_read_as_papermill_does_and_checks_its_parameters_first(path):
-    declared = papermill.inspect_notebook(str(path))
-    found = runner.notebook_parameters(path.stem)
-    assert list(found) == list(declared)
-    for name, entry in declared.items():
-        assert (found[name]["type"], found[name]["help"]) == (entry["inferred_type_name"], entry["help"])
-        assert found[name]["default"] == ast.literal_eval(entry["default"])
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    (place,) = [place for place, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
-    assert re.match(r"(parameters = )?runner\.read_parameters\(globals\(\)\)\n", cells[place + 1].source)
-    source = "\n".join(cell.source for cell in cells)
-    tasks = r"^from lstm_ae_lib(\.tasks import| import (\([^)]*|.*)\btasks\b)"  # the import may be wrapped in parentheses
-    assert "weights.build(" not in source or re.search(tasks, source, re.M)
 
 
 def test_a_notebook_is_told_what_its_run_records():
@@ -284,6 +267,24 @@ def test_an_interrupted_run_goes_on_with_what_is_left(notebooks, tmp_path):
     assert run.path("10_works.ipynb").read_bytes() == first
     with pytest.raises(ValueError, match="the run 'one' cannot be resumed: it is finished"):
         runner.resume_chain("one", quiet=True)
+
+
+def test_a_run_recorded_with_other_names_goes_on_with_the_drivers(notebooks, monkeypatch):
+    """The first notebook is no driver any more, the second has been executed under its other name, the third is left."""
+    monkeypatch.setattr(runner, "RENAMED", {"01_gone": None, "02_first": "11_fails", "03_second": "10_works"})
+    run = runs.Run("one")
+    run.make_folder()
+    asked = {"count": 7, "run_name": "one"}
+    run.update(runner="lstm_ae_lib", status="failed", notebooks=["01_gone", "02_first", "03_second"], asked=asked)
+    run.path("02_first.ipynb").write_text("executed")
+    assert runner.resume_chain("one", quiet=True).record["status"] == "finished"
+    executed = nbformat.read(run.path("10_works.ipynb"), as_version=4)
+    assert executed.cells[-1].outputs[0].text == "share 0.5 count 7 False\n" and not run.path("11_fails.ipynb").exists()
+
+
+def test_the_other_names_are_no_drivers_and_lead_to_all_of_them():
+    drivers = {path.stem for path in paths.notebooks_dir().glob("9*.ipynb")}
+    assert set(filter(None, runner.RENAMED.values())) == drivers and not drivers & set(runner.RENAMED)
 
 
 def test_a_run_that_is_running_is_not_resumed(notebooks, made):

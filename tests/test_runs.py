@@ -88,7 +88,7 @@ def test_a_missing_file_is_named(run, missing):
 
 
 def test_metrics_that_are_not_there_yet(run):
-    with pytest.raises(FileNotFoundError, match="has no metrics.json .*notebook 03 the metrics"):
+    with pytest.raises(FileNotFoundError, match="has no metrics.json .*91_evaluate the metrics"):
         run.records()
 
 

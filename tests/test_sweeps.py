@@ -137,6 +137,11 @@ def test_a_wrong_file_stops_it_before_anything_runs(sweep, made, text, message):
     assert not made.exists()
 
 
+def test_drivers_by_their_other_names(tmp_path):
+    (tmp_path / "old.yaml").write_text("notebooks: [01_prepare_data, 02_train_autoencoder]\nruns: {one: {epochs: 3}}\n")
+    assert sweeps.read_sweep(tmp_path / "old.yaml")["notebooks"] == ("90_train",)
+
+
 def test_a_sweep_that_is_not_there(capsys):
     assert __main__.main(["sweep", "comprae"]) == 2
     assert (

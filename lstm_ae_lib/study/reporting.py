@@ -93,6 +93,14 @@ def metrics_table(records: list, style: str = "text") -> str:
     return render(records, columns, style)
 
 
+def run_summary(run) -> str:
+    """A run's numbers on the test images as a table; the last row a released restorer's, where the run has compared itself."""
+    rows = [{"title": restorer_title(record), **record} for record in run.records() if record["split"] == "test"]
+    rows += [files.read_json(run.path("released.json"))] if run.path("released.json").is_file() else []
+    trained = Column("training", lambda row: "-" if row["budget"] == "none" else row["budget"])
+    return render(rows, [Column("restorer", itemgetter("title")), IMAGES, PSNR, MSE, SSIM, trained])
+
+
 def runs_table(chosen: list, style: str = "text") -> str:
     """Runs side by side: status, settings and test-set numbers."""
     titles = ("run", "status", "protocol", "data", "budget", "model", "minutes")

@@ -1,4 +1,4 @@
-"""Runs the notebooks headlessly, as one recorded run.
+"""Runs the drivers, notebooks 90 to 99, headlessly as one recorded run.
 
 The runner, not the notebooks' kernel, owns the status in ``run.json``: a kernel that the system kills still leaves a run
 that says it failed, and why; a runner that is killed leaves one that is shown as interrupted.
@@ -24,6 +24,13 @@ from lstm_ae_lib import checks, paths
 from lstm_ae_lib.study import runs
 
 CHAIN = ("90_train", "91_evaluate")
+# Drivers by the names that recorded runs and sweep files may know them by; None: a lesson, which no run needs.
+RENAMED = {
+    "01_prepare_data": None, "02_train_autoencoder": "90_train", "03_evaluate_restoration": "91_evaluate",
+    "04_compare_restorers": "92_restore_classically", "10_compress_images": "93_compress", "11_remove_noise": "94_denoise",
+    "12_measure_sharpness": "95_classify", "20_variational_autoencoder": "96_train_variational",
+    "21_adversarial_training": "97_train_adversarial",
+}  # fmt: skip
 # A kernel warns on every start that its connection is not encrypted, and prints a trace of its own when it is interrupted.
 KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str}
@@ -165,7 +172,8 @@ def resume_chain(name: str, quiet: bool = False) -> runs.Run:
         if record.get("runner") != "lstm_ae_lib" or runs.status(record) == "finished":
             raise ValueError(f"the run {name!r} cannot be resumed: it is {runs.status(record)}")
         asked = record["asked"] | {"resume": True}
-        left = [notebook for notebook in record["notebooks"] if not run.path(f"{notebook}.ipynb").is_file()]
+        renamed = {notebook: RENAMED.get(notebook, notebook) for notebook in record["notebooks"]}
+        left = [new for pair in renamed.items() if (new := pair[1]) and not any(run.path(f"{one}.ipynb").is_file() for one in pair)]
         per_notebook = {notebook: {key: asked[key] for key in notebook_parameters(notebook) if key in asked} for notebook in left}
         return _run_notebooks(run, per_notebook, quiet)
 

@@ -68,7 +68,7 @@ class Run:
         """The path of a file that must be there; ``FileNotFoundError`` names the run, the file and what writes it."""
         if not (path := self.path(name)).is_file():
             here = ", ".join(sorted(entry.name for entry in self.folder.glob("*"))) or "nothing"
-            lack = f"the run {self.name!r} has no {name} (it has: {here}); notebook 02 writes the models, notebook 03 the metrics"
+            lack = f"the run {self.name!r} has no {name} (it has: {here}); 90_train writes the models, 91_evaluate the metrics"
             raise FileNotFoundError(f"{lack}: run them, or choose another run (`python -m lstm_ae_lib runs` lists them)")
         return path
 
@@ -209,7 +209,7 @@ def open_run(name: str) -> Run:
     run = Run(name)
     if not run.path("run.json").is_file():
         known = ", ".join(other.name for other in list_runs()) or "none yet"
-        advice = "run notebook 02 first, with the same run_name and, on Colab, in the same session; or set run_name to one of those"
+        advice = "train it first, with the same run_name and, on Colab, in the same session; or set run_name to one of those"
         raise FileNotFoundError(f"there is no run {name!r} in {paths.runs_dir()} (runs there: {known}); {advice}")
     run.record  # noqa: B018 - damaged JSON is reported here
     return run

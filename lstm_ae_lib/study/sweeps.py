@@ -6,14 +6,12 @@ from pathlib import Path
 from lstm_ae_lib import checks, paths
 from lstm_ae_lib.study import runner, runs
 
-NOTEBOOKS = ("90_train", "91_evaluate")
-
 
 def read_sweep(path) -> dict:
     """Read and check a sweep file (or one of ``data/sweeps``, by its name) before anything runs.
 
     A YAML file with ``runs`` (each run's name and its own parameters), and if wanted ``parameters`` (of all runs) and
-    ``notebooks`` (default: training and evaluation)::
+    ``notebooks``, the drivers to execute (default: training and evaluation)::
 
         parameters: {data: full, minutes: 20}
         runs:
@@ -33,7 +31,8 @@ def read_sweep(path) -> dict:
         raise ValueError(f"{file.name} must hold runs: names, each with its parameters")
     if wrong := sorted(set(content) - {"runs", "parameters", "notebooks"}):
         raise ValueError(f"{file.name} holds {', '.join(map(str, wrong))}; allowed are runs, parameters, notebooks")
-    shared, notebooks = content.get("parameters") or {}, tuple(content.get("notebooks") or NOTEBOOKS)
+    shared, notebooks = content.get("parameters") or {}, content.get("notebooks") or runner.CHAIN
+    notebooks = tuple(new for name in notebooks if (new := runner.RENAMED.get(name, name)))
     wanted = {}
     for name, own in content["runs"].items():
         try:
