@@ -97,29 +97,39 @@ def _described(path):
     return {"file": path.name, **found}
 
 
-def notebooks_table(folder: Path, address: str, start: str = "", drivers: bool = False) -> str:
-    """Notebooks as a Markdown table: title, question, time and, with an address, badge. ``start``: of the links, ``"notebooks/"``.
+def lessons_table(folder: Path, address: str, start: str = "") -> str:
+    """Lessons as a Markdown table: title, question, time and, with an address, badge. ``start``: of the links, ``"notebooks/"``.
 
-    A question is written by hand, in the table of ``notebooks/README.md``, and kept; a new notebook begins with its subtitle.
+    A question is written by hand, in the table of ``notebooks/README.md``, and kept; that of a new notebook is its subtitle.
     """
+    rows = [cells + ([badge(address, file)] if address else []) for file, *cells in _rows(folder, start) if file < DRIVERS]
+    return _table(["notebook", "question", "time", *(["in Colab"] if address else [])], rows)
+
+
+def drivers_table(folder: Path) -> str:
+    """Drivers as a Markdown table: title, what it does (written by hand, too) and time."""
+    return _table(["driver", "what it does", "time"], [cells for file, *cells in _rows(folder) if file >= DRIVERS])
+
+
+def _rows(folder, start=""):
     asked = dict(re.findall(r"^\| \[[^]]+\]\(([\w.-]+)\) \| ([^|]*?) \|", _text(folder / "notebooks" / "README.md"), re.M))
-    titles = ["notebook", "what it runs" if drivers else "question", "time on 2 cores", *(["in Colab"] if address else [])]
-    lines = [titles, ["---"] * len(titles)]
     for one in notebooks(folder):
-        if (one["file"] >= DRIVERS) == drivers:
-            cells = [f"[{one['title']}]({start}{one['file']})", asked.get(one["file"]) or one["subtitle"], one["takes"]]
-            lines.append([*cells, *([badge(address, one["file"])] if address else [])])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        yield one["file"], f"[{one['title']}]({start}{one['file']})", asked.get(one["file"]) or one["subtitle"], one["takes"]
+
+
+def _table(titles, rows):
+    return "\n".join(f"| {' | '.join(line)} |" for line in (titles, ["---"] * len(titles), *rows))
 
 
 def documents(folder: Path, address: str) -> dict:
     """What is generated here: file -> name of the marks -> text."""
-    lessons, map_of_all = notebooks_table(folder, address, "notebooks/"), notebooks_table(folder, address)
     version = re.search(r'^version = "(.+)"', _text(folder / "pyproject.toml"), re.M)[1]
     where = f" https://github.com/{address}" if address else ""
     cite = f"> LSTM autoencoders for image restoration: a reference study. Version {version}, 2026.{where}"
-    drivers = notebooks_table(folder, address, drivers=True)
-    return {"README.md": {"notebooks": lessons, "cite": cite}, "notebooks/README.md": {"lessons": map_of_all, "drivers": drivers}}
+    return {
+        "README.md": {"notebooks": lessons_table(folder, address, "notebooks/"), "cite": cite},
+        "notebooks/README.md": {"lessons": lessons_table(folder, address), "drivers": drivers_table(folder)},
+    }
 
 
 def set_address(folder: Path, address: str) -> list:
@@ -140,13 +150,14 @@ def set_address(folder: Path, address: str) -> list:
 
 
 def _rewritten(path, address):
-    """A notebook's text with the badge below its subtitle and the first cell of the address; outputs stay."""
+    """A notebook's text with the address in its first cell, and a badge below the subtitle; a driver has neither."""
     notebook = json.loads(_text(path))
     head, *cells = notebook["cells"]
+    first = [cell for cell in cells if cell["cell_type"] == "code" and "google.colab" in "".join(cell["source"])]
     parts = _BADGE.sub("", "".join(head["source"])).strip().split("\n\n")
-    parts.insert(2 if parts[1:] and parts[1].startswith("*") else 1, badge(address, path.name))
+    parts.insert(2 if parts[1:] and parts[1].startswith("*") else 1, badge(address, path.name) if first else "")
     head["source"] = "\n\n".join(filter(None, parts)).splitlines(keepends=True)
-    for cell in (cell for cell in cells if cell["cell_type"] == "code" and "google.colab" in "".join(cell["source"])):
+    for cell in first:
         cell["source"] = first_cell(address).splitlines(keepends=True)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
