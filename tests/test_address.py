@@ -133,7 +133,7 @@ def test_a_new_notebook_comes_with_its_subtitle_and_a_question_stays(tree):
 
 @pytest.mark.parametrize(
     "wrong",
-    ["study", "a/b/c", "/study", "me/", "me/a study", "https://github.com/me/study", "-me/study", "me/study.git", "me/..", "a'b/c", ""],
+    ["study", "a/b/c", "/study", "me/", "me/a study", "https://github.com/me/study", "-me/study", "me/study.git", "me/..", "a'b/c"],
 )
 def test_what_is_no_address_is_told_so(tree, wrong, monkeypatch, capsys):
     before = contents(tree)

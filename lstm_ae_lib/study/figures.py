@@ -8,7 +8,7 @@ import numpy as np
 from lstm_ae_lib import cifar10, degradations, metrics, paths, pictures, plotting, restoring
 
 PART = slice(20, 276), slice(110, 366)  # of the photograph: rows and columns shown, twice enlarged
-QUANTILES = {"lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75}
+QUANTILES = {"lower quartile": 0.25, "upper quartile": 0.75}
 
 
 def main() -> int:
@@ -22,13 +22,13 @@ def main() -> int:
     found = {"blurred, sigma 2": blurred, "restored by the flagship": restoring.restore(blurred, restorer)}
     titles = [f"{title}: {metrics.per_image(clean[None], image[None])['psnr'][0]:.1f} dB" for title, image in found.items()]
     figure = plotting.image_row([image[PART] for image in found.values()], titles, scale=512 / plotting.DPI)
-    _save(figure, "photograph.png")
-    _save(_cifar(restorer, linear), "cifar.png")
+    _save(figure, "photograph.png", fontsize=14)
+    _save(_cifar(restorer, linear), "cifar.png", fontsize=10)
     return 0
 
 
 def _cifar(restorer, linear):
-    """Three test images of the sample, chosen by the flagship's PSNR: degraded, linear filter, flagship, clean."""
+    """Two test images of the sample, chosen by the flagship's PSNR: degraded, linear filter, flagship, clean."""
     clean = cifar10.load_cifar10("sample").test_images
     degraded = degradations.as_float(degradations.degrade(clean, "gauss2"))
     shown = {"degraded": degraded, "linear filter": linear(degraded), "flagship": restorer(degraded)}
@@ -41,7 +41,9 @@ def _cifar(restorer, linear):
     return plotting.image_row(*zip(*panels, strict=True), columns=4)
 
 
-def _save(figure, name):
+def _save(figure, name, fontsize):
+    for axis in figure.axes:
+        axis.title.set_fontsize(fontsize)
     plotting.save(figure, paths.figures_dir() / name)
     print(paths.figures_dir() / name)
 
