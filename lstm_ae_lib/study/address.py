@@ -153,7 +153,8 @@ def _rewritten(path, address):
     """A notebook's text with the address in its first cell, and a badge below the subtitle; a driver has neither."""
     notebook = json.loads(_text(path))
     head, *cells = notebook["cells"]
-    first = [cell for cell in cells if cell["cell_type"] == "code" and "google.colab" in "".join(cell["source"])]
+    first = [cell for cell in cells if cell["cell_type"] == "code"][:1]
+    first = [cell for cell in first if "google.colab" in "".join(cell["source"])]
     parts = _BADGE.sub("", "".join(head["source"])).strip().split("\n\n")
     parts.insert(2 if parts[1:] and parts[1].startswith("*") else 1, badge(address, path.name) if first else "")
     head["source"] = "\n\n".join(filter(None, parts)).splitlines(keepends=True)
