@@ -60,10 +60,9 @@ bench-train: $(VENV)-backends/.installed  ## measure training and inference besi
 notebooks: $(VENV)/.installed  ## execute the lessons whose outputs are stale in place (ALL=1: all lessons)
 	$(RUN) -m lstm_ae_lib notebooks $(if $(ALL),--all)
 
-address:  ## REPO=account/name: set the repository's address in badges, notebooks and pyproject
+address:  ## REPO=account/name: set the repository's address in badges, notebooks and READMEs
 	@test -n "$(REPO)" || { echo "usage: make address REPO=account/name"; exit 2; }
-	@old=$$(sed -n 's|^Repository = "https://github.com/\(.*\)"|\1|p' pyproject.toml); \
-	sed -i.bak "s|$$old|$(REPO)|g" pyproject.toml README.md notebooks/*.ipynb && rm -f pyproject.toml.bak README.md.bak notebooks/*.bak
+	@$(or $(PYTHON),python3) -m lstm_ae_lib.study.address '$(REPO)'
 
 clean:  ## remove the environments; data and runs stay
 	rm -rf .venv .venv-* build *.egg-info

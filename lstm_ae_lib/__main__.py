@@ -65,9 +65,8 @@ def _parser():
     add("--weights", default="default", help="the compressor it was written with (default)")
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
     command("runs", _study, "list runs and compare their numbers")("names", nargs="*", help="which ones (default: all)")
-    add = command("publish", _study, "copy runs' records to data/reference_metrics.json and data/published")
-    add("names", nargs="+", help="finished runs")
-    add("--figures", action="store_true", help="copy the first run's figures to figures/ too")
+    add = command("publish", _study, "copy runs' records to data/reference_metrics.json and data/published, and into the READMEs")
+    add("names", nargs="*", help="finished runs (none: write the READMEs' tables again)")
     add = command("compare", _study, "two runs' networks image by image, on the test images (paired bootstrap)")
     add("names", nargs=2, metavar="RUN", help="finished runs")
     add("--save", action="store_true", help="keep it in data/published/comparisons.json")
@@ -78,7 +77,7 @@ def _parser():
     add("what", nargs="?", default="overview", choices=("overview", "train", "scaling"),
         help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost")  # fmt: skip
     add("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
-    add("--save", action="store_true", help="write data/benchmarks/WHAT.json, and README's table from it")
+    add("--save", action="store_true", help="write data/benchmarks/WHAT.json, and the table in data/benchmarks from it")
     add("--tasks", nargs="+", metavar="TASK", help='of train, e.g. "sweep step"; saving keeps the others\' records')
     add = command("notebooks", _study, "execute the lessons whose outputs are stale in place, outputs cleaned for git")
     add("names", nargs="*", help="which ones, without .ipynb (default: all)")
@@ -188,8 +187,6 @@ def _study(arguments):
             print(reporting.runs_table(chosen) if chosen else "no runs yet; `python -m lstm_ae_lib run` makes one")
         case "publish":
             print(reporting.metrics_table(records.publish(arguments.names)))
-            if arguments.figures:
-                print("figures:", ", ".join(records.publish_figures(runs.open_run(arguments.names[0]))))
         case "compare":
             found = records.compare_runs(*arguments.names)
             print(reporting.comparison_line(found))
@@ -205,7 +202,7 @@ def _study(arguments):
             print(text)
             if arguments.save:
                 print(f"written: {bench.save(arguments.what, found)}")
-                reporting.update_readme()
+                reporting.update_readmes()
         case "notebooks":
             done = notebooks.refresh(arguments.names, arguments.all, arguments.jobs)
             print(f"executed: {', '.join(done)}" if done else "nothing is stale")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lstm_ae_lib import cifar10, degradations, files, metrics, paths
-from lstm_ae_lib.study import reporting, runs
+from lstm_ae_lib.study import address, reporting, runs
 
 matplotlib.use("Agg")  # not by a variable: the kernels that tests start draw inline
 
@@ -73,13 +73,15 @@ def run(made, sample, clean, blurred):
 
 @pytest.fixture
 def tracked(monkeypatch, tmp_path):
-    """A repository of the test's own: its README, and a metrics file with a record from elsewhere and an old one."""
+    """A repository of the test's own: its READMEs, and a metrics file with a record from elsewhere and an old one."""
     folder = tmp_path / "tracked" / "data"
     folder.mkdir(parents=True)
     monkeypatch.setattr(paths, "data_dir", lambda: folder)
     monkeypatch.setattr(paths, "figures_dir", lambda: folder.parent)
-    marked = [f"{start}\nold\n{end}\n" for start, end in map(reporting.MARKS.get, ("overview", "results"))]
-    (folder.parent / "README.md").write_text("".join(["above\n", *marked, "below\n"]))
+    for file in ("README.md", "data/published/README.md"):
+        marked = [address.marks(name, command) for name, (written, command) in reporting.WRITTEN.items() if written == file]
+        (folder.parent / file).parent.mkdir(exist_ok=True)
+        (folder.parent / file).write_text("".join(["above\n", *(f"{start}\nold\n{end}\n" for start, end in marked), "below\n"]))
     foreign = dict.fromkeys(runs.RECORD_FIELDS) | {
         "source": "published: a paper", "protocol": "gauss2", "restorer": "reference_lstm", "split": "validation",
         "mse": 0.0014, "data": "full",

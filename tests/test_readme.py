@@ -1,6 +1,9 @@
-"""README promises; this checks what can be checked."""
+"""READMEs promise; this checks what can be checked: tables, numbers, links, commands, snippets."""
 
 import csv
+import functools
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -10,59 +13,168 @@ from pathlib import Path
 
 import pytest
 
-from lstm_ae_lib import __main__, files, models
-from lstm_ae_lib.study import records, reporting, runs
+from lstm_ae_lib import __main__, files
+from lstm_ae_lib.study import address, records, reporting, runner
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = {"README.md": README, "data/README.md": (ROOT / "data" / "README.md").read_text(encoding="utf-8")}
+PLACES = "README.md", "[a-z]*/README.md", "data/*/README.md"
+READMES = sorted(path.relative_to(ROOT).as_posix() for place in PLACES for path in ROOT.glob(place))
+NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("notebooks/*.ipynb"))
 
 
-def blocks(language=""):
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.S | re.M)
-    return [text for kind, text in found if kind == language]
+@functools.cache
+def text_of(document):
+    """A document's Markdown; of a notebook, its text cells and the HTML that its code cells show."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    if document.endswith(".md"):
+        return text
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        shown = [output.get("data", {}).get("text/html", "") for output in cell.get("outputs", [])]
+        parts += ["".join(part) for part in (cell["source"] if cell["cell_type"] == "markdown" else "", *shown)]
+    return "\n\n".join(parts)
+
+
+README = text_of("README.md")
+
+
+def blocks(document="README.md", language=None):
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text_of(document), re.S | re.M)
+    return [(kind, block) for kind, block in found if language in (None, kind)]
 
 
 def code_lines():
-    for block in blocks():
-        for line in block.splitlines():
-            yield line.split("#")[0].split()
-    for inline in re.findall(r"`([^`\n]+)`", README):
-        yield inline.split()
+    for document in READMES:
+        for _, block in blocks(document, ""):
+            for line in block.splitlines():
+                yield line.split("#")[0].removeprefix(".venv/bin/").split()
+        for inline in re.findall(r"`([^`\n]+)`", text_of(document)):
+            yield inline.removeprefix(".venv/bin/").split()
 
 
-def test_the_table_is_what_the_metrics_file_says():
-    start, end = reporting.MARKS["results"]
-    block = README.split(start)[1].split(end)[0].strip()
-    assert block == reporting.readme_table(records.reference_records())
-    rows = [line for line in block.splitlines() if line.startswith("| `")]
-    assert len(rows) >= 7 and "10,000 test images" in block and "cores" in block
+def prose():
+    """README's running text: no tables, no code, no comments; one space for each gap."""
+    text = re.sub(r"^```.*?^```$|<!--.*?-->|^\|.*$", "", README, flags=re.S | re.M)
+    return " ".join(text.split())
+
+
+def between(document, name, command):
+    start, end = address.marks(name, command)
+    return text_of(document).split(start)[1].split(end)[0].strip()
+
+
+# --- size, tables, numbers --------------------------------------------------------------------------------------------
+
+
+def test_readme_is_short():
+    text = re.sub(r"<!--.*?-->", "", README, flags=re.S)
+    lines = text.splitlines()
+    assert sum(len(line.split()) for line in lines if not line.startswith("|")) <= 1100
+    assert sum(line.startswith("|") for line in lines) <= 45
+
+
+def test_the_first_screen_has_what_it_must():
+    first = README.split("## Results")[0]
+    parts = "figures/photograph.png", "figures/cifar.png", "**The answer.**", "make study", "make test", "lstm_ae_lib restore"
+    for part in parts:
+        assert part in first
+    assert all(f"]({notebook})" in first for notebook in NOTEBOOKS if notebook < "notebooks/9")
 
 
 def test_the_tables_are_what_the_files_say():
     tables = reporting.readme_tables()
-    assert list(tables) == list(reporting.MARKS) == ["overview", "results", "looks", "speed"]
+    assert list(tables) == list(reporting.WRITTEN)
     for name, table in tables.items():
-        start, end = reporting.MARKS[name]
-        assert README.split(start)[1].split(end)[0].strip() == table
+        document, command = reporting.WRITTEN[name]
+        assert between(document, name, command) == table, f"{name}: `python -m lstm_ae_lib publish` writes it again"
+    rows = [line for line in tables["results"].splitlines() if line.startswith("| `")]
+    assert len(rows) >= 7 and "10,000 test images" in tables["results"] and "cores" in tables["results"]
     looks = tables["looks"]
     assert "| flagship |" in looks and "| clean |" in looks and "10,000 test images" in looks
     speed = tables["speed"]
     assert "| training step | 64 |" in speed and "interleaved rounds" in speed and "cores" in speed
 
 
-def test_the_overview_has_the_least_error_of_each_kind():
+def test_titles_and_times_are_what_the_notebooks_say():
+    for document, parts in address.documents(ROOT, address.read_address(ROOT)).items():
+        for name, content in parts.items():
+            assert between(document, name, address.COMMAND) == content, f"{document}: `{address.COMMAND}` writes it again"
+
+
+def test_the_overview_has_the_lowest_error_of_each_family():
+    found = records.reference_records(protocol="gauss2", data="full", split="test", images=10_000)
+    (row,) = (line for line in reporting.readme_overview(found).splitlines() if line.startswith("| `gauss2`"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    families = ("degraded",), ("linear",), records.LSTMS, records.PEERS, ("flagship",)
+    for cell, family in zip(cells[1:], families, strict=True):
+        best = min((record for record in found if record["restorer"] in family), key=lambda record: record["mse"])
+        assert cell.startswith(f"{best['psnr']:.2f} / {1000 * best['mse']:#.3g}"), cell
+        assert cell.endswith(f" ({best['minutes']:.0f})") == (family not in (("degraded",), ("linear",))), cell
+    assert reporting.readme_overview([]).splitlines()[-1].endswith("| - | - | - | - | - |")
+
+
+def test_the_table_of_families_has_published_numbers_too():
     found = records.reference_records(protocol="gauss2", data="full", split="test", images=10_000)
     least = {name: min(r["mse"] for r in found if r["restorer"] == name) for name in ("degraded", "linear", "unet", "flagship")}
-    (row,) = (line for line in reporting.readme_overview(found).splitlines() if line.startswith("| `gauss2`"))
+    (row,) = (line for line in reporting.families_table(found).splitlines() if line.startswith("| `gauss2`"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == f"{1000 * least['degraded']:#.3g}" and cells[2] == f"{1000 * least['linear']:#.3g}"
     assert cells[6].startswith(f"{1000 * least['flagship']:#.3g} (") and cells[7] == "-"
-    peers = reporting.readme_overview([record for record in found if record["restorer"] in ("unet", "flagship")])
+    peers = reporting.families_table([record for record in found if record["restorer"] in ("unet", "flagship")])
     assert f"| - | {1000 * least['unet']:#.3g} (20) |" in peers
-    assert "`gauss2`" not in reporting.readme_overview([record for record in found if record["restorer"] == "unet"])
+    assert "`gauss2`" not in reporting.families_table([record for record in found if record["restorer"] == "unet"])
     elsewhere = records.reference_records(protocol="reference", data="full")
-    assert r"| 1.40\* |" in reporting.readme_overview(elsewhere)  # the precursor's, on validation images
+    assert r"| 1.40\* |" in reporting.families_table(elsewhere)  # the precursor's, on validation images
+
+
+def facts():
+    """What README's prose says in numbers, each phrase as the records have it, and whether what it claims is so."""
+    found = [one for one in records.reference_records(data="full", split="test", source="measured") if one["images"] == 10_000]
+    one = {(record["run"], record["restorer"]): record for record in found}
+
+    def psnr(run, restorer):
+        return one[run, restorer]["psnr"]
+
+    lstm, both = psnr("gauss2-lstm-20m", "reference_lstm"), psnr("gauss2-bilstm-20m", "reference_bilstm")
+    gauss2 = [record for record in found if record["protocol"] == "gauss2"]
+    linear, best = (max(r["psnr"] for r in gauss2 if r["restorer"] == name) for name in ("linear", "flagship"))
+    pairs = [pair for pair in records.comparisons("gauss2") if pair["other"].split("-")[1] in records.PEERS]
+    gains, wins = ([pair[field] for pair in pairs] for field in ("psnr", "wins"))
+    same = [one[f"gauss2-{name}-20m", name] for name in (*records.PEERS, "flagship")]
+    size = [same[-1]["parameters"] / record["parameters"] - 1 for record in same[:-1]]
+    end = {name: records.published_training(f"design-{name}")["psnr"][-1] for name in ("scan", "convolution", "none", "no-start")}
+    yield f"reaches {lstm:.2f} dB, and a linear filter in closed form {linear:.2f} dB", linear > lstm
+    yield f"and reaches {best:.2f} dB", best > linear
+    yield f"trained alike for 20 minutes, it beats four convolutional networks by {min(gains):.2f} to {max(gains):.2f} dB", (
+        len(pairs) == 4 and min(pair["psnr_low"] for pair in pairs) > 0)  # fmt: skip
+    yield f"it reaches {end['convolution']:.2f} instead of {end['scan']:.2f} dB", end["convolution"] >= end["scan"]
+    yield f"{both:.2f} dB in the same 20 minutes, still below the linear filter", lstm < both < linear
+    yield f"on {min(wins):.0%} to {max(wins):.0%} of the test images".replace("%", " %"), min(wins) > 0.5
+    yield f"with {min(size):.0%} to {max(size):.0%} more parameters".replace("%", " %"), min(size) > 0
+    yield f"{end['scan'] - end['no-start']:.2f} dB, against {end['scan'] - end['none']:.2f} dB for all scans", True
+    blind = {name: max((r for r in found if r["protocol"] == "blind" and r["restorer"] == name), key=lambda r: r["psnr"])
+             for name in ("linear", "linear_mixture", "flagship")}  # fmt: skip
+    others = [one for one in records.study_records("blind") if one["source"] != "measured"]
+    theirs = max(others, key=lambda record: record["psnr"])
+    yield (
+        f"{blind['linear_mixture']['psnr']:.2f} dB where one filter reaches {blind['linear']['psnr']:.2f}, and "
+        f"{blind['flagship']['psnr']:.2f} dB with the flagship on top, against {theirs['psnr']:.2f} for the best published network"
+    ), blind["flagship"]["psnr"] > theirs["psnr"] and 1.9 < theirs["parameters"] / blind["flagship"]["parameters"] < 2.3
+    looks = records.perception_records("gauss2")
+    (before,) = (record for record in looks if record["restorer"] == "flagship")
+    (after,) = (record for record in looks if record["restorer"] == "gan" and record["setting"] == 0.003)
+    yield f"the flagship loses {before['psnr'] - after['psnr']:.2f} dB", True
+    yield f"falls from {before['frechet']:.2f} to {after['frechet']:.2f}", True
+
+
+def test_every_number_in_the_prose_is_a_records():
+    text = prose()
+    for phrase, true in facts():
+        assert phrase in text, f"README does not say {phrase!r}"
+        assert true, f"no longer so: {phrase!r}"
+        text = text.replace(phrase, "")
+    text = text.replace("Python 3.11 to 3.13", "").replace("Version 0.1.0", "")
+    assert not re.findall(r"\S*\d+\.\d+\S*|\d+ ?(?:%|dB)", text)
 
 
 def test_every_published_number_has_its_recorded_run():
@@ -96,35 +208,86 @@ def test_every_published_number_has_its_recorded_run():
             assert len(rows) == run["parameters"]["epochs"]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_resolve(document):
-    found = re.findall(r"\]\(([^)]+)\)", DOCUMENTS[document])
-    for target in found:
-        if not target.startswith("https://"):
-            assert (ROOT / document).parent.joinpath(target.split("#")[0]).exists(), target
-    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-    account = address.removeprefix("https://github.com/")
-    for target in found:
-        if target.startswith("https://colab.research.google.com/github/"):
-            start = f"https://colab.research.google.com/github/{account}/blob/main/"
-            assert target.startswith(start) and (ROOT / target.removeprefix(start)).is_file(), target
+def test_what_was_measured_on_fewer_images_too_is_shown_once():
+    record = next(
+        record for record in records.reference_records() if record["restorer"] == "linear" and record["split"] == "test"
+    )
+    fewer = {**record, "images": 1000, "psnr": 1.23, "psnr_low": 1.22, "psnr_high": 1.24}
+    tuned = {**record, "restorer": "wiener", "budget": "tuned"}
+    assert (
+        reporting.results_table([record, fewer, tuned])
+        == reporting.results_table([fewer, record])
+        == reporting.results_table([record])
+    )
 
 
-def test_python_snippets_run_as_they_stand(made, sample):
-    """In the order of the text, each in a process of its own, with a run of the name that README gives it, here untrained."""
-    snippets = blocks("python")
-    named = {name for snippet in snippets for name in re.findall(r'open_run\("(\w+)"\)', snippet)}
-    assert len(snippets) >= 2 and named == {"mine"} and "`python -m lstm_ae_lib run --name mine`" in README
-    run = runs.start_run("mine", {"seed": 0}, sample, "gauss2")
-    run.save_model("autoencoder", models.reference_lstm_autoencoder(), "reference_lstm_autoencoder", {})
-    for snippet in snippets:
-        done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0 and "'psnr': " in done.stdout, done.stderr
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def anchors(document):
+    """What the headings of a document are linked by, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", text_of(document), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(document):
+    text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", text_of(document), flags=re.S | re.M)
+    return re.findall(r"\]\(<?([^)\s>]+)>?\)", text) + re.findall(r"""(?:href|src)=["']([^"']+)["']""", text)
+
+
+@pytest.mark.parametrize("document", [*READMES, *NOTEBOOKS])
+def test_every_link_leads_somewhere(document):
+    own = address.read_address(ROOT)
+    for target in links(document):
+        if target.startswith("data:"):
+            continue  # a picture that is in the document
+        if target.startswith(address.COLAB):
+            start = f"{address.COLAB}{own}/blob/main/"
+            assert own and target.startswith(start) and (ROOT / target.removeprefix(start)).is_file(), target
+        elif re.match(r"\w+:", target):
+            assert target.startswith("https://"), target
+            assert not re.search(r"your-|account/name", target, re.I), f"an address that is not set: {target}"
+        else:
+            path, _, anchor = target.partition("#")
+            there = (ROOT / document).parent.joinpath(path).resolve() if path else ROOT / document
+            assert there.exists(), target
+            assert there.is_relative_to(ROOT), target
+            assert not anchor or anchor.lower() in anchors(there.relative_to(ROOT).as_posix()), target
+
+
+def test_every_folder_has_a_readme_and_the_top_one_leads_there():
+    for folder in ("notebooks", "lstm_ae_lib", "tests", "data", "data/published", "data/benchmarks", "figures"):
+        assert f"{folder}/README.md" in READMES and f"]({folder}/README.md)" in README, folder
+
+
+# --- commands and snippets --------------------------------------------------------------------------------------------
+
+
+def test_snippets_run_as_they_stand(tmp_path):
+    """In the order of the text, in one folder where the environment is what `make study` leaves."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    for name in ("figures", "notebooks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = os.environ | {"LSTM_AE_DATA": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)}
+    said = {}
+    for kind, block in blocks():
+        if "make study" not in block:
+            command = [sys.executable, "-c", block] if kind == "python" else ["bash", "-ec", block]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+            assert done.returncode == 0, f"{block}\n{done.stderr[-3000:]}"
+            said.setdefault(kind, []).append(done.stdout)
+    assert "restored.png: 512 x 512 pixels" in said[""][0] and (tmp_path / "again.png").is_file()
+    assert " finished " in said[""][-1] and (tmp_path / "data" / "runs" / "mine" / "run.json").is_file()
+    assert len(said["python"]) == 2 and all("'psnr': " in text for text in said["python"])
+    assert "Total params: 170,848" in said["python"][1]
 
 
 def test_commands_can_be_parsed():
-    lines = [line.split("#")[0] for block in blocks() for line in block.splitlines()]
-    commands = [shlex.split(command) for line in lines for command in line.split("&&") if "python -m lstm_ae_lib" in command]
+    lines = [line.split("#")[0] for document in READMES for _, block in blocks(document, "") for line in block.splitlines()]
+    commands = [shlex.split(command) for line in lines for command in line.split("&&") if "python -m lstm_ae_lib " in command]
     for words in commands:
         assert callable(__main__._parser().parse_args(words[3:]).run), words
     assert len(commands) > 20
@@ -142,14 +305,12 @@ def test_commands_exist():
             assert re.search(rf"^ +{words[3]}\s", help_text, re.M), words
             seen["python"] += 1
         for word in words:
-            if word.startswith(("notebooks/", "data/parameters/")):
+            if re.fullmatch(r"(notebooks|tests|data/parameters|figures)/[\w./-]+", word):
                 assert (ROOT / word).exists(), word
     assert min(seen.values()) >= 4
 
 
 def test_presets_and_parameters_named_exist():
-    from lstm_ae_lib.study import runner
-
     for words in code_lines():
         if words[:4] == ["python", "-m", "lstm_ae_lib", "run"]:
             given = [(words[place + 1], words[place + 2]) for place, word in enumerate(words) if word == "-p"]
@@ -157,23 +318,15 @@ def test_presets_and_parameters_named_exist():
             runner.check_parameters({**runner.read_preset(preset), **dict(given)})
 
 
-def test_the_first_screen_has_what_it_must():
-    first = README.split("## Where things are")[0]
-    for part in (
-        "figures/03_best_median_worst.png",
-        "make study",
-        "make test",
-        "colab.research.google.com",
-        reporting.MARKS["overview"][0],
-    ):
-        assert part in first
-    assert (ROOT / "figures" / "03_best_median_worst.png").is_file()
+def test_all_weights_are_named():
+    for path in (ROOT / "data" / "weights").glob("*.json"):
+        assert f"| `{path.stem}` |" in text_of("data/README.md"), path.stem
 
 
 def test_make_help_lists_the_targets():
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for target in ("study", "test", "test-colab", "full", "bench", "bench-train", "soak"):
+    for target in ("study", "test", "test-colab", "full", "bench", "bench-train", "soak", "address"):
         assert f"make {target} " in done.stdout
 
 
@@ -183,16 +336,3 @@ def test_the_licence_and_the_list_of_requirements_are_where_the_project_file_say
     assert project["tool"]["setuptools"]["dynamic"]["dependencies"]["file"] == ["requirements.txt"]
     named = {re.split(r"[<>=]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1].isalpha()}
     assert {"tensorflow", "keras", "numpy", "matplotlib", "opencv-python", "jupyter", "nbval", "papermill"} <= named
-
-
-def test_what_was_measured_on_fewer_images_too_is_shown_once():
-    record = next(
-        record for record in records.reference_records() if record["restorer"] == "linear" and record["split"] == "test"
-    )
-    fewer = {**record, "images": 1000, "psnr": 1.23, "psnr_low": 1.22, "psnr_high": 1.24}
-    tuned = {**record, "restorer": "wiener", "budget": "tuned"}
-    assert (
-        reporting.readme_table([record, fewer, tuned])
-        == reporting.readme_table([fewer, record])
-        == reporting.readme_table([record])
-    )

@@ -53,12 +53,11 @@ def test_a_run_that_only_trained_is_published_with_its_history(run, tracked):
         records.publish(["one"])
 
 
-def test_figures_are_published_by_copying(run, tracked):
-    run.path("figures").mkdir()
-    for name in ("01_a.png", "03_b.png"):
-        run.path("figures").joinpath(name).write_bytes(b"png")
-    assert records.publish_figures(run) == ["01_a.png", "03_b.png"]
-    assert (tracked.parent / "03_b.png").read_bytes() == b"png"
+def test_without_names_only_the_tables_are_written_again(tracked, capsys):
+    before = (tracked / "reference_metrics.json").read_text()
+    assert __main__.main(["publish"]) == 0
+    assert json.loads((tracked / "reference_metrics.json").read_text()) == json.loads(before)
+    assert "\nold\n" not in (tracked / "published" / "README.md").read_text() + (tracked.parent / "README.md").read_text()
 
 
 def test_a_history_has_todays_names_and_what_was_not_measured(run, tracked):

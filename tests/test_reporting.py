@@ -12,30 +12,34 @@ def test_a_title_says_how_a_network_was_trained_where_that_is_unusual(run, track
     run.save_records([record | {"restorer": "unet", "budget": "4 minutes"} for record in run.records()])
     run.update(parameters=run.record["parameters"] | {"optimizer": "muon", "precision": "bfloat16"})
     publish(["one"])
-    assert "| U-Net, 4 minutes, Muon, bfloat16 |" in (tracked.parent / "README.md").read_text()
+    assert "| U-Net, 4 minutes, Muon, bfloat16 |" in (tracked / "published" / "README.md").read_text()
     run.update(parameters=run.record["parameters"] | {"optimizer": "adam", "precision": "float32", "linear_parts": 12})
     publish(["one"])
-    assert "| U-Net, 4 minutes, mixture start |" in (tracked.parent / "README.md").read_text()
+    assert "| U-Net, 4 minutes, mixture start |" in (tracked / "published" / "README.md").read_text()
     run.update(parameters=run.record["parameters"] | {"linear_parts": 1, "options": '{"gate": true}'})
     publish(["one"])
-    assert "| U-Net, 4 minutes, gate |" in (tracked.parent / "README.md").read_text()
+    assert "| U-Net, 4 minutes, gate |" in (tracked / "published" / "README.md").read_text()
     run.update(parameters=run.record["parameters"] | {"options": "{}"})
     publish(["one"])
-    assert "| U-Net, 4 minutes |" in (tracked.parent / "README.md").read_text()
+    assert "| U-Net, 4 minutes |" in (tracked / "published" / "README.md").read_text()
 
 
-def test_publishing_writes_the_table_into_readme(run, tracked):
+def test_publishing_writes_the_tables_into_the_readmes(run, tracked):
     run.save_records([record | {"data": "full"} for record in run.records()])
     run.update(status="finished")
     publish(["one"])
-    text = (tracked.parent / "README.md").read_text()
+    text = (tracked / "published" / "README.md").read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "\nold\n" not in text
     record = run.records()[0]
     assert f"| `gauss2` | degraded | {record['mse']:.2e} | {record['psnr']:.2f} [" in text
     assert "LSTM autoencoder, published: a paper, validation images | 1.40e-03 | - | - |" in text
+    short = (tracked.parent / "README.md").read_text()
+    assert f"rounded to 8 bits | {record['psnr']:.2f} / {1000 * record['mse']:#.3g} | - |" in short and "\nold\n" not in short
+    before = (tracked / "published" / "README.md").read_text()
     (tracked.parent / "README.md").write_text("no marks")
     with pytest.raises(ValueError, match="README.md has no marks"):
-        reporting.update_readme()
+        reporting.update_readmes()
+    assert (tracked / "published" / "README.md").read_text() == before
 
 
 ROWS = [{"name": "a|b", "value": 1.5}, {"name": "<i> & longer", "value": None}]
@@ -117,7 +121,7 @@ def test_bottlenecks_are_drawn_by_their_size(run):
     assert reporting.bottleneck_curves(records + blurred)[1]["linear filter of the blurred"] == [27.0, 27.0]
 
 
-def test_readme_shows_compressors_and_not_what_they_are_compared_with(run, tracked):
+def test_the_table_of_all_runs_shows_compressors_and_not_what_they_are_compared_with(run, tracked):
     run.save_records([
         record | {"data": "full", "protocol": "compress", "restorer": name, "bits_per_pixel": 0.754, "budget": "5 minutes"}
         for record in run.records()
@@ -125,7 +129,7 @@ def test_readme_shows_compressors_and_not_what_they_are_compared_with(run, track
     ])  # fmt: skip
     run.update(status="finished")
     publish(["one"])
-    text = (tracked.parent / "README.md").read_text()
+    text = (tracked / "published" / "README.md").read_text()
     assert "| `compress` | compressor, 0.75 bits per pixel, 5 minutes |" in text and "JPEG" not in text
 
 
@@ -174,7 +178,7 @@ def test_a_restorer_without_a_title_is_shown_by_its_name(run, tracked):
     run.save_records([record | {"restorer": "my_network", "data": "full"}])
     run.update(status="finished")
     publish(["one"])
-    assert "| `gauss2` | my_network |" in (tracked.parent / "README.md").read_text()
+    assert "| `gauss2` | my_network |" in (tracked / "published" / "README.md").read_text()
 
 
 def test_a_damaged_run_is_listed_as_such(run):

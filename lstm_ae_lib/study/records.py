@@ -20,6 +20,7 @@ RESTORER_TITLES = {
     "gan": "flagship against a discriminator", "clean": "clean",
 }  # fmt: skip
 CLOSED_FORM = ("linear", "linear_mixture")  # fitted to the training images, not tuned or trained
+LSTMS, PEERS = ("reference_lstm", "reference_bilstm"), ("dncnn", "rednet", "unet", "nafnet")
 
 
 def reference_records(**wanted) -> list:
@@ -122,16 +123,18 @@ def _by_the_minute(run_name):
     return {name: history[column] for name, column in columns.items()} if {"minutes", "val_psnr"} <= set(history) else {}
 
 
-def publish(names) -> list:
-    """Copies finished runs' records into the repository, for README and the notebooks.
+def publish(names=()) -> list:
+    """Copies finished runs' records into the repository, for the READMEs and the notebooks.
 
     ``run.json``, ``history.csv`` and ``metrics.json`` go to ``data/published/NAME``; the records replace the run's in
-    ``data/reference_metrics.json``. Raises ``ValueError`` for an unfinished run, ``FileNotFoundError`` for a missing file.
+    ``data/reference_metrics.json``; the READMEs' tables are written again, without names only these. Raises ``ValueError`` for
+    an unfinished run, ``FileNotFoundError`` for a missing file.
     """
     from lstm_ae_lib.study import reporting  # which reads records itself
 
     chosen = [runs.open_run(name) for name in names]
-    measured = [run for run in chosen if run.record.get("notebooks") not in (["90_train"], ["02_train_autoencoder"])]  # those only trained
+    trained = ["90_train"], ["02_train_autoencoder"]  # and nothing measured
+    measured = [run for run in chosen if run.record.get("notebooks") not in trained]
     for run in chosen:
         if runs.status(run.record) != "finished":
             raise ValueError(f"only a finished run can be published; {run.name!r} is {runs.status(run.record)}")
@@ -143,14 +146,14 @@ def publish(names) -> list:
     for record in (record for run in measured for record in run.records()):
         new.setdefault(_measured(record), record)
     published = [record for what, record in new.items() if what not in known]
-    reporting.readme_table(records + published)  # a record that cannot be shown stops it here, before anything is written
+    reporting.results_table(records + published)  # a record that cannot be shown stops it here, before anything is written
     for run in chosen:
         folder = paths.published_dir() / run.name
         files.write_json(folder / "run.json", {name: value for name, value in run.record.items() if name != "process"})
         for file in filter(Path.is_file, map(run.path, ("history.csv", "metrics.json"))):  # what was not trained has no history
             shutil.copyfile(file, folder / file.name)
     files.write_json(paths.reference_metrics_file(), {"records": records + published})
-    reporting.update_readme()
+    reporting.update_readmes()
     return sorted(published, key=order)
 
 
@@ -158,12 +161,6 @@ def _measured(record):
     # To five digits: the same pixels' numbers in float32 differ after that.
     numbers = (f"{record[name]:.4e}" for name in ("mse", "psnr") if record[name] is not None)
     return *(record[name] for name in ("protocol", "restorer", "split", "data_hash", "images")), is_perception(record), *numbers
-
-
-def publish_figures(run: runs.Run) -> list:
-    """Copies a run's figures into the tracked ``figures/`` folder; returns their names."""
-    figures = sorted(run.path("figures").glob("*.png"))
-    return [shutil.copyfile(figure, paths.figures_dir() / figure.name).name for figure in figures]
 
 
 def compare_runs(name: str, other: str) -> dict:

@@ -1,4 +1,4 @@
-"""From records to what people read: tables, curves, README."""
+"""From records to what people read: tables, curves, READMEs."""
 
 import html
 from collections import namedtuple
@@ -7,14 +7,18 @@ from operator import attrgetter, itemgetter
 import numpy as np
 
 from lstm_ae_lib import checks, degradations, files, paths
+from lstm_ae_lib.study import address, runs
 from lstm_ae_lib.study import records as published
-from lstm_ae_lib.study import runs
-from lstm_ae_lib.study.records import CLOSED_FORM, RESTORER_TITLES, restorer_title
+from lstm_ae_lib.study.records import CLOSED_FORM, LSTMS, PEERS, RESTORER_TITLES, restorer_title
 
-MARKS = {  # README's tables stand between these
-    name: (f"<!-- {name}: written by `python -m lstm_ae_lib {command}` -->", f"<!-- end of {name} -->")
-    for name, command in {"overview": "publish", "results": "publish", "looks": "publish", "speed": "bench ... --save"}.items()
+WRITTEN = {  # the READMEs' tables: name of the marks -> file, and the command that writes it
+    "overview": ("README.md", "python -m lstm_ae_lib publish"),
+    "families": ("data/published/README.md", "python -m lstm_ae_lib publish"),
+    "results": ("data/published/README.md", "python -m lstm_ae_lib publish"),
+    "looks": ("data/published/README.md", "python -m lstm_ae_lib publish"),
+    "speed": ("data/benchmarks/README.md", "python -m lstm_ae_lib bench ... --save"),
 }
+OVERVIEW = ("reference", "gauss2", "blind", "noisy")  # the protocols of the top README's table
 Column = namedtuple("Column", ("title", "text"))  # of a table: its title, and a function from a row to its text
 
 
@@ -236,10 +240,28 @@ def comparison_line(found: dict) -> str:
 
 
 def readme_overview(records: list) -> str:
-    """README's short table, of the protocols that the flagship was trained for: lowest error per family (training minutes)."""
-    families = {"degraded": ("degraded",), "best closed form": CLOSED_FORM, "LSTM autoencoder": ("reference_lstm",),
-                "bidirectional": ("reference_bilstm",), "convolutional network": ("dncnn", "rednet", "unet", "nafnet"),
-                "flagship": ("flagship",)}  # fmt: skip
+    """The top README's table: for four protocols, each family's restorer of lowest error: PSNR, MSE x 1000, training minutes."""
+    families = {"degraded": ("degraded",), "linear filter": CLOSED_FORM, "LSTM autoencoder": LSTMS,
+                "convolutional network": PEERS, "flagship": ("flagship",)}  # fmt: skip
+    measured, _ = _readme_records(records)
+    cells = [[f"`{name}`: {degradations.PROTOCOLS[name].summary}", *(
+        _psnr_and_error(min((record for record in measured if record["protocol"] == name and record["restorer"] in family),
+                            key=itemgetter("mse"), default=None)) for family in families.values())]
+        for name in OVERVIEW]  # fmt: skip
+    return "\n".join(_markdown(["protocol", *families], cells))
+
+
+def _psnr_and_error(record):
+    if record is None:
+        return "-"
+    minutes = f" ({record['minutes']:.0f})" if record["minutes"] and record["restorer"] not in CLOSED_FORM else ""
+    return f"{record['psnr']:.2f} / {1000 * record['mse']:#.3g}{minutes}"
+
+
+def families_table(records: list) -> str:
+    """Of all protocols that the flagship was trained for: lowest MSE x 1000 per family (training minutes)."""
+    families = {"degraded": ("degraded",), "best closed form": CLOSED_FORM, "LSTM autoencoder": LSTMS[:1],
+                "bidirectional": LSTMS[1:], "convolutional network": PEERS, "flagship": ("flagship",)}  # fmt: skip
     measured, others = _readme_records(records)
     found = {title: [record for record in measured if record["restorer"] in family] for title, family in families.items()}
     found["published by others"] = others
@@ -258,7 +280,7 @@ def _lowest_error(records, protocol):
 
 
 def _readme_records(records):
-    """README's records, measured and others', in order: no tuned restorers, nothing that compressors are compared with."""
+    """The READMEs' records, measured and others', in order: no tuned restorers, nothing that compressors are compared with."""
     found = [record for record in records
              if record["data"] == "full" and record["budget"] != "tuned" and not published.is_perception(record)
              and (record["protocol"] != "compress" or (record["restorer"] == "compressor" and record.get("bits_per_pixel")))
@@ -268,8 +290,8 @@ def _readme_records(records):
     return measured, [record for record in found if record["source"] != "measured"]
 
 
-def readme_table(records: list) -> str:
-    """The published test-set numbers as README's long table."""
+def results_table(records: list) -> str:
+    """The published test-set numbers, all of them."""
     measured, others = _readme_records(records)
     columns = [Column("protocol", lambda record: f"`{record['protocol']}`"),
                Column("restorer", lambda record: published.title(record)
@@ -283,15 +305,15 @@ def _listed(records, field, style=""):
     return " / ".join(format(value, style) for value in sorted({record[field] for record in records}))
 
 
-def readme_looks(records: list) -> str:
-    """README's table of how natural restored images look, from :func:`~lstm_ae_lib.study.records.perception_records`."""
+def looks_table(records: list) -> str:
+    """How natural restored images look, from :func:`~lstm_ae_lib.study.records.perception_records`, as a Markdown table."""
     columns = [Column("restorer", _perceived), Column("MSE x 1000", lambda record: f"{1000 * record['mse']:#.3g}"), PSNR,
                interval("Fréchet distance [95 %]", "frechet", ".2f"), ACCURACY, GRADIENTS]  # fmt: skip
     return f"{render(records, columns, 'markdown')}\n\n`gauss2`, {_listed(records, 'images', ',')} test images."
 
 
 def speed_table(training: list, growth: list) -> str:
-    """README's table of speed, from the records of ``bench train`` and ``bench scaling``."""
+    """Speed as a Markdown table, from the records of ``bench train`` and ``bench scaling``."""
     most = max(record["threads"] for record in training)
     here, cells = [record for record in training if record["threads"] == most], []
     for task, batch in dict.fromkeys((record["task"], record["batch"]) for record in here):
@@ -316,23 +338,21 @@ def speed_table(training: list, growth: list) -> str:
 
 
 def readme_tables() -> dict:
-    """README's tables by the name of their marks; looks and speed only where they have been measured."""
+    """The READMEs' tables by the name of their marks; looks and speed only where they have been measured."""
     records = published.reference_records()
-    tables = {"overview": readme_overview(records), "results": readme_table(records)}
+    tables = {"overview": readme_overview(records), "families": families_table(records), "results": results_table(records)}
     if perceived := published.perception_records("gauss2"):
-        tables["looks"] = readme_looks(perceived)
+        tables["looks"] = looks_table(perceived)
     speed = [published.benchmark_records(name) for name in ("train", "scaling")]
     return tables | ({"speed": speed_table(*speed)} if all(speed) else {})
 
 
-def update_readme() -> None:
-    """Writes the tables of the published records and of the recorded speed between their marks in README.md."""
-    path = paths.data_dir().parent / "README.md"
-    text = path.read_text(encoding="utf-8")
+def update_readmes() -> None:
+    """Writes the tables of the published records and of the recorded speed between their marks in the READMEs."""
+    folder, texts = paths.data_dir().parent, {}
     for name, table in readme_tables().items():
-        before, start, rest = text.partition(MARKS[name][0])
-        _, end, after = rest.partition(MARKS[name][1])
-        if not end:
-            raise ValueError(f"README.md has no marks {' and '.join(map(repr, MARKS[name]))}")
-        text = f"{before}{start}\n{table}\n{end}{after}"
-    files.write(path, text.encode())
+        file, command = WRITTEN[name]
+        text = texts.get(file) or (folder / file).read_text(encoding="utf-8")
+        texts[file] = address.fill(text, name, command, table, file)
+    for file, text in texts.items():
+        files.write(folder / file, text.encode())
