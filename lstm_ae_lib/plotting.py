@@ -86,12 +86,13 @@ def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_ti
     return figure
 
 
-def slider(frames: dict, label: str):
-    """A slider for Jupyter and Colab over ``frames``, position -> ``(images, titles)``, each drawn as :func:`image_row`."""
+def slider(frames: dict, label: str, **options):
+    """A slider for Jupyter and Colab over ``frames``, position -> ``(images, titles)``, each drawn by :func:`image_row`, which gets
+    the ``options``."""
     import ipywidgets
 
     def draw(position):
-        image_row(*frames[position])
+        image_row(*frames[position], **options)
         plt.show()
 
     return ipywidgets.interactive(draw, position=ipywidgets.SelectionSlider(options=list(frames), description=label))

@@ -90,11 +90,11 @@ def test_a_slider_draws_the_frame_it_stands_at(unit, monkeypatch):
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append([axis.get_title() for axis in plt.gcf().axes]))
     frames = {1.0: ([unit[0], unit[1]], ["degraded", "restored"]), 2.0: ([unit[2], unit[3]], ["more", "less"])}
-    slider = plotting.slider(frames, "sigma")
+    slider = plotting.slider(frames, "sigma", columns=1)
     assert slider.children[0].options == (1.0, 2.0) and slider.children[0].description == "sigma"
     slider.children[0].value = 2.0
     slider.update()
-    assert shown[-1] == ["more", "less"]
+    assert shown[-1] == ["more", "less"] and plt.gcf().axes[0].get_gridspec().ncols == 1
     np.testing.assert_allclose(drawn(plt.gcf())[1].get_array(), unit[3])
 
 
