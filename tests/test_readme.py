@@ -54,7 +54,7 @@ def code_lines():
 
 def prose():
     """README's running text: no tables, no code, no comments; one space for each gap."""
-    text = re.sub(r"^```.*?^```$|<!--.*?-->|^\|.*$", "", README, flags=re.S | re.M)
+    text = re.sub(r"^```.*?^```$|<!--.*?-->|^\|[^\n]*$", "", README, flags=re.S | re.M)
     return " ".join(text.split())
 
 
