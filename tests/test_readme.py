@@ -151,7 +151,8 @@ def facts():
     yield f"{both:.2f} dB in the same 20 minutes, still below the linear filter", lstm < both < linear
     yield f"on {min(wins):.0%} to {max(wins):.0%} of the test images".replace("%", " %"), min(wins) > 0.5
     yield f"with {min(size):.0%} to {max(size):.0%} more parameters".replace("%", " %"), min(size) > 0
-    yield f"{end['scan'] - end['no-start']:.2f} dB after four minutes, against {end['scan'] - end['none']:.2f} dB for all scans", True
+    start, scans = (end["scan"] - end[name] for name in ("no-start", "none"))
+    yield f"{start:.2f} dB after four minutes, against {scans:.2f} dB for all scans", start > scans
     blind = {name: max((r for r in found if r["protocol"] == "blind" and r["restorer"] == name), key=lambda r: r["psnr"])
              for name in ("linear", "linear_mixture", "flagship")}  # fmt: skip
     others = [one for one in records.study_records("blind") if one["source"] != "measured"]
