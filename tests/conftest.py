@@ -79,7 +79,8 @@ def tracked(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "data_dir", lambda: folder)
     monkeypatch.setattr(paths, "figures_dir", lambda: folder.parent)
     for file in ("README.md", "data/published/README.md"):
-        marked = [address.marks(name, command) for name, (written, command) in reporting.WRITTEN.items() if written == file]
+        names = [name for name in ("overview", "families", "results") if reporting.WRITTEN[name][0] == file]
+        marked = [address.marks(name, reporting.WRITTEN[name][1]) for name in names]
         (folder.parent / file).parent.mkdir(exist_ok=True)
         (folder.parent / file).write_text("".join(["above\n", *(f"{start}\nold\n{end}\n" for start, end in marked), "below\n"]))
     foreign = dict.fromkeys(runs.RECORD_FIELDS) | {
