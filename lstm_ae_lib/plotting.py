@@ -28,27 +28,6 @@ def save(figure, path, dpi: int = DPI) -> None:
         figure.savefig(temporary, dpi=dpi, bbox_inches="tight", format="png")
 
 
-def class_samples(images, labels, class_names, per_class: int = 5):
-    """The first images of every class, one row a class. ``images`` ``(n, h, w, 3)``, ``labels`` ``(n,)``."""
-    rows = len(class_names)
-    figure, axes = plt.subplots(rows, per_class, figsize=(per_class * 0.55, rows * 0.55), dpi=DPI, squeeze=False)
-    for row, class_name in enumerate(class_names):
-        for axis, index in itertools.zip_longest(axes[row], np.flatnonzero(np.asarray(labels) == row)[:per_class]):
-            axis.axis("off") if index is None else _pixels(axis, images[index])
-        axes[row, 0].text(-0.2, 0.5, class_name, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=9)
-    return figure
-
-
-def channel_histograms(counts, edges):
-    """Histograms of the three colours. ``counts`` ``(3, bins)``, ``edges`` ``(bins + 1,)`` in grey levels."""
-    figure, axis = plt.subplots(figsize=(6, 2.6), dpi=DPI)
-    for channel, colour in enumerate(("red", "green", "blue")):
-        axis.stairs(counts[channel], edges, color=colour, label=colour, alpha=0.7, fill=False)
-    axis.set(xlabel="grey level", ylabel="share of pixels", title="How bright the pixels are, by colour")
-    axis.legend()
-    return figure
-
-
 def image_row(images, titles, scale: float | None = None, columns: int = 6):
     """Single images, each with its title, at most ``columns`` side by side. ``images``: a list of ``(h, w, 3)`` or ``(h, w)``.
 

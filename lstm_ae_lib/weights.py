@@ -83,7 +83,7 @@ def read(folder, name: str) -> tuple:
 
 
 def released_dir(kind: str = "") -> Path:
-    """The folder of released weights: of restorers, or of a ``kind``: ``"compress"``, ``"classify"`` or ``"variational"``."""
+    """The folder of released weights: of restorers, or of a kind: ``"lstm"``, ``"compress"``, ``"classify"``, ``"variational"``."""
     return paths.released_dir(kind)
 
 

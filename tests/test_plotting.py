@@ -42,14 +42,6 @@ def test_pixels_are_large_enough_to_see_a_blur(clean):
         assert len({round(panel.get_window_extent().x0) for panel in panels}) == columns
 
 
-def test_class_samples_shows_the_first_images_of_each_class(sample):
-    figure = plotting.class_samples(sample.train_images, sample.train_labels, ["airplane", "automobile"], per_class=3)
-    panels = drawn(figure)
-    assert len(panels) == 6
-    first = sample.train_images[np.flatnonzero(sample.train_labels == 1)[0]]
-    np.testing.assert_allclose(panels[3].get_array(), first / 255)
-
-
 def test_curves_show_what_they_are_given():
     figure = plotting.loss_curves([1, 2], {"training": [3e-3, 2e-3]}, {"linear filter": 1e-3})
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[3e-3, 2e-3], [1e-3, 1e-3]]
@@ -57,8 +49,6 @@ def test_curves_show_what_they_are_given():
     assert list(figure.axes[0].lines[0].get_ydata()) == [1.0, 0.5]
     figure = plotting.bars_by_class(["a", "b"], {"degraded": [1.0, 2.0], "clean": [3.0, 4.0]}, "dB", "title")
     assert [bar.get_height() for bar in figure.axes[0].patches] == [1.0, 2.0, 3.0, 4.0]
-    figure = plotting.channel_histograms(np.ones((3, 4)), np.arange(5))
-    assert len(figure.axes[0].patches) == 3
 
 
 def test_save_writes_a_picture_in_a_new_folder(tmp_path):
@@ -115,10 +105,6 @@ PIXELS = np.zeros((2, 8, 8, 3))
 def test_the_argument_that_is_wrong_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_one_class_and_one_image_of_it_are_drawn(sample):
-    assert len(drawn(plotting.class_samples(sample.train_images, sample.train_labels, ["airplane"], per_class=1))) == 1
 
 
 def test_no_curve_is_left_out():

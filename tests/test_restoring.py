@@ -19,6 +19,7 @@ import pytest
 
 from lstm_ae_lib import __main__, cifar10, classical, degradations, metrics, paths, peers, pictures, restoring, spectral, weights
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.models import reference_lstm_autoencoder
 from lstm_ae_lib.study import releasing, runs
 
 
@@ -607,3 +608,23 @@ def test_compressors_and_classifiers_are_released_to_their_own_folders(finished_
     assert "classify/small.json: classifier" in capsys.readouterr().out
     assert perception.load_classifier("small").card["accuracy"] == 0.25
     assert weights.released(tmp_path / "weights" / "classify") == ["small"]
+
+
+def test_lstm_autoencoders_are_released_apart_from_what_restore_offers(finished_run, capsys):
+    network = reference_lstm_autoencoder()
+    finished_run.save_model("autoencoder", network, "reference_lstm_autoencoder", {})
+    finished_run.update(status="finished")
+    assert __main__.main(["release", "mine", "small"]) == 0
+    assert "lstm/small.json: reference_lstm_autoencoder, 170,848 parameters" in capsys.readouterr().out
+    assert weights.released(weights.released_dir("lstm")) == ["small"] and not weights.released(weights.released_dir())
+    again, description = weights.read_released("small", weights.released_dir("lstm"))
+    assert "photographs" not in description["card"] and description["card"]["sample"]["images"] == releasing.SAMPLE_IMAGES
+    np.testing.assert_array_equal(again.get_weights()[0], network.get_weights()[0])
+
+
+def test_the_released_lstm_autoencoder_restores_as_its_card_says():
+    restorer = restoring.load_restorer("gauss2", weights.released_dir("lstm"))
+    assert releasing.measure_sample(restorer, "gauss2") == pytest.approx(restorer.card["sample"], rel=1e-4)
+    errors = {title: numbers["mse"] for title, numbers in restorer.card["numbers"].items()}
+    assert errors["linear"] < errors["reference_lstm"] < 0.5 * errors["degraded"]
+    assert restorer.model.count_params() == 170_848 and "+changes" not in restorer.card["versions"]["commit"]
