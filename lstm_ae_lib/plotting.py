@@ -89,15 +89,6 @@ def loss_curves(epochs, curves: dict, baselines: dict):
     return _finished(figure, which="both")
 
 
-def curves(positions, values: dict, title: str, xlabel: str, ylabel: str, log: bool = True):
-    """One curve for each name in ``values``, over ``positions``; by default on a log scale."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.0), dpi=DPI)
-    for name, heights in values.items():
-        axis.plot(positions, heights, marker=".", label=name, color=COLOURS.get(name))
-    axis.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
-    return _finished(figure)
-
-
 def rate_distortion(lines: dict, title: str):
     """PSNR and SSIM over bits per pixel, side by side. ``lines``: name -> (bits per pixel, PSNR in dB, SSIM), each a list."""
     figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI)
@@ -110,59 +101,6 @@ def rate_distortion(lines: dict, title: str):
     return _finished(figure, title)
 
 
-def quality_against_cost(points: list, title: str):
-    """PSNR over parameters, and over multiply-adds of one image. ``points``: ``(name, parameters, multiply-adds, PSNR in dB)``."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
-    for axis, place, label in zip(axes, (1, 2), ("parameters", "multiply-adds of one image"), strict=True):
-        for number, point in enumerate(points):
-            axis.plot(point[place], point[3], "os^DvP*X"[number % 8], color=_colour(point[0]), label=point[0])
-        axis.set(xlabel=label, xscale="log")
-        axis.xaxis.set_minor_formatter("")
-    axes[0].set(ylabel="PSNR (dB)")
-    return _finished(figure, title, fontsize=7, **BESIDE)
-
-
-def distortion_perception(points: list, title: str):
-    """How natural images look over how far they are from the clean ones. ``points``: ``(name, PSNR in dB, Fréchet distance)``."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.4), dpi=DPI)
-    for number, (name, psnr, distance) in enumerate(points):
-        axis.plot(psnr, distance, "os^DvP*X"[number % 8], color=_colour(name), label=name)
-    axis.set(xlabel="PSNR (dB): further right is closer", ylabel="Fréchet distance: lower is more natural")
-    axis.set(yscale="log", title=title)
-    return _finished(figure, fontsize=7, **BESIDE)
-
-
-def learning_curves(histories: dict, title: str, baselines: dict):
-    """Validation PSNR over images seen, and over minutes. ``histories``: name -> ``images``, ``minutes``, ``psnr``, each a list."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI, sharey=True)
-    for axis, place, label in zip(axes, ("images", "minutes"), ("images seen", "minutes of training"), strict=True):
-        for name, history in histories.items():
-            style = "--" if name.count(",") > 1 else "-"  # trained in an unusual way, which stands in its name
-            axis.plot(history[place], history["psnr"], style, marker=".", markersize=3, color=_colour(name), label=name)
-        for name, value in baselines.items():
-            axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2f} dB)")
-        axis.set(xlabel=label, xscale="log" if place == "images" else "linear")
-    axes[0].set(ylabel="validation PSNR (dB)")
-    return _finished(figure, title, fontsize=7, **BESIDE)
-
-
-def bars_by_class(class_names, values: dict, ylabel: str, title: str):
-    """Grouped bars: one group a class, one bar a restorer. ``values``: name -> ``(classes,)``."""
-    if not values or any(len(heights) != len(class_names) for heights in values.values()):
-        raise ValueError(f"values must have one number a class for each restorer, {len(class_names)}; got {values}")
-    figure, axis = plt.subplots(figsize=(7.2, 3.0), dpi=DPI)
-    positions, width = np.arange(len(class_names)), 0.8 / len(values)
-    for number, (name, heights) in enumerate(values.items()):
-        axis.bar(positions + (number - (len(values) - 1) / 2) * width, heights, width, label=name, color=COLOURS.get(name))
-    axis.set(ylabel=ylabel, title=title)
-    axis.set_xticks(positions, class_names, rotation=30, ha="right", fontsize=8)
-    lowest, highest = (limit(limit(heights) for heights in values.values()) for limit in (min, max))
-    axis.set_ylim(min(0, 1.1 * lowest), max(0, highest) + 0.25 * (max(0, highest) - min(0, lowest)))  # room for the legend
-    axis.axhline(0, color="black", linewidth=0.8)
-    axis.legend(fontsize=8, **(BESIDE if len(values) > 3 else {"loc": "upper center", "ncols": len(values)}))
-    return figure
-
-
 def _finished(figure, title="", which="major", fontsize=8, **legend):
     """The figure with a grid on all axes, the legend on the last, and a title above all."""
     for axis in figure.axes:
@@ -170,11 +108,6 @@ def _finished(figure, title="", which="major", fontsize=8, **legend):
     figure.axes[-1].legend(fontsize=fontsize, **legend)
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def _colour(name):
-    """Of a restorer, whatever its budget: ``"U-Net, 20 minutes"`` is drawn as ``"U-Net"`` is."""
-    return COLOURS.get(name.split(",")[0])
 
 
 def _pixels(axis, image, title="", white=1.0):

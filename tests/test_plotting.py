@@ -45,10 +45,6 @@ def test_pixels_are_large_enough_to_see_a_blur(clean):
 def test_curves_show_what_they_are_given():
     figure = plotting.loss_curves([1, 2], {"training": [3e-3, 2e-3]}, {"linear filter": 1e-3})
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[3e-3, 2e-3], [1e-3, 1e-3]]
-    figure = plotting.curves([0.1, 0.2], {"clean": [1.0, 0.5]}, "title", "x", "y")
-    assert list(figure.axes[0].lines[0].get_ydata()) == [1.0, 0.5]
-    figure = plotting.bars_by_class(["a", "b"], {"degraded": [1.0, 2.0], "clean": [3.0, 4.0]}, "dB", "title")
-    assert [bar.get_height() for bar in figure.axes[0].patches] == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_save_writes_a_picture_in_a_new_folder(tmp_path):
@@ -58,22 +54,6 @@ def test_save_writes_a_picture_in_a_new_folder(tmp_path):
     plotting.save(plotting.image_row([np.zeros((4, 4, 3))], ["black"]), path)
     assert cv2.imread(str(path)).shape[2] == 3
     assert [entry.name for entry in path.parent.iterdir()] == ["01_x.png"]
-
-
-def test_quality_is_drawn_over_both_costs():
-    figure = plotting.quality_against_cost([("a", 1000, 10**6, 26.0), ("b", 2000, 10**7, 27.0)], "title")
-    left, right = ([line.get_xydata().tolist() for line in axis.get_lines()] for axis in figure.axes)
-    assert left == [[[1000.0, 26.0]], [[2000.0, 27.0]]] and right == [[[1e6, 26.0]], [[1e7, 27.0]]]
-    assert [axis.get_xlabel() for axis in figure.axes] == ["parameters", "multiply-adds of one image"]
-
-
-def test_learning_is_drawn_over_images_and_minutes():
-    histories = {"net": {"images": [10, 20], "minutes": [1, 2], "psnr": [25, 26]}}
-    figure = plotting.learning_curves(histories, "title", {"linear filter": 26.5})
-    for axis, positions in zip(figure.axes, ([10, 20], [1, 2]), strict=True):
-        curve, line = axis.get_lines()
-        assert curve.get_xdata().tolist() == positions and curve.get_ydata().tolist() == [25, 26]
-        assert set(line.get_ydata()) == {26.5}
 
 
 def test_a_slider_draws_the_frame_it_stands_at(unit, monkeypatch):
@@ -98,8 +78,6 @@ PIXELS = np.zeros((2, 8, 8, 3))
         (lambda: plotting.image_row([PIXELS], ["two"]), r"image must have the shape \(height, width, 3\) .*, got \(2, 8, 8, 3\)"),
         (lambda: plotting.image_row(["cat.png"], ["cat"]), "image must be an array of numbers, got"),
         (lambda: plotting.restorations(PIXELS[:1], PIXELS, PIXELS, [1, 2], [1, 2]), "degraded and clean must have the same shape"),
-        (lambda: plotting.bars_by_class(["a", "b"], {"clean": [1.0]}, "dB", "title"), "values must have one number a class"),
-        (lambda: plotting.bars_by_class(["a", "b"], {}, "dB", "title"), "values must have one number a class"),
     ],
 )
 def test_the_argument_that_is_wrong_is_named(call, message):
@@ -124,6 +102,3 @@ def test_lines_and_points_are_where_they_belong():
     assert [[line.get_xydata().tolist() for line in axis.get_lines()] for axis in figure.axes] == [
         [[[0.5, 25.0], [1.0, 27.0]], [[0.6, 26.0]]], [[[0.5, 0.7], [1.0, 0.8]], [[0.6, 0.75]]]
     ]  # fmt: skip
-    axis = plotting.distortion_perception([("flagship", 26.0, 3.0), ("clean", 40.0, 0.1)], "title").axes[0]
-    assert [line.get_xydata().tolist() for line in axis.get_lines()] == [[[26.0, 3.0]], [[40.0, 0.1]]]
-    assert axis.get_yscale() == "log" and axis.get_lines()[1].get_color() == plotting.COLOURS["clean"]
