@@ -41,8 +41,13 @@ def _markdown(titles, cells):
 
 
 def _html(titles, cells):
+    # Jupyter aligns all cells right, which suits numbers; the first column says what a row is about.
     lines = [("th", titles), *(("td", line) for line in cells)]
-    head, *lines = ("<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in line) + "</tr>" for tag, line in lines)
+    left = [' style="text-align: left"', *[""] * (len(titles) - 1)]
+    head, *lines = (
+        "<tr>" + "".join(f"<{tag}{align}>{html.escape(text)}</{tag}>" for align, text in zip(left, line, strict=True)) + "</tr>"
+        for tag, line in lines
+    )
     return ["<table>", "<thead>", head, "</thead>", "<tbody>", *lines, "</tbody>", "</table>"]
 
 
