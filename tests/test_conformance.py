@@ -32,6 +32,11 @@ def as_array(tensor):
     return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
 
 
+@pytest.fixture(autouse=True)
+def same_weights_each_time():
+    keras.utils.set_random_seed(0)
+
+
 def randomise(model):
     generator = np.random.default_rng(1)
     model.set_weights([weight + 0.1 * generator.standard_normal(weight.shape) for weight in model.get_weights()])
@@ -56,7 +61,7 @@ def test_every_library_module_has_its_test_file():
         "fast/lstm.py": "test_fast_lstm", "fast/scan.py": "test_fast_scan", "tasks/__init__.py": "test_weights",
         "tasks/codec.py": "test_compression", "tasks/uncertainty.py": "test_variational",
         "tasks/recurrent_inference.py": "test_models", "study/__init__.py": "test_package", "study/releasing.py": "test_restoring",
-        "study/notebooks.py": "test_make_notebooks",
+        "study/figures.py": "test_readme", "study/notebooks.py": "test_make_notebooks",
     }  # fmt: skip
     for module in sorted(library.rglob("*.py")):
         name = module.relative_to(library).as_posix()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from test_readme import blocks
 
 from lstm_ae_lib import cifar10, degradations, files, metrics
 from lstm_ae_lib.study import reporting, runner, runs, sweeps
@@ -17,32 +19,56 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """One run of the chain on the sample, short of the quick preset, through the command line."""
-    made = tmp_path_factory.mktemp("made")
-    command = [sys.executable, "-m", "lstm_ae_lib", "run", "--name", "smoke", "-p", "epochs", "24"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "LSTM_AE_DATA": str(made)})
-    assert done.returncode == 0, done.stderr[-3000:]
-    before = os.environ.get("LSTM_AE_DATA")
-    os.environ["LSTM_AE_DATA"] = str(made)
-    yield runs.open_run("smoke"), done
-    os.environ.pop("LSTM_AE_DATA")
-    if before is not None:
-        os.environ["LSTM_AE_DATA"] = before
+def snippets(tmp_path_factory):
+    """README's commands and programs, each as it stands, in one folder where the environment is what `make study` leaves."""
+    folder = tmp_path_factory.mktemp("snippets")
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    for name in ("figures", "notebooks"):
+        (folder / name).symlink_to(ROOT / name)
+    environment = os.environ | {"LSTM_AE_DATA": str(folder / "data"), "PYTHONPATH": str(ROOT)}
+    done = {}
+    for kind, block in blocks():
+        for code in [block] if kind == "python" else block.splitlines():
+            if not code.startswith("make "):
+                command = [sys.executable, "-c", code] if kind == "python" else ["bash", "-ec", code]
+                done[code] = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+                assert done[code].returncode == 0, f"{code}\n{done[code].stderr[-3000:]}"
+    return folder, done
 
 
-def test_it_ends_with_a_table_one_figure_and_what_to_open_next(smoke):
-    run, done = smoke
+@pytest.fixture
+def smoke(snippets, monkeypatch):
+    """README's run of the chain on the sample, short of the quick preset."""
+    folder, done = snippets
+    monkeypatch.setenv("LSTM_AE_DATA", str(folder / "data"))
+    (one,) = [result for code, result in done.items() if " run " in code]
+    return runs.open_run("mine"), one
+
+
+def test_readmes_snippets_say_what_they_should(snippets):
+    folder, done = snippets
+    said = {code: result.stdout for code, result in done.items()}
+    assert any("restored.png: 512 x 512 pixels" in text for text in said.values()) and (folder / "again.png").is_file()
+    assert any(code.endswith(" runs") and " finished " in text for code, text in said.items())
+    programs = [text for code, text in said.items() if "import" in code]
+    assert len(programs) == 2 and all("'psnr': " in text for text in programs) and "Total params: 170,848" in programs[1]
+
+
+def test_it_ends_with_a_table_one_figure_and_what_to_open_next(snippets, smoke):
+    (folder, _), (run, done) = snippets, smoke
     head, table, end = done.stdout.strip().split("\n\n")
-    assert head.startswith("run smoke: sample CIFAR-10, protocol gauss2, ")
+    assert head.startswith("run mine: sample CIFAR-10, protocol gauss2, ")
     rows = [re.split("  +", line) for line in table.splitlines()]
     assert [row[0] for row in rows[2:]] == ["degraded", "linear filter", "LSTM autoencoder", "released flagship"]
     assert [row[-1] for row in rows[2:]] == ["-", "closed form", "24 epochs of 1,600", "40 minutes, weights gauss2"]
     assert max(map(len, table.splitlines())) <= 120
     said = dict(line.split(":", 1) for line in end.splitlines())
-    assert Path(said["figure"].strip()) == run.path("figures/91_strip.png") and run.path("figures/91_strip.png").is_file()
+    assert folder / said["figure"].strip() == run.path("figures/91_strip.png") and run.path("figures/91_strip.png").is_file()
     *_, lesson = said["next"].split()
-    assert re.search(r" -m jupyter lab .*notebooks/01\w+\.ipynb$", said["next"]) and Path(lesson).is_file()
+    assert re.search(r" -m jupyter lab .*notebooks/01\w+\.ipynb$", said["next"]) and (folder / lesson).is_file()
     assert "Executing" in done.stderr and "100%" in done.stderr  # the progress bar
 
 

@@ -3,7 +3,6 @@
 import csv
 import functools
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -261,29 +260,7 @@ def test_every_folder_has_a_readme_and_the_top_one_leads_there():
         assert f"{folder}/README.md" in READMES and f"]({folder}/README.md)" in README, folder
 
 
-# --- commands and snippets --------------------------------------------------------------------------------------------
-
-
-def test_snippets_run_as_they_stand(tmp_path):
-    """In the order of the text, in one folder where the environment is what `make study` leaves."""
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
-    for name in ("figures", "notebooks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    environment = os.environ | {"LSTM_AE_DATA": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)}
-    said = {}
-    for kind, block in blocks():
-        if "make study" not in block:
-            command = [sys.executable, "-c", block] if kind == "python" else ["bash", "-ec", block]
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-            assert done.returncode == 0, f"{block}\n{done.stderr[-3000:]}"
-            said.setdefault(kind, []).append(done.stdout)
-    assert "restored.png: 512 x 512 pixels" in said[""][0] and (tmp_path / "again.png").is_file()
-    assert " finished " in said[""][-1] and (tmp_path / "data" / "runs" / "mine" / "run.json").is_file()
-    assert len(said["python"]) == 2 and all("'psnr': " in text for text in said["python"])
-    assert "Total params: 170,848" in said["python"][1]
+# --- commands (test_notebook_runs.py runs the snippets) --------------------------------------------------------------
 
 
 def test_commands_can_be_parsed():
