@@ -187,15 +187,6 @@ def gains(restored: dict, degraded: dict) -> np.ndarray:
     return np.where(known, restored, np.nan) - np.where(known, degraded, np.nan)
 
 
-def by_group(values: dict, groups) -> dict:
-    """:func:`summarize` for each group of images, such as a class, ``groups`` ``(n,)``: group -> summary, in the groups' order."""
-    values, groups = _measured(values, "values"), np.asarray(groups)
-    if groups.shape != values["mse"].shape:
-        raise ValueError(f"groups must have the shape {values['mse'].shape}, got {groups.shape}")
-    parts = {group.item(): {name: column[groups == group] for name, column in values.items()} for group in np.unique(groups)}
-    return {group: summarize(part) for group, part in parts.items()}
-
-
 def _measured(values, name):
     """Checks that ``values`` are of :func:`per_image`."""
     if not isinstance(values, dict) or not set(MEASURES) <= set(values):

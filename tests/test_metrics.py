@@ -104,7 +104,7 @@ VALUES = {"mse": np.ones(2), "psnr": np.ones(2), "ssim": np.ones(2)}
         (lambda: metrics.summarize([1, 2]), "values must be a dictionary of mse, psnr, ssim, of per_image; got list"),
         (lambda: metrics.compare_values(VALUES, {"mse": np.ones(2)}), "others must be a dictionary of mse, psnr, ssim"),
         (lambda: metrics.gains(VALUES, None), "degraded must be a dictionary"),
-        (lambda: metrics.by_group({**VALUES, "psnr": "high"}, [0, 1]), "psnr of values must be an array of numbers"),
+        (lambda: metrics.summarize({**VALUES, "psnr": "high"}), "psnr of values must be an array of numbers"),
         (lambda: metrics.bootstrap_interval(["a"]), "values must be an array of numbers"),
         (lambda: metrics.bootstrap_interval([1.0, 2.0], seed="0"), "seed must be a whole number"),
         (lambda: metrics.radial_power(IMAGES.astype(int)), "images must be floating point"),
@@ -184,16 +184,6 @@ def test_pairs_without_an_error_do_not_count(clean):
     values = metrics.per_image(clean, clean // 2)
     with pytest.raises(ValueError, match="both must be of the same images, got 24 and 23"):
         metrics.compare_values(values, {name: column[1:] for name, column in values.items()})
-
-
-def test_groups_are_summarised_apart(clean):
-    values = metrics.per_image(clean, clean // 2)
-    groups = np.arange(len(clean)) % 3
-    found = metrics.by_group(values, groups)
-    assert list(found) == [0, 1, 2] and sum(summary["images"] for summary in found.values()) == len(clean)
-    assert found[1]["psnr"] == pytest.approx(values["psnr"][1::3].mean())
-    with pytest.raises(ValueError, match="groups must have the shape"):
-        metrics.by_group(values, groups[1:])
 
 
 def test_a_copy_in_float32_is_a_copy(clean):

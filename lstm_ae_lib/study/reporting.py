@@ -134,14 +134,6 @@ def _run_cells(run):
     ]  # fmt: skip
 
 
-def study_table(records: list, style: str = "text") -> str:
-    """Published records as a table with what each number cost: parameters, multiply-adds, minutes, images seen, seed."""
-    columns = [Column("restorer", published.title), IMAGES, MSE, PSNR, SSIM, PARAMETERS,
-               number("multiply-adds", "multiply_adds", ",", zero=False), MINUTES,
-               number("images seen", "images_seen", ",", zero=False), number("seed", "seed", "d"), RUN]  # fmt: skip
-    return render(records, columns, style)
-
-
 def perception_table(records: list, style: str = "text") -> str:
     """Restored images as a table: distortion, and how natural they look to the study's classifier."""
     kernel = Column("kernel x 1000", lambda record: f"{1000 * record['kernel_distance']:.2f}")
@@ -150,38 +142,11 @@ def perception_table(records: list, style: str = "text") -> str:
     return render(records, columns, style)
 
 
-def perception_points(records: list) -> list:
-    """Perception records as ``(title, PSNR, Fréchet distance)``, of those that have a PSNR."""
-    return [(_perceived(record), record["psnr"], record["frechet"]) for record in records if record["psnr"]]
-
-
-def perception_tradeoffs(records: list) -> list:
-    """Each other restorer's gains and losses against the flagship, a line each; none without the flagship."""
-    own = next((record for record in records if record["restorer"] == "flagship"), None)
-    return [f"{_perceived(record)}: {record['psnr'] - own['psnr']:+.2f} dB, {record['frechet'] / own['frechet']:.2f} of the "
-            f"Fréchet distance, accuracy {record['accuracy'] - own['accuracy']:+.3f}"
-            for record in records if own and record["psnr"] and record is not own]  # fmt: skip
-
-
 def _perceived(record):
     setting = [] if record.get("setting") is None else [f"{record['setting']:g}"]
     trained = published.published_parameters(record["run"]) if record["restorer"] in ("gan", "vae_mean", "vae_sample") else {}
     special = [name for name, field in (("features", "feature_weight"), ("free nats", "free_nats")) if trained.get(field)]
     return ", ".join([restorer_title(record), *setting, *special])
-
-
-def variational_table(found: list, style: str = "text") -> str:
-    """Runs of variational autoencoders as a table: bounds, use of the latent, correlation of the spread with the error."""
-    bits, latent, used = "{bits:.3f} [{bits_low:.3f}, {bits_high:.3f}]", "{latent_bits:.3f}", "{used} of {latent}"
-    columns = [Column("run", itemgetter("name")), Column("free nats", lambda record: f"{record['parameters']['free_nats']:g}")]
-    for part, title, text in (
-        ("drawing", "drawing: bits per dimension", bits), ("drawing", "of it latent", latent), ("drawing", "used", used),
-        ("restoring", "restoring: bits per dimension", bits), ("restoring", "of it latent", latent), ("restoring", "used", used),
-        ("restoring", "rank correlation, pixels", "{rank_correlation:.3f}"),
-        ("restoring", "images", "{rank_correlation_images:.3f}"),
-    ):  # fmt: skip
-        columns.append(Column(title, lambda record, part=part, text=text: text.format(**record["variational"][part])))
-    return render(found, columns, style)
 
 
 def rate_table(records: list, style: str = "text") -> str:
@@ -222,12 +187,6 @@ def bottleneck_curves(records: list) -> tuple:
         if sorted(psnrs) != sizes:
             raise ValueError(f"{title} was measured at {sorted(psnrs)} numbers, not at {sizes}")
     return sizes, {title: [psnrs[size] for size in sizes] for title, psnrs in found.items()}
-
-
-def cost_points(records: list) -> list:
-    """Records as ``(title, parameters, multiply-adds, PSNR)``, of those that have all three."""
-    wanted = itemgetter("parameters", "multiply_adds", "psnr")
-    return [(published.title(record), *wanted(record)) for record in _on_most_images(records) if all(wanted(record))]
 
 
 def _on_most_images(records):
