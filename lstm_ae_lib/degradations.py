@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-from lstm_ae_lib import checks
+from lstm_ae_lib import checks, kernels
 from lstm_ae_lib._backend import WIDE_FLOAT, keras
 
 ops = keras.ops
@@ -32,6 +32,12 @@ class Protocol:
     kernel: int = 0  # side of the kernel in pixels, odd; 0: as large as the library makes it for that sigma
     noise: float = 0.0  # standard deviation of added Gaussian noise; 0: none, or the next one
     noise_range: tuple | None = None  # each image's own noise is uniform between these two
+    blurs: tuple = ()  # kinds of blur, one of which each image gets: (share, word of BLURS, lowest strength, highest)
+    noise_share: float = 1.0  # of the images that get noise, where one of several blurs is drawn; the next two alike
+    noise_power: int = 1  # a uniform number from 0 to 1 to this power says where in noise_range the noise is
+    jpeg_share: float = 0.0  # of the images that become a JPEG
+    jpeg_range: tuple = (50, 98)  # its quality, a whole number between these two
+    untouched_share: float = 0.0  # of the images that stay as they are
     engine: str = "opencv"  # each channel by itself, rounded; "scipy": colours are blurred too, truncated after each axis
     eight_bit: bool = True  # the degraded image is uint8, clipped and rounded; otherwise float32, not clipped
     notes: str = ""  # what to know when numbers are compared
@@ -40,6 +46,12 @@ class Protocol:
         checks.choice(self.engine, "engine", ("opencv", "scipy"))
         for name in ("sigma", "noise"):
             checks.number(getattr(self, name), name, 0, LARGEST_SIGMA)
+        for name in ("noise_share", "jpeg_share", "untouched_share"):
+            checks.number(getattr(self, name), name, 0, 1)
+        for _, kind, _, _ in self.blurs:
+            checks.choice(kind, "a kind of blurs", BLURS)
+        if self.blurs and abs(sum(share for share, *_ in self.blurs) - 1) > 1e-9:
+            raise ValueError(f"the shares of blurs must sum to 1, got {[share for share, *_ in self.blurs]}")
 
     @property
     def transform(self) -> str:
@@ -55,6 +67,8 @@ class Protocol:
     @property
     def blur(self) -> str:
         """The blur's sigma as text."""
+        if self.blurs:
+            return f"{len(self.blurs)} kinds"
         if self.sigma_range:
             return "{:g} to {:g} px".format(*self.sigma_range)
         if self.passes:
@@ -70,8 +84,8 @@ class Protocol:
 
     @property
     def strength_range(self) -> tuple | None:
-        """Lowest and highest strength, sigma or noise, of a protocol that draws one for each image; None for others."""
-        return self.sigma_range or self.noise_range
+        """Lowest and highest strength, sigma or noise, of a protocol that draws that alone for each image; None for others."""
+        return None if self.blurs else self.sigma_range or self.noise_range
 
 
 _OPENCV = "cv2.GaussianBlur(x, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101) on uint8"
@@ -79,6 +93,8 @@ _COLD = {
     "passes": tuple(0.35 + i / 100 for i in range(50)), "kernel": 11,
     "source": "Bansal et al., Cold Diffusion (2022): 11x11 kernels, sigma 0.35 + i/100, i = 0..49, cv2.GaussianBlur on float32",
 }  # fmt: skip
+BLURS = ("none", "gaussian", "elliptic", "motion", "disc", "enlarged")  # of Protocol.blurs
+_CAMERA = "a blur in float, round(clip(x + s * N(0, 1), 0, 255)), cv2.imencode('.jpg'), 4:2:0; each with its share of the images"
 _KINDS = (
     Protocol("reference", "the precursor study's blur: sigma 1 over rows, columns and colours, truncated to 8 bits after each",
              "scipy.ndimage.gaussian_filter(image, sigma=1.0) on each uint8 (32, 32, 3) array", sigma=1.0, engine="scipy",
@@ -99,6 +115,15 @@ _KINDS = (
     Protocol("awgn", "Gaussian noise of 0 to 55/255, another for each image and not told, clipped and rounded to 8 bits",
              "round(clip(x + s * N(0, 1), 0, 255)) on uint8, s ~ U(0, 55)", noise_range=(0.0, 55 / 255),
              notes="what one network for all levels is trained on; it is tested on awgn15, awgn25 and awgn50"),
+    Protocol("camera", "what a photograph goes through, none of it told: a blur of five kinds, noise, 8 bits, JPEG", _CAMERA,
+             kernel=15, noise_range=(0.0, 12 / 255), noise_share=0.8, jpeg_share=0.7, blurs=(
+                 (0.1, "none", 0, 0), (0.35, "gaussian", 0.1, 3.0), (0.15, "elliptic", 0.2, 3.0), (0.25, "motion", 1.0, 13.0),
+                 (0.15, "disc", 0.5, 4.0)), notes="this study's own; untouched images do not count in the mean PSNR"),
+    Protocol("photo", "camera with strengths widened at both ends: a tenth untouched, more noise, JPEG down to 20, enlarged ones",
+             _CAMERA, kernel=31, noise_range=(0.0, 50 / 255), noise_share=0.7, noise_power=2, jpeg_share=0.65, jpeg_range=(20, 98),
+             untouched_share=0.1, blurs=(
+                 (0.25, "none", 0, 0), (0.3, "gaussian", 0.1, 5.0), (0.1, "elliptic", 0.2, 5.0), (0.15, "motion", 1.0, 17.0),
+                 (0.15, "disc", 0.5, 5.0), (0.05, "enlarged", 1.0, 3.0)), notes="what the weights photo are trained on"),
 )  # fmt: skip
 PROTOCOLS = {protocol.name: protocol for protocol in _KINDS}
 
@@ -162,6 +187,8 @@ def _degrade_at(images, protocol, places):
 
 
 def _degrade_one(image, protocol, random):
+    if protocol.blurs:
+        return _photographed(image, protocol, random)
     sigmas = protocol.passes or ((protocol.sigma,) if protocol.sigma else ())
     if protocol.sigma_range:
         sigmas = (random.uniform(*protocol.sigma_range),)
@@ -176,6 +203,55 @@ def _degrade_one(image, protocol, random):
     return np.rint(np.clip(values, 0, 1) * 255) if protocol.eight_bit else values
 
 
+def _photographed(image, protocol, random):
+    """One of several blurs, noise, 8 bits, JPEG. Every number is drawn, used or not: one share changed leaves the others' images."""
+    untouched, kind, noisy, strength, compressed = random.random(5)
+    place = np.searchsorted(np.cumsum([share for share, *_ in protocol.blurs]), kind, side="right")
+    _, kind, low, high = protocol.blurs[min(place, len(protocol.blurs) - 1)]
+    sizes, angle = random.uniform(low, high, 2), random.uniform(0, np.pi)
+    quality = int(random.integers(protocol.jpeg_range[0], protocol.jpeg_range[1] + 1))
+    if untouched < protocol.untouched_share:
+        return image
+    values = _drawn_blur(image / np.float32(255), kind, sizes, angle, protocol.kernel)
+    if noisy < protocol.noise_share:
+        low, high = protocol.noise_range
+        noise = low + (high - low) * strength**protocol.noise_power
+        values = values + np.float32(noise) * random.standard_normal(values.shape, np.float32)
+    values = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return jpeg(values, quality) if compressed < protocol.jpeg_share else values
+
+
+def _drawn_blur(values, kind, sizes, angle, side):
+    if kind == "gaussian":
+        return _blurred(values, sizes[0], 0)
+    if kind == "enlarged":
+        return enlarged(values, sizes[0])
+    if kind == "none":
+        return values
+    kernel = {"elliptic": lambda: kernels.gaussian(*sizes, angle, side), "motion": lambda: kernels.motion(sizes[0], angle, side),
+              "disc": lambda: kernels.disc(sizes[0], side)}[kind]()  # fmt: skip
+    return kernels.blur(values, kernel)
+
+
+def enlarged(image, factor: float) -> np.ndarray:
+    """An image as it is after shrinking by ``factor``, from 1 to 64 (pixel areas), and enlarging (cubic) to its size again."""
+    import cv2
+
+    height, width = image.shape[:2]
+    small = tuple(max(1, round(side / checks.number(factor, "factor", 1, 64))) for side in (width, height))
+    return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def jpeg(image, quality: int) -> np.ndarray:
+    """An image ``(height, width, 3)`` uint8, RGB, as it comes back from a JPEG of ``quality`` 1 to 100, colours at half resolution."""
+    import cv2
+
+    checks.number(quality, "quality", 1, 100, whole=True)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    _, content = cv2.imencode(".jpg", image[..., ::-1], options)
+    return cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1]
+
+
 def _blurred(image, sigma, kernel):
     import cv2
 
@@ -185,7 +261,7 @@ def _blurred(image, sigma, kernel):
 def is_random(protocol) -> bool:
     """Whether a protocol draws random numbers for each image: a sigma, a strength of noise, or the noise itself."""
     protocol = get_protocol(protocol)
-    return bool(protocol.strength_range or protocol.noise)
+    return bool(protocol.strength_range or protocol.noise or protocol.blurs)
 
 
 def sampled_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
@@ -195,7 +271,8 @@ def sampled_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
     checks.number(first_index, "first_index", 0, 2**62, whole=True)
     if not protocol.strength_range:
         able = ", ".join(name for name, other in PROTOCOLS.items() if other.strength_range)
-        raise ValueError(f"the protocol {protocol.name} degrades every image alike (others: {able})")
+        why = "draws more than a strength" if protocol.blurs else "degrades every image alike"
+        raise ValueError(f"the protocol {protocol.name} {why} (others: {able})")
     positions = range(first_index, first_index + count)
     return np.array([np.random.default_rng((PROTOCOL_SEED, place)).uniform(*protocol.strength_range) for place in positions])
 

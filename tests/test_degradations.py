@@ -1,3 +1,5 @@
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -48,6 +50,8 @@ def test_blind_is_opencvs_filter_with_a_sigma_for_each_image(clean):
     np.testing.assert_array_equal(degradations.sampled_strengths("blind", 5, first_index=7), sigmas[7:12])
     with pytest.raises(ValueError, match=r"gauss2 degrades every image alike \(others: blind, noisy, awgn\)"):
         degradations.sampled_strengths("gauss2", 3)
+    with pytest.raises(ValueError, match="camera draws more than a strength"):
+        degradations.sampled_strengths("camera", 3)
 
 
 def test_awgn_is_noise_of_another_strength_for_each_image():
@@ -86,6 +90,69 @@ def test_awgn_is_noise_clipped_and_rounded(level):
     assert degradations.degrade(np.zeros_like(grey), f"awgn{level}").mean() == pytest.approx(level / np.sqrt(2 * np.pi), rel=0.03)
 
 
+def test_camera_draws_five_blurs_noise_and_jpeg_with_their_shares():
+    """A grey image with one dot, by what is left of it; noise is seen far from the dot."""
+    protocol = degradations.PROTOCOLS["camera"]
+    dots = np.zeros((2000, 33, 33, 3), np.uint8)
+    dots[:, 16, 16] = 255
+    alone = dataclasses.replace(protocol, name="alone", noise_share=0.0, jpeg_share=0.0)
+    blurred = degradations.degrade(dots, alone)
+    assert (blurred == dots).all(axis=(1, 2, 3)).mean() == pytest.approx(0.1 + 0.35 * 0.1, abs=0.03)  # none, and small sigmas
+    np.testing.assert_array_equal(blurred[..., 0], blurred[..., 2])
+    grey = np.full((2000, 16, 16, 3), 128, np.uint8)
+    noise = degradations.degrade(grey, dataclasses.replace(alone, noise_share=0.8)).std(axis=(1, 2, 3))
+    assert (noise > 0.3).mean() == pytest.approx(0.8, abs=0.05) and noise.max() == pytest.approx(12, abs=1)
+    assert noise[noise > 0].mean() == pytest.approx(6, abs=0.4)
+    red = np.tile(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8), (500, 1, 1, 1))
+    none = dataclasses.replace(alone, blurs=((1.0, "none", 0, 0),), jpeg_share=0.7)
+    made = degradations.degrade(red, none)
+    assert (made != red).any(axis=(1, 2, 3)).mean() == pytest.approx(0.7, abs=0.06)
+    files = {image.tobytes() for image in made}
+    possible = {degradations.jpeg(red[0], quality).tobytes() for quality in range(50, 99)} | {red[0].tobytes()}
+    assert files <= possible and len(files) > 40
+
+
+@pytest.mark.parametrize("kind", degradations.BLURS)
+def test_each_kind_of_blur_keeps_constants_and_blurs_less_than_its_highest_strength(kind, clean):
+    high = {"motion": 13.0, "none": 0.0}.get(kind, 3.0)
+    low = {"motion": 1.0, "none": 0.0, "enlarged": 1.0}.get(kind, 0.3)
+    only = dataclasses.replace(degradations.PROTOCOLS["camera"], name=kind, blurs=((1.0, kind, low, high),), noise_share=0.0,
+                               jpeg_share=0.0)  # fmt: skip
+    grey = np.full((50, 24, 20, 3), 100, np.uint8)
+    np.testing.assert_array_equal(degradations.degrade(grey, only), grey)
+    change = np.abs(degradations.degrade(clean, only).astype(int) - clean).mean(axis=(1, 2, 3))
+    most = dataclasses.replace(only, blurs=((1.0, kind, high, high),))
+    assert (change.max() == 0) == (kind == "none")
+    assert change.mean() <= np.abs(degradations.degrade(clean, most).astype(int) - clean).mean()
+
+
+def test_photo_leaves_a_tenth_untouched_and_reaches_further(clean):
+    images = np.repeat(clean, 40, axis=0)
+    seen = degradations.degrade(images, "photo")
+    untouched = (seen == images).all(axis=(1, 2, 3)).mean()
+    assert untouched == pytest.approx(0.1 + 0.9 * 0.25 * 0.3 * 0.35, abs=0.04)
+    camera, photo = (degradations.PROTOCOLS[name] for name in ("camera", "photo"))
+    highest = [{kind: high for _, kind, _, high in one.blurs} for one in (camera, photo)]
+    assert all(highest[1][kind] > high for kind, high in highest[0].items() if kind != "none")
+
+
+def test_crops_of_any_size_can_be_photographed():
+    for shape in ((1, 2, 3, 3), (2, 96, 50, 3)):
+        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        for name in ("camera", "photo"):
+            assert degradations.degrade(images, name, first_index=4).shape == shape
+
+
+def test_enlarging_and_jpeg_are_opencvs(clean):
+    image = clean[0]
+    small = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(degradations.enlarged(image, 2.0), cv2.resize(small, (32, 32), interpolation=cv2.INTER_CUBIC))
+    errors = [np.abs(degradations.jpeg(image, quality).astype(int) - image).mean() for quality in (10, 50, 95)]
+    assert errors[0] > errors[1] > errors[2] > 0
+    grey = np.full((16, 16, 3), (200, 100, 50), np.uint8)
+    assert np.abs(degradations.jpeg(grey, 95).astype(int) - grey).max() <= 2  # colours stay where they are
+
+
 def test_untouched_images_have_the_errors_that_the_protocols_state(sample):
     """On the sample's 500 test images; the stated values are of all 10,000."""
     stated = {
@@ -95,6 +162,7 @@ def test_untouched_images_have_the_errors_that_the_protocols_state(sample):
         "awgn15": 10**-2.479,
         "awgn25": 10**-2.049,
         "awgn50": 10**-1.494,
+        "camera": 6.314e-3,
     }
     for name, error in stated.items():
         seen = np.clip(degradations.as_float(degradations.degrade(sample.test_images, name)), 0, 1)
@@ -257,7 +325,7 @@ def test_wrong_images_are_refused(images, message):
 
 
 def test_unknown_protocol_lists_the_known_ones(clean):
-    with pytest.raises(ValueError, match="protocol must be one of reference, gauss1, .*, awgn50, awgn; got 'gauss4'"):
+    with pytest.raises(ValueError, match="protocol must be one of reference, gauss1, .*, awgn50, awgn, camera, photo; got 'gauss4'"):
         degradations.degrade(clean, "gauss4")
 
 
@@ -281,6 +349,15 @@ def test_a_variant_says_so():
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="engine must be one of opencv, scipy; got 'noise'"):
         degradations.Protocol("new", "", "", engine="noise")
+
+
+def test_kinds_of_blur_and_shares_are_checked():
+    with pytest.raises(ValueError, match="a kind of blurs must be one of none, gaussian, .*; got 'box'"):
+        degradations.Protocol("new", "", "", blurs=((1.0, "box", 1, 2),))
+    with pytest.raises(ValueError, match=r"the shares of blurs must sum to 1, got \[0.5, 0.4\]"):
+        degradations.Protocol("new", "", "", blurs=((0.5, "none", 0, 0), (0.4, "disc", 1, 2)))
+    with pytest.raises(ValueError, match="jpeg_share must be a number from 0 to 1, got 2"):
+        degradations.Protocol("new", "", "", jpeg_share=2)
 
 
 def test_layer_refuses_bad_arguments():
