@@ -1,5 +1,6 @@
 """What all tests share: the sample, its blurred version, and a data folder of their own."""
 
+import gc
 import json
 
 import matplotlib
@@ -9,6 +10,7 @@ import pytest
 from lstm_ae_lib import cifar10, degradations, files, metrics, paths
 from lstm_ae_lib.study import address, reporting, runs
 
+gc.set_threshold(100_000, 50, 100)  # graphs are many small objects that live long: looking at them often costs time
 matplotlib.use("Agg")  # not by a variable: the kernels that tests start draw inline
 
 

@@ -141,6 +141,7 @@ def test_one_training_step_moves_every_weight_and_lowers_the_loss(case):
     model = case.make()
     randomise(model)  # from zero, some weights have no gradient in the first step
     model.compile(optimizer=keras.optimizers.SGD(case.rate), loss="mse")
+    model.optimizer.build(model.trainable_variables)  # or the step would be traced twice, once to make these
     degraded, clean = batch(case, 8, seed=1), np.random.default_rng(2).random((8, *output_shape(case))).astype(np.float32)
     before = [weight.copy() for weight in model.get_weights()]
     trained = {id(variable) for variable in model.trainable_variables}

@@ -321,6 +321,7 @@ def _keras(name):
         if isinstance(batches, np.ndarray):
             batches = tf.data.Dataset.from_tensors((batches, batches[..., :3])).repeat()
         model.compile("adam", "mse", steps_per_execution=steps)
+        model.optimizer.build(model.trainable_variables)  # or the step would be traced twice, once to make these
         model.make_train_function()
         return functools.partial(model.train_function, iter(batches)), steps
 
