@@ -83,8 +83,7 @@ def assert_same(found, expected):
 
 
 @only_tensorflow
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "any-batch"])
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize(("settings", "dynamic"), [*((name, False) for name in SETTINGS), *((name, True) for name in FAST)])
 def test_values_and_gradients_are_those_of_keras(settings, dynamic):
     stock, own = twins(SETTINGS[settings], features=5)
     batches = [[numbers(batch, 7, 5), numbers(batch, 6, seed=1), numbers(batch, 6, seed=2)] for batch in (1, 17)]

@@ -106,25 +106,12 @@ def test_a_backend_that_is_not_installed_is_one_line(backend):
     assert sum(not line.startswith(" ") for line in lines) == 2  # one error, whose cause is not shown as well
 
 
-def test_channels_first_is_refused():
-    code = """
-import keras
-keras.config.set_image_data_format("channels_first")
-try:
-    import lstm_ae_lib.layers
-except ValueError as error:
-    print(error)
-"""
-    done = python(code)
-    assert done.stdout.startswith("image_data_format must be channels_last,") and done.stdout.endswith("got channels_first\n")
-
-
-def test_a_gpu_that_tensorflow_does_not_use_is_said():
+def test_channels_first_is_refused_and_a_gpu_that_tensorflow_does_not_use_is_said():
     code = """
 import os, warnings
 real = os.path.exists
 os.path.exists = lambda path: path == "/proc/driver/nvidia/version" or real(path)
-from lstm_ae_lib import _backend
+from lstm_ae_lib import _backend, keras
 import tensorflow as tf
 said = []
 for chosen in ("0", "-1"):
@@ -134,9 +121,15 @@ for chosen in ("0", "-1"):
         _backend._import_keras()
     said.append(any("does not use this machine's GPU" in str(warning.message) for warning in caught))
 print(*said, bool(tf.config.list_physical_devices("GPU")))
+keras.config.set_image_data_format("channels_first")
+try:
+    _backend._import_keras()
+except ValueError as error:
+    print(error)
 """
-    told = python(code, CUDA_VISIBLE_DEVICES="0", KERAS_BACKEND="tensorflow", PYTHONWARNINGS="ignore").stdout
-    assert told in ("True False False\n", "False False True\n")
+    told, refused = python(code, CUDA_VISIBLE_DEVICES="0", KERAS_BACKEND="tensorflow", PYTHONWARNINGS="ignore").stdout.splitlines()
+    assert told in ("True False False", "False False True")
+    assert refused.startswith("image_data_format must be channels_last,") and refused.endswith("got channels_first")
 
 
 @pytest.mark.backends
