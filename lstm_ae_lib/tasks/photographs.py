@@ -1,0 +1,179 @@
+"""Photographs under free licences to train on, from two Debian packages: found or fetched, and verified.
+
+``data/photographs.json`` lists them, each with author, licence and content hash. None is tracked, and none is evaluated on: for
+that there are scikit-image's.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import textwrap
+from pathlib import Path
+
+from lstm_ae_lib import cifar10, files, paths
+
+AT_LEAST = 10  # half of the list: another release of the packages may lack some
+SECONDS = 3600.0  # for one package, at most 94 MB; apt-get itself gives up a connection that is silent
+
+
+def listed() -> list[dict]:
+    """The list: file, package, path in it, title, author, licence, width, height, bytes, SHA-256 of each photograph."""
+    return _list()["photographs"]
+
+
+def present() -> list[dict]:
+    """Those listed that are in :func:`store` with the right content."""
+    return [one for one in listed() if _is_right(store() / one["file"], one)]
+
+
+def store() -> Path:
+    """The photographs' folder, which may not be there yet; :func:`verified` says whether it can be used."""
+    return paths.raw_dir() / "photographs"
+
+
+def verified() -> Path:
+    """The folder with at least ``AT_LEAST`` photographs, none damaged; else a :class:`cifar10.DataUnavailableError`."""
+    return _verified([])
+
+
+def fetch(folder=None) -> Path:
+    """Finds or fetches what is missing or damaged, and returns the folder of the photographs.
+
+    Processes that call it at once wait for the first; a killed one leaves nothing half-written. What was found is kept.
+
+    Args:
+        folder: holds the packages (``*.deb``), or files unpacked from them, under any names; None: ``apt-get download``.
+
+    Raises:
+        cifar10.DataUnavailableError: fewer than ``AT_LEAST`` could be had; the message lists the ways to get them.
+        OSError: ``folder`` is none, or the photographs cannot be written.
+    """
+    if folder is not None and not os.path.isdir(folder):
+        raise NotADirectoryError(f"folder must be a folder with the Debian packages, or with files from them, got {str(folder)!r}")
+    if len(present()) == len(listed()):
+        return store()
+    with cifar10.exclusive(store().with_suffix(".lock"), store()):
+        there = present()  # another process may have fetched them meanwhile
+        wanted = {one["sha256"]: one for one in listed() if one not in there}
+        failures = _take(folder, wanted) if wanted else []
+    return _verified(failures)
+
+
+def _list():
+    return files.read_json(paths.data_dir() / "photographs.json")
+
+
+def _packages():
+    return [package["name"] for package in _list()["packages"]]
+
+
+def _is_right(path, one):
+    return path.is_file() and path.stat().st_size == one["bytes"] and files.sha256(path) == one["sha256"]
+
+
+def _verified(failures):
+    there = present()
+    missing = [one["file"] for one in listed() if one not in there]
+    damaged = [name for name in missing if (store() / name).exists()]
+    if damaged or len(there) < AT_LEAST:
+        raise cifar10.DataUnavailableError(_ways_to_get_them(len(there), missing, damaged, failures))
+    if missing:
+        _say("; ".join([f"{len(there)} of {len(there) + len(missing)} are there, missing are {', '.join(missing)}", *failures]))
+    return store()
+
+
+def _take(folder, wanted):
+    """Stores what it finds of the wanted photographs, by content hash, and returns what there is to say about the others."""
+    found, sizes = set(), {one["bytes"] for one in wanted.values()}  # most files of /usr/share need not be read
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=store()) as temporary:
+        failures = [] if folder else _download(temporary)
+        for content in _contents(folder or temporary, sizes, failures):
+            if (content_hash := hashlib.sha256(content).hexdigest()) in wanted:
+                _write(store() / wanted[content_hash]["file"], content)
+                found.add(content_hash)
+    return [*failures, f"{folder or 'the packages'}: {len(found)} of {len(wanted)} found"]
+
+
+def _download(temporary):
+    if (apt := shutil.which("apt-get")) is None:
+        return ["the command apt-get is not installed"]
+    failures = []
+    for name in _packages():
+        _say(f"trying apt-get download {name}")
+        try:
+            cifar10.run_program([apt, "download", name], SECONDS, temporary, LC_ALL="C")
+        except OSError as error:
+            failures.append(f"{name}: {error}")
+    return failures
+
+
+def _contents(folder, sizes, failures):
+    """The content of every file of one of the ``sizes`` in a folder, and in the right packages among its files."""
+    for parent, _, names in os.walk(folder):
+        for path in (os.path.abspath(os.path.join(parent, name)) for name in names):
+            if path.endswith(".deb") and os.path.isfile(path):
+                try:
+                    yield from _packed(path, sizes)
+                except OSError as error:
+                    failures.append(f"{path}: {error}")
+                except tarfile.TarError as error:
+                    failures.append(f"{path}: damaged ({error})")
+            elif os.path.isfile(path) and os.path.getsize(path) in sizes:
+                yield files.read(path)
+
+
+def _packed(package, sizes):
+    if (dpkg := shutil.which("dpkg-deb")) is None:
+        raise FileNotFoundError("the command dpkg-deb is not installed; unpack the package and name that folder")
+    if cifar10.run_program([dpkg, "--field", package, "Package"], SECONDS, LC_ALL="C").strip() not in _packages():
+        return  # /var/cache/apt/archives holds many
+    command = [dpkg, "--fsys-tarfile", package]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as unpacking,
+        tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive,
+    ):
+        for member in archive:
+            if member.isreg() and member.size in sizes:
+                yield archive.extractfile(member).read()
+
+
+def _write(path, content):
+    try:
+        files.write(path, content)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, f"cannot write {path.name}: {error.strerror}", str(path.parent)) from error  # a full disk
+
+
+def _say(text):
+    print(f"photographs: {text}", file=sys.stderr)
+
+
+def _ways_to_get_them(count, missing, damaged, failures):
+    names = " ".join(_packages())
+    gone = ", ".join(name for name in missing if name not in damaged) or "none"
+    gone = textwrap.fill(gone, 110, subsequent_indent=" " * 11, break_on_hyphens=False)
+    tried = "\n".join(f"    {failure}" for failure in failures) or "    nothing: the command below fetches them"
+    return f"""the photographs to train on are not all right: {count} are there, and at least {AT_LEAST}, none damaged, are needed.
+
+  Folder:  {store()}
+  Missing: {gone}
+  Damaged: {", ".join(damaged) or "none"}
+  What was tried:
+{tried}
+
+  Ways to get them (any one is enough; the content is checked whichever you choose):
+    1. On Debian or Ubuntu, with a network: run `python -m lstm_ae_lib data photographs` (141 MB are fetched, 12 MB
+       kept). If apt-get does not know the packages, its lists are missing or old: run `apt-get update` first, as root.
+    2. From another machine: there, run `apt-get download {names}`; copy the two
+       files into a folder and run `python -m lstm_ae_lib data photographs --source FOLDER`. Unpacked packages will do as well:
+       where they are installed, FOLDER is /usr/share.
+    3. From a machine that has them: copy its data/raw/photographs to the folder above.
+
+  Without them: name a folder of your own, of sharp and large PNG or JPEG photographs, wherever training asks for a folder of
+  photographs. Nothing is evaluated on these pictures."""
