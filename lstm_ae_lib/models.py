@@ -99,6 +99,62 @@ def flagship(
     return peers.residual_model(image_shape, linear_start, body, name, gate)
 
 
+def multiscale_flagship(
+    image_shape=(32, 32, 3), width: int = 40, growth: float = 1.4, depths=(1, 2), latent: int = 48, recurrence: str = "scan",
+    attention: bool = True, skips: bool = True, linear_start: str = "", gate: bool = False, name: str = "multiscale_flagship",
+):  # fmt: skip
+    """The flagship over several resolutions, each half of the one before: recurrences there are cheap, and see far.
+
+    At half the resolution (a 6x6 convolution with stride 2 in, sub-pixel upsampling out) and at each level below it (2x2
+    convolutions with stride 2, 1x1 convolutions and sub-pixel upsampling back), encoder and decoder have the flagship's pairs of a
+    residual and a recurrent block, here with channel attention. The latent lies between them at the lowest resolution. 427,000
+    parameters and 41,900 multiply-adds a pixel.
+
+    Args:
+        image_shape: ``(height, width, channels)``, both sides multiples of ``2 ** len(depths)``.
+        width: channels at half the resolution, the network's size: a multiple of 2 from 4 to 1,024.
+        growth: how many times as many channels each level has as the one above it, from 0.5 to 4, made even.
+        depths: pairs of the encoder on each of 1 to 6 levels, and of the decoder, each 0 to 16.
+        attention: multiply each channel in a residual block by a number that all channels' means decide (Chen et al., 2022).
+        latent, recurrence, skips, linear_start, gate: as for :func:`flagship`.
+
+    Returns and raises as :func:`lstm_ae_lib.peers.dncnn`.
+    """
+    checks.number(width, "width", 4, 1024, whole=True)
+    if width % 2:
+        raise ValueError(f"width must be a multiple of 2, got {width}")
+    checks.number(growth, "growth", 0.5, 4)
+    if not 1 <= len(depths) <= 6:
+        raise ValueError(f"depths must have 1 to 6 levels, got {depths!r}")
+    for count in depths:
+        checks.number(count, "the pairs of a level", 0, 16, whole=True)
+    checks.number(latent, "latent", 1, 4096, whole=True)
+    checks.choice(recurrence, "recurrence", RECURRENCES)
+    peers.check_divides(image_shape, 2 ** len(depths))
+    widths = [2 * max(2, round(width * growth**level / 2)) for level in range(len(depths))]
+
+    def pair(hidden, level, name):
+        return block_pair(widths[level], f"{name}{level}", recurrence, attention=attention)(hidden)
+
+    def body(features, channels):
+        hidden, encoded = layers.Conv2D(width, 6, strides=2, padding="same", name="first")(features), {}
+        for level, count in enumerate(depths):
+            hidden = layers.Conv2D(widths[level], 2, strides=2, name=f"down{level}")(hidden) if level else hidden
+            for place in range(count):
+                hidden = encoded[level, place] = pair(hidden, level, f"encoder{place}_")
+        hidden = convolution(widths[-1], 1, "from_latent")(convolution(latent, 1, "latent")(hidden))
+        for level in reversed(range(len(depths))):
+            for place in reversed(range(depths[level])):
+                hidden = layers.Add(name=f"skip{place}_{level}")([hidden, encoded[level, place]]) if skips else hidden
+                hidden = pair(hidden, level, f"decoder{place}_")
+            if level:
+                hidden = DepthToSpace(2, name=f"up{level}")(convolution(4 * widths[level - 1], 1, f"widen{level}")(hidden))
+        missing = convolution(4 * channels, 3, "last", kernel_initializer="zeros")(hidden)
+        return DepthToSpace(2, name="shuffle")(missing)
+
+    return peers.residual_model(image_shape, linear_start, body, name, gate)
+
+
 def recurrent_body(width, depth, latent, recurrence="scan", along="both", positive=False, skips=True, repeats=1):
     """The flagship's layers between what it sees and what it adds: a function for :func:`lstm_ae_lib.peers.residual_model`."""
     pair = functools.partial(block_pair, width, recurrence=recurrence, along=along, positive=positive, repeats=repeats)
@@ -120,7 +176,7 @@ def recurrent_body(width, depth, latent, recurrence="scan", along="both", positi
     return body
 
 
-def block_pair(width, name, recurrence="scan", along="both", positive=False, repeats=1):
+def block_pair(width, name, recurrence="scan", along="both", positive=False, repeats=1, attention=False):
     """A residual block and a recurrent one: layers that are made once and applied ``repeats`` times."""
     one = relu_convolution(width, 3, f"{name}_conv1")
     two = convolution(width, 3, f"{name}_conv2", kernel_initializer="zeros")
@@ -136,9 +192,16 @@ def block_pair(width, name, recurrence="scan", along="both", positive=False, rep
         # 4 * width ** 2 of the scan and 2 * width ** 2 of its mixture are 10 * width times 3 / 5 of the width.
         look = relu_convolution(round(0.6 * width), 3, f"{name}_instead")
 
+    if attention:
+        mean = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")
+        weigh = layers.Conv2D(width, 1, kernel_initializer="zeros", bias_initializer="ones", name=f"{name}_attention")
+        attend = layers.Multiply(name=f"{name}_attend")
+
     def applied(hidden):
         for _ in range(repeats):
-            hidden = add1([hidden, two(one(hidden))])
+            inner = one(hidden)
+            inner = attend([inner, weigh(mean(inner))]) if attention else inner
+            hidden = add1([hidden, two(inner)])
             if recurrence != "none":
                 hidden = add2([hidden, mix(look(hidden))])
         return hidden

@@ -6,7 +6,7 @@ from pathlib import Path
 from lstm_ae_lib import checks, files, models, paths, peers, spectral
 
 BUILDERS = {builder.__name__: builder for builder in (
-    models.reference_lstm_autoencoder, models.flagship, spectral.linear_filter, spectral.linear_mixture,
+    models.reference_lstm_autoencoder, models.flagship, models.multiscale_flagship, spectral.linear_filter, spectral.linear_mixture,
     peers.dncnn, peers.rednet, peers.unet, peers.nafnet,
 )}  # fmt: skip
 
