@@ -44,17 +44,18 @@ class PictureWarning(UserWarning):
     """What a person should know about a picture that was read, restored or written."""
 
 
-def read(source) -> np.ndarray:
+def read(source, quiet: bool = False) -> np.ndarray:
     """A PNG or JPEG picture as an array, ``(height, width)`` or ``(height, width, 3 or 4)``, RGB, uint8 or uint16, upright.
 
     ``source`` is as for :func:`lstm_ae_lib.files.read`; of several pictures in a JPEG the first is read. Raises
     ``FileNotFoundError``, and ``ValueError`` for no picture, or an empty, animated, damaged or too large one.
     """
-    return read_with_metadata(source)[0]
+    return read_with_metadata(source, quiet)[0]
 
 
-def read_with_metadata(source) -> tuple:
-    """The picture as from :func:`read`, and its metadata; what is broken there is left out with a :class:`PictureWarning`."""
+def read_with_metadata(source, quiet: bool = False) -> tuple:
+    """The picture as from :func:`read`, and its metadata; what is broken there is left out, with a :class:`PictureWarning`
+    unless ``quiet``."""
     content, name = files.read(source), title(source)
     try:
         if not content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
@@ -66,7 +67,7 @@ def read_with_metadata(source) -> tuple:
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
     orientation = _take_orientation(metadata, broken)
-    warn(f"{name}: broken and ignored", broken)
+    warn(f"{name}: broken and ignored", [] if quiet else broken)
     if orientation > 4 and "dpi" in metadata:
         metadata["dpi"] = metadata["dpi"][::-1]
     space = metadata.get("icc_profile", b"")[16:20]
