@@ -14,7 +14,9 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from lstm_ae_lib import cifar10, files, paths
+import numpy as np
+
+from lstm_ae_lib import checks, cifar10, datasets, files, paths, pictures
 
 AT_LEAST = 10  # half of the list: another release of the packages may lack some
 SECONDS = 3600.0  # for one package, at most 94 MB; apt-get itself gives up a connection that is silent
@@ -61,6 +63,39 @@ def fetch(folder=None) -> Path:
         wanted = {one["sha256"]: one for one in listed() if one not in there}
         failures = _take(folder, wanted) if wanted else []
     return _verified(failures)
+
+
+def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int = 0, count: int = 600) -> tuple:
+    """Crops of a folder of pictures in the place of CIFAR-10, and the :class:`lstm_ae_lib.datasets.PictureFolder` to train on.
+
+    Args:
+        folder: of PNG and JPEG pictures, or ``"photographs"`` for those of :func:`verified`.
+        side: of a crop in pixels, a multiple of 8 from 16 to 512.
+        validation_share, seed: of which files are held out, and of the crops.
+        count: fixed crops, at least 20; the last ``validation_share`` of them come from the files that are held out.
+
+    Returns a :class:`lstm_ae_lib.cifar10.ImageSet` of kind ``"pictures"``, ``(count, side, side, 3)`` uint8 to fit and validate with,
+    and as test images scikit-image's photographs cut into squares; and the folder. Raises what these do.
+    """
+    if checks.number(side, "side", 16, 512, whole=True) % 8:
+        raise ValueError(f"side must be a multiple of 8, got {side}")
+    checks.number(count, "count", 20, 10**6, whole=True)
+    chosen, held_out = datasets.split(count, validation_share)
+    both = datasets.PictureFolder(verified() if str(folder) == "photographs" else folder, side).split(validation_share, seed)
+    crops = [datasets.picture_crops(part, len(range(count)[places]), seed) for part, places in zip(both, (chosen, held_out), strict=True)]
+    tests = np.concatenate([squares(photograph, side) for photograph in pictures.photographs().values()])
+    content = hashlib.sha256("".join(files.sha256(part.folder / name) for part in both for name in part.files).encode())
+    places = np.arange(count), np.arange(len(tests))
+    labels = [np.zeros(len(one), np.uint8) for one in places]
+    images = cifar10.ImageSet(np.concatenate(crops), labels[0], tests, labels[1], *places, "pictures", content.hexdigest())
+    return images, both[0]
+
+
+def squares(picture, side: int) -> np.ndarray:
+    """A picture ``(height, width, 3)`` cut into squares from its upper left corner on, what is left over dropped."""
+    rows, columns = (length // side for length in picture.shape[:2])
+    cut = picture[: rows * side, : columns * side].reshape(rows, side, columns, side, 3)
+    return cut.swapaxes(1, 2).reshape(-1, side, side, 3)
 
 
 def _list():
