@@ -229,3 +229,13 @@ def test_gaussian_nats_are_the_densitys_logarithm():
     expected = np.mean(0.5 * (clean - restored) ** 2 / variance + 0.5 * np.log(2 * np.pi * variance))
     assert float(variational.gaussian_nll(clean, restored)) == pytest.approx(expected, rel=1e-5)
     assert np.isfinite(float(variational.gaussian_nll(clean, clean)))
+
+
+@pytest.mark.backends
+def test_log_mse_weighs_images_by_their_decibels(unit):
+    restored = unit + np.float32([0.1, 0.001])[np.arange(len(unit)) % 2][:, None, None, None]
+    expected = np.log(np.square(restored.astype(float) - unit).mean(axis=(1, 2, 3)) + 1e-4)
+    found = keras.ops.convert_to_numpy(metrics.log_mse(unit, restored))
+    assert found.shape == (len(unit),)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert keras.ops.convert_to_numpy(metrics.log_mse(unit, unit)).max() == pytest.approx(np.log(1e-4), rel=1e-6)

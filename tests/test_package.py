@@ -181,6 +181,7 @@ def saved(tmp_path_factory):
         "Cooldown": {"optimizer": keras.optimizers.SGD(training.Cooldown(0.1, 10))},
         "Muon": {"optimizer": training.Muon(0.1)},
         "gaussian_nll": {"loss": variational.gaussian_nll},
+        "log_mse": {"loss": metrics.log_mse},
     }.items():
         model = keras.Sequential([keras.layers.Input((4, 4, 3)), keras.layers.Dense(3)])
         model.compile(**{"optimizer": "sgd", "loss": "mse"} | options)
