@@ -277,5 +277,5 @@ def _ways_to_get_them(count, missing, damaged, failures):
        where they are installed, FOLDER is /usr/share.
     3. From a machine that has them: copy its data/raw/photographs to the folder above.
 
-  Without them: name a folder of your own, of sharp and large PNG or JPEG photographs, wherever training asks for a folder of
-  photographs. Nothing is evaluated on these pictures."""
+  Without them: train on a folder of your own, of sharp and large PNG or JPEG photographs, with
+  `python -m lstm_ae_lib run -p pictures FOLDER ...`. Nothing is evaluated on these pictures."""
