@@ -183,7 +183,7 @@ def test_without_apt_get_the_page_lists_the_ways(store):
         photographs.fetch()
     text = str(caught.value)
     for part in ("the command apt-get is not installed", "apt-get download fake-nature fake-town", "--source FOLDER", str(store),
-                 "apt-get update", "name a folder of your own", "0.jpg, 1.jpg"):  # fmt: skip
+                 "apt-get update", "a folder of your own", "0.jpg, 1.jpg"):  # fmt: skip
         assert part in text
     assert len(text.splitlines()) < 40 and max(map(len, text.splitlines())) < 200
 

@@ -278,4 +278,4 @@ def _ways_to_get_them(count, missing, damaged, failures):
     3. From a machine that has them: copy its data/raw/photographs to the folder above.
 
   Without them: train on a folder of your own, of sharp and large PNG or JPEG photographs, with
-  `python -m lstm_ae_lib run -p pictures FOLDER ...`. Nothing is evaluated on these pictures."""
+  `python -m lstm_ae_lib run --preset photo -p pictures FOLDER`. Nothing is evaluated on these pictures."""
