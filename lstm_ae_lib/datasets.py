@@ -5,7 +5,9 @@ when training resumes. Every epoch holds every image once; its last batch may be
 pictures in a folder (:class:`PictureFolder`).
 """
 
+import atexit
 import copy
+import gc
 import math
 import sys
 import threading
@@ -329,3 +331,11 @@ def _quiet(batches):
     options = tf.data.Options()
     options.autotune.enabled = False
     return batches.prefetch(2).with_options(options)
+
+
+@atexit.register
+def _free_iterators():
+    """Ends the threads of all pipelines: one that comes back to Python's code while Python ends would hang or abort the process."""
+    if tf := sys.modules.get("tensorflow"):
+        for iterator in [one for one in gc.get_objects() if tf.data.Iterator in type(one).__mro__]:
+            vars(iterator).clear()

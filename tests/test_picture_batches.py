@@ -1,6 +1,8 @@
 """Batches from a folder of pictures: which crops, in which order, and what becomes of files that cannot be used."""
 
 import io
+import subprocess
+import sys
 import warnings
 
 import cv2
@@ -122,6 +124,20 @@ def test_any_protocol_degrades_crops_of_any_side(tmp_path, protocol):
     degraded, clean = (images.numpy() for images in next(iter(batches)))
     wanted = degradations.degrade(np.rint(clean * 255).astype(np.uint8), protocol)
     np.testing.assert_array_equal(degraded, degradations.as_float(wanted))
+
+
+def test_a_process_ends_while_a_pipeline_works(tmp_path):
+    """Its threads are ended first: of those that wake up in a Python that has ended, some make the process hang or abort."""
+    save(tmp_path / "one.png", photograph(0))
+    code = """
+import atexit, sys
+atexit.register(lambda: print(vars(batches)))  # registered first, called last
+from lstm_ae_lib import datasets
+batches = iter(datasets.picture_batches(datasets.PictureFolder(sys.argv[1], 16), "camera", 32, 0))
+print(next(batches)[0].shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "(32, 16, 16, 3)\n{}\n"), done.stderr
 
 
 # --- files of all kinds -----------------------------------------------------------------------------------------------------
