@@ -55,6 +55,8 @@ def _parser():
     add("source", metavar="IN", help="the picture; - reads standard input")
     add("target", metavar="OUT", help="where to write the restored one, .png or .jpg; - writes a PNG to standard output")
     add("--weights", help="released weights: a name in data/weights (gauss2)")
+    add("--strength", type=float, default=1.0, help="share of the restored picture in what is written, 0 to 1 (1)")
+    add("--strict", action="store_true", help="write nothing where the weights do not fit the picture")
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
     add("--quiet", action="store_true", help="no progress")
     add = command("compress", _picture, "write a picture, PNG or JPEG, as few bytes", quality=95)
@@ -163,6 +165,7 @@ def _picture(arguments):
     files.check_source(arguments.source)
     pictures.check_target(arguments.target, arguments.source, (".laec",) if arguments.command == "compress" else pictures.SUFFIXES)
     checks.number(arguments.quality, "quality", 1, 100, whole=True)
+    checks.number(getattr(arguments, "strength", 1), "strength", 0, 1)
     names = sorted(path.stem for path in paths.released_dir("" if arguments.command == "restore" else "compress").glob("*.json"))
     if arguments.weights and names:
         checks.choice(arguments.weights, "weights", names)
@@ -182,10 +185,12 @@ def _picture(arguments):
 def _write_picture(arguments, source, target, weights):
     """Returns the picture's shape, and what is said beside it."""
     if arguments.command == "restore":
-        from lstm_ae_lib import restoring
+        from lstm_ae_lib import files, paths, restoring
 
-        shape = restoring.restore_file(source, target, weights, quality=arguments.quality, progress=not arguments.quiet)
-        return shape, f", restored with {weights or restoring.DEFAULT}"
+        options = {"quality": arguments.quality, "strength": arguments.strength, "strict": arguments.strict}
+        shape = restoring.restore_file(source, target, weights, **options, progress=not arguments.quiet)
+        task = files.read_json(paths.released_dir() / f"{weights or restoring.DEFAULT}.json")["card"].get("task")
+        return shape, f", restored with {weights or restoring.DEFAULT}, which {task}"
     from lstm_ae_lib.tasks import codec
 
     if arguments.command == "decompress":
