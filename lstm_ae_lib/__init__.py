@@ -20,8 +20,9 @@ __all__ = sorted(_HOMES)
 # What saved models may hold, so that Keras finds it whatever has been imported.
 _REGISTERED = {
     "layers": "ImageToRows RowsToImage FastLSTM LSTMSweep GatedScan SimpleGate ChannelScale ChangeGate DepthToSpace",
-    "spectral": "SpectralWiener SpectralMixture", "degradations": "GaussianBlur", "metrics": "PSNR log_mse", "training": "Cooldown Muon",
-    "tasks.adversarial": "AdversarialTraining", "tasks.compression": "SpectralLatent SpectralImage Quantize",
+    "spectral": "SpectralWiener SpectralMixture", "degradations": "GaussianBlur", "metrics": "PSNR log_mse",
+    "training": "Cooldown Muon", "tasks.adversarial": "AdversarialTraining",
+    "tasks.compression": "SpectralLatent SpectralImage Quantize",
     "tasks.recurrent_inference": "ConvLSTMStep", "tasks.variational": "LatentSample gaussian_nll",
 }  # fmt: skip
 

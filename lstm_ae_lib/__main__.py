@@ -92,6 +92,7 @@ def _parser():
 
 def _data(arguments):
     from lstm_ae_lib import cifar10
+    from lstm_ae_lib.study import sample
 
     if arguments.what == "photographs":
         return _photographs(arguments)
@@ -100,7 +101,7 @@ def _data(arguments):
     images = cifar10.load_cifar10("full", fetch=False)
     print(f"CIFAR-10, full: {len(images.train_images):,} training and {len(images.test_images):,} test images, verified")
     print(f"content hash {images.content_hash}")
-    for name, content_hash in (cifar10.write_sample() if arguments.write_sample else {}).items():
+    for name, content_hash in (sample.write_sample() if arguments.write_sample else {}).items():
         print(f"sample {name} {content_hash}")
 
 

@@ -2,25 +2,19 @@
 
 The order of epoch *e*, and which of its images are mirrored, depend on ``(seed, e)`` alone: the same on every machine, and the same
 when training resumes. Every epoch holds every image once; its last batch may be smaller. Images are arrays, or crops of the
-pictures in a folder (:class:`PictureFolder`).
+pictures in a folder.
 """
 
 import atexit
-import copy
 import gc
 import math
 import sys
-import threading
-from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, degradations, pictures
+from lstm_ae_lib import checks, degradations
 
 INTERLEAVED = 16  # pictures whose crops take turns: a batch of 32 shows all of them twice
-PICTURE_SEED = 2016  # of the generators of crops and of the order of files; beside it: seed, epoch, place of the file
-_ORDER, _HELD_OUT = 2**32 - 1, 2**32 - 2  # in place of a file and of an epoch, which never count so far
-_READING = threading.Lock()  # decoders run one at a time anyway; so each file that is skipped is said once
 
 
 def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
@@ -89,84 +83,12 @@ def redrawn_batches(
     return _quiet(_shuffled(len(clean), **order).map(load))
 
 
-class PictureFolder:
-    """The PNG and JPEG pictures in a folder and in the folders below it, as square crops in 8-bit colours.
-
-    A file that :func:`lstm_ae_lib.pictures.read` refuses, or that is smaller than a crop, is skipped: one line on standard error,
-    an entry in ``skipped`` (its name and the reason), and the next usable picture gives other crops in its place. Hidden files are
-    left out. Raises ``FileNotFoundError``, and ``ValueError`` where no picture can be used.
-
-    Args:
-        folder: any number of pictures, of any size; ``files`` has their names, in order.
-        side: height and width of a crop in pixels, 8 to 1024.
-        crops: how many a picture gives each time that it is decoded, 1 to 4096.
-        shrink: a crop is cut up to so many times as large, as far as the picture goes, and shrunk, because large photographs are
-            smooth pixel by pixel. 1 to 64.
-    """
-
-    def __init__(self, folder, side: int = 128, crops: int = 64, shrink: float = 4.0):
-        self.side = checks.number(side, "side", 8, 1024, whole=True)
-        self.crops = checks.number(crops, "crops", 1, 4096, whole=True)
-        self.shrink = checks.number(shrink, "shrink", 1, 64)
-        self.folder, self.skipped = Path(folder), {}
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {folder}")
-        found = [path for path in self.folder.rglob("*") if path.suffix.lower() in pictures.SUFFIXES and path.is_file()]
-        names = sorted(path.relative_to(self.folder).as_posix() for path in found)
-        self.files = [name for name in names if "/." not in f"/{name}"]
-        if not self.files:
-            raise ValueError(f"folder must hold pictures ({', '.join(pictures.SUFFIXES)}), got none in {folder}")
-        self._read(0)
-
-    def split(self, validation_share: float = 0.1, seed: int = 0) -> tuple:
-        """Folders for training and for validation, of different files drawn by ``seed``; share and errors as for :func:`split`."""
-        checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
-        order = np.random.default_rng((PICTURE_SEED, seed, _HELD_OUT)).permutation(len(self.files))
-        parts = [copy.copy(self), copy.copy(self)]
-        for part, places in zip(parts, split(len(self.files), validation_share), strict=True):
-            part.files = [self.files[place] for place in sorted(order[places])]
-            part.skipped = {name: self.skipped[name] for name in part.files if name in self.skipped}
-            part._read(0)
-        return tuple(parts)
-
-    def cut(self, place: int, count: int, key: tuple, flip: bool = False) -> np.ndarray:
-        """``count`` random crops of the picture at a place in ``files``, drawn from the whole numbers ``key``; half are mirrored
-        with ``flip``. Returns ``(count, side, side, 3)`` uint8."""
-        import cv2
-
-        image, cuts = self._read(place), []
-        height, width = image.shape[:2]
-        largest = min(self.shrink * self.side, height, width)
-        for scale, down, right, mirror in np.random.default_rng((PICTURE_SEED, *key)).random((count, 4)):
-            size = round(self.side + scale * (largest - self.side))
-            top, left = int(down * (height - size + 1)), int(right * (width - size + 1))
-            crop = image[top : top + size, left : left + size]
-            crop = cv2.resize(crop, (self.side, self.side), interpolation=cv2.INTER_AREA)
-            cuts.append(crop[:, ::-1] if flip and mirror < 0.5 else crop)
-        return pictures.eight_bit_colours(np.concatenate(cuts)).reshape(count, self.side, self.side, 3)
-
-    def _read(self, place):
-        """The first picture from a place on that can be used."""
-        for name in (self.files[(place + more) % len(self.files)] for more in range(len(self.files))):
-            with _READING:
-                try:
-                    if name not in self.skipped:
-                        image = pictures.read(self.folder / name, quiet=True)
-                        if min(image.shape[:2]) >= self.side:
-                            return image
-                        raise ValueError(f"is smaller than a crop of {self.side} pixels: {image.shape[1]} x {image.shape[0]}")
-                except (OSError, ValueError) as error:
-                    self.skipped[name] = str(error).removeprefix(f"{Path(name).name} ")
-                    print(f"skipped {name}: {self.skipped[name]}", file=sys.stderr)
-        reasons = "; ".join(f"{name} {reason}" for name, reason in list(self.skipped.items())[:3])
-        raise ValueError(f"folder must hold a picture to use, got none in {self.folder} among {len(self.files)}: {reasons}")
-
-
 def picture_batches(
-    folder: PictureFolder, protocol, batch_size: int, seed: int, *, flip: bool = True, first_epoch: int = 0, first_step: int = 0,
+    folder, protocol, batch_size: int, seed: int, *, flip: bool = True, first_epoch: int = 0, first_step: int = 0,
     threads: int = 2
 ):  # fmt: skip
-    """Endless batches of ``(degraded, clean)`` crops of pictures, as :func:`redrawn_batches` gives them of images.
+    """Endless batches of ``(degraded, clean)`` crops of pictures, as :func:`redrawn_batches` gives them of images; ``folder`` is a
+    :class:`lstm_ae_lib.tasks.picture_folder.PictureFolder`.
 
     An epoch decodes each file once, in a new order, and has ``len(folder.files) * folder.crops`` images. They depend on the files,
     ``seed`` and the epoch alone, not on ``threads``, 1 to 64. Memory, whatever the folder holds: the crops of 32 pictures (100 MB
@@ -179,9 +101,6 @@ def picture_batches(
     checks.choice(flip, "flip", (True, False))
     checks.number(threads, "threads", 1, 64, whole=True)
     group = INTERLEAVED * crops
-
-    def order(epoch):
-        return np.random.default_rng((PICTURE_SEED, seed, epoch, _ORDER)).permutation(files)
 
     def cut(place, epoch):
         return folder.cut(place, crops, (seed, epoch, place), flip)
@@ -196,7 +115,7 @@ def picture_batches(
     def one_epoch(epoch):
         # Pictures take turns in groups, and a group is used up before the next: those before the first step are not even decoded.
         done = tf.where(epoch == start, tf.constant(first_step * batch_size, tf.int64), 0)
-        places = tf.ensure_shape(tf.numpy_function(order, [epoch], tf.int64), (files,))
+        places = tf.ensure_shape(tf.numpy_function(folder.order, [seed, epoch], tf.int64), (files,))
         places = tf.data.Dataset.from_tensor_slices(places).skip(done // group * INTERLEAVED)
         images = places.interleave(lambda place: load(place, epoch), INTERLEAVED, num_parallel_calls=threads).skip(done % group)
         return images.batch(batch_size).map(lambda clean, positions: (clean, positions, epoch))
@@ -208,14 +127,6 @@ def picture_batches(
     # While one group of pictures is used, the next is decoded.
     batches = tf.data.Dataset.range(start, tf.int64.max).flat_map(one_epoch).prefetch(max(1, group // batch_size))
     return _quiet(batches.map(degrade, num_parallel_calls=threads))
-
-
-def picture_crops(folder: PictureFolder, count: int, seed: int) -> np.ndarray:
-    """``count`` crops to validate with, always the same ones, evenly from all files: ``(count, side, side, 3)`` uint8."""
-    checks.number(count, "count", 1, 2**31 - 1, whole=True)
-    checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
-    places, counts = np.unique(np.arange(count) * len(folder.files) // count, return_counts=True)
-    return np.concatenate([folder.cut(place, crops, (seed, _HELD_OUT, place)) for place, crops in zip(places, counts, strict=True)])
 
 
 def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int = 4, first_epoch: int = 0, first_step: int = 0):

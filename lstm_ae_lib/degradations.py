@@ -254,7 +254,7 @@ def enlarged(image, factor: float) -> np.ndarray:
 
 
 def jpeg(image, quality: int) -> np.ndarray:
-    """An image ``(height, width, 3)`` uint8, RGB, as it comes back from a JPEG of ``quality`` 1 to 100, colours at half resolution."""
+    """An image ``(height, width, 3)`` uint8, RGB, as it comes back from a JPEG of ``quality`` 1 to 100, colours halved (4:2:0)."""
     import cv2
 
     checks.number(quality, "quality", 1, 100, whole=True)

@@ -75,8 +75,8 @@ def _window_matrix(size):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 def log_mse(clean, restored):
-    """A loss that counts decibels: ``log(MSE + 1e-4)`` of each image, ``(batch, ...)`` twice -> ``(batch,)``. An image that was hardly
-    degraded weighs as much as one that was degraded badly; below 40 dB less and less (Chen et al., 2022, without the constant)."""
+    """A loss that counts decibels: ``log(MSE + 1e-4)`` of each image, ``(batch, ...)`` twice -> ``(batch,)``. An image that was
+    hardly degraded weighs as much as one that was badly; above 40 dB less and less (Chen et al., 2022, without the constant)."""
     error = ops.square(ops.cast(clean, "float32") - ops.cast(restored, "float32"))
     return ops.log(ops.mean(error, axis=tuple(range(1, len(error.shape)))) + 1e-4)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lstm_ae_lib import cifar10, datasets, degradations, paths
+from lstm_ae_lib.study import sample as bundled
 
 HERE = Path(__file__).parent
 
@@ -67,19 +68,23 @@ def test_the_sample_looks_like_cifar10(sample):
     assert bluer == ["airplane", "ship"]  # before sky and water
 
 
-@pytest.mark.skipif(not cifar10._store_file().is_file(), reason="the full CIFAR-10 is not on this machine")
-def test_the_sample_holds_the_full_sets_pixels(sample):
+FULL = cifar10._store_file()  # before the tests' own data folder is made
+
+
+@pytest.mark.skipif(not FULL.is_file(), reason="the full CIFAR-10 is not on this machine")
+def test_the_sample_holds_the_full_sets_pixels(sample, monkeypatch):
+    monkeypatch.setattr(cifar10, "_store_file", lambda: FULL)
     full = cifar10.load_cifar10("full", fetch=False)
     np.testing.assert_array_equal(full.train_images[sample.train_indices], sample.train_images)
     np.testing.assert_array_equal(full.test_labels[sample.test_indices], sample.test_labels)
-    train, test = cifar10.choose_sample(full.train_labels, full.test_labels)
+    train, test = bundled.choose_sample(full.train_labels, full.test_labels)
     np.testing.assert_array_equal(train, sample.train_indices)
     np.testing.assert_array_equal(test, sample.test_indices)
 
 
 def test_the_choice_of_the_sample_depends_on_the_labels_alone():
     """Labels in turn: the choice is stratified in each part, and the same on every machine."""
-    train, test = cifar10.choose_sample(np.arange(50000) % 10, np.arange(10000) % 10)
+    train, test = bundled.choose_sample(np.arange(50000) % 10, np.arange(10000) % 10)
     parts = [(train, 0, 40000, 160), (train, 40000, 45000, 20), (train, 45000, 50000, 20), (test, 0, 10000, 50)]
     for chosen, low, high, each in parts:
         inside = chosen[(low <= chosen) & (chosen < high)]
@@ -316,8 +321,8 @@ def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path):
         (lambda: cifar10.content_hashes({"batch": "cat.png"}), "batch must be an array of numbers"),
         (lambda: cifar10.verify_content({}, {"x_test": "0" * 64}, "cache"), "cache: x_test must be an array of uint8, got none"),
         (lambda: cifar10.verify_content({"x_test": np.zeros(3)}, {"x_test": ""}, "cache"), "must be an array of uint8, got float64"),
-        (lambda: cifar10.choose_sample(np.zeros(5), np.zeros(10000)), r"train_labels must be 50000 numbers, got the shape \(5,\)"),
-        (lambda: cifar10.choose_sample(np.zeros(50000), np.zeros(10000), "2009"), "seed must be a whole number"),
+        (lambda: bundled.choose_sample(np.zeros(5), np.zeros(10000)), r"train_labels must be 50000 numbers, got the shape \(5,\)"),
+        (lambda: bundled.choose_sample(np.zeros(50000), np.zeros(10000), "2009"), "seed must be a whole number"),
     ],
 )
 def test_the_argument_that_is_wrong_is_named(call, message):

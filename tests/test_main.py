@@ -48,7 +48,7 @@ def test_data_that_cannot_be_had_exits_with_1(made, monkeypatch, capsys, tmp_pat
             "the parameter protocol must be one of reference, gauss1, gauss2, gauss3, blind, noisy",
         ),
         (["run", "-p", "sigma", "-1"], "the parameter sigma must be from 0 to 64, got -1.0"),
-        (["run", "--preset", "slow"], "preset must be one of flagship, full, precursor, quick; got 'slow'"),
+        (["run", "--preset", "slow"], "preset must be one of flagship, full, photo, precursor, quick; got 'slow'"),
         (["run", "--name", "../x"], "a run's name must be 1 to 100 letters"),
         (["run", "-p", "run_name", "mine"], "the run's name is not a parameter here: use --name mine"),
         (["run", "--resume", "nothing"], "there is no run 'nothing'"),

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 from lstm_ae_lib import datasets, degradations, pictures
+from lstm_ae_lib.tasks import picture_folder
 
 SIDE, CROPS, BATCH, SEED = 16, 3, 7, 5
 
@@ -39,7 +40,7 @@ def full(tmp_path):
 
 
 def folder_of(path, **options):
-    return datasets.PictureFolder(path, **{"side": SIDE, "crops": CROPS, "shrink": 3.0} | options)
+    return picture_folder.PictureFolder(path, **{"side": SIDE, "crops": CROPS, "shrink": 3.0} | options)
 
 
 def batches_of(path, steps, protocol="camera", **options):
@@ -49,13 +50,13 @@ def batches_of(path, steps, protocol="camera", **options):
 
 def expected_epoch(epoch, flip=True):
     """What the twenty pictures give, one crop after the other, as the docstrings say it."""
-    order = np.random.default_rng((datasets.PICTURE_SEED, SEED, epoch, 2**32 - 1)).permutation(20)
+    order = np.random.default_rng((picture_folder.SEED, SEED, epoch, 2**32 - 1)).permutation(20)
     clean, positions = [], []
     for group in (order[:16], order[16:]):
         for number in range(CROPS):
             for place in group:
                 image = photograph(used := {6: 7, 19: 0}.get(place, place), 40 + used, 90 - used)
-                draws = np.random.default_rng((datasets.PICTURE_SEED, SEED, epoch, place)).random((CROPS, 4))[number]
+                draws = np.random.default_rng((picture_folder.SEED, SEED, epoch, place)).random((CROPS, 4))[number]
                 size = round(SIDE + draws[0] * (min(3.0 * SIDE, 40 + used, 90 - used) - SIDE))
                 top, left = int(draws[1] * (40 + used - size + 1)), int(draws[2] * (90 - used - size + 1))
                 crop = cv2.resize(image[top : top + size, left : left + size], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -88,11 +89,11 @@ def test_training_resumes_in_the_middle_of_an_epoch(full, start):
 
 @pytest.mark.parametrize("first_step", [0, 4, 7])
 def test_an_epoch_reads_each_picture_once_and_on_resuming_only_from_its_group_on(full, monkeypatch, first_step):
-    cut, keys = datasets.PictureFolder.cut, []
-    monkeypatch.setattr(datasets.PictureFolder, "cut", lambda *given: keys.append(given[3]) or cut(*given))
+    cut, keys = picture_folder.PictureFolder.cut, []
+    monkeypatch.setattr(picture_folder.PictureFolder, "cut", lambda *given: keys.append(given[3]) or cut(*given))
     batches_of(full, 18 - first_step, "gauss1", first_step=first_step)
     places = [[int(place) for _, epoch, place in keys if epoch == wanted] for wanted in (0, 1)]
-    order = np.random.default_rng((datasets.PICTURE_SEED, SEED, 0, 2**32 - 1)).permutation(20)
+    order = np.random.default_rng((picture_folder.SEED, SEED, 0, 2**32 - 1)).permutation(20)
     assert sorted(places[0]) == sorted(order[16:] if first_step == 7 else order) and sorted(places[1]) == list(range(20))
 
 
@@ -133,7 +134,8 @@ def test_a_process_ends_while_a_pipeline_works(tmp_path):
 import atexit, sys
 atexit.register(lambda: print(vars(batches)))  # registered first, called last
 from lstm_ae_lib import datasets
-batches = iter(datasets.picture_batches(datasets.PictureFolder(sys.argv[1], 16), "camera", 32, 0))
+from lstm_ae_lib.tasks import picture_folder
+batches = iter(datasets.picture_batches(picture_folder.PictureFolder(sys.argv[1], 16), "camera", 32, 0))
 print(next(batches)[0].shape)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
@@ -305,7 +307,7 @@ def test_a_folder_is_split_into_different_files(full, capsys):
     again, other = folder.split(0.3, seed=2)[1], folder.split(0.3, seed=3)[1]
     assert validation.files == again.files != other.files
     assert (validation.side, validation.crops) == (SIDE, CROPS)
-    red = {crop[0, 0, 0] for crop in datasets.picture_crops(validation, 6, 0)}
+    red = {crop[0, 0, 0] for crop in picture_folder.picture_crops(validation, 6, 0)}
     assert red <= {int(name[:2]) for name in validation.files} and len(folder.files) == 20
 
 
@@ -324,15 +326,15 @@ def test_crops_to_validate_with_are_always_the_same_and_evenly_from_all_files(tm
     for number in range(4):
         save(tmp_path / f"{number}.png", photograph(number))
     folder = folder_of(tmp_path)
-    crops = datasets.picture_crops(folder, 10, 3)
+    crops = picture_folder.picture_crops(folder, 10, 3)
     assert crops.dtype == np.uint8 and crops.shape == (10, SIDE, SIDE, 3)
     assert np.bincount(crops[:, 0, 0, 0]).tolist() == [3, 2, 3, 2]
     assert len(np.unique(crops.reshape(10, -1), axis=0)) == 10
-    np.testing.assert_array_equal(datasets.picture_crops(folder_of(tmp_path, crops=1), 10, 3), crops)
-    assert not np.array_equal(datasets.picture_crops(folder, 10, 4), crops)
-    assert datasets.picture_crops(folder, 2, 0)[:, 0, 0, 0].tolist() == [0, 2]
+    np.testing.assert_array_equal(picture_folder.picture_crops(folder_of(tmp_path, crops=1), 10, 3), crops)
+    assert not np.array_equal(picture_folder.picture_crops(folder, 10, 4), crops)
+    assert picture_folder.picture_crops(folder, 2, 0)[:, 0, 0, 0].tolist() == [0, 2]
     batches = list(datasets.evaluation_batches(degradations.degrade(crops, "camera"), crops, 8))
     np.testing.assert_array_equal(np.concatenate([clean for _, clean in batches]), crops / np.float32(255))
     for wrong in ({"count": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a whole number from"):
-            datasets.picture_crops(**{"folder": folder, "count": 4, "seed": 0} | wrong)
+            picture_folder.picture_crops(**{"folder": folder, "count": 4, "seed": 0} | wrong)

@@ -1,3 +1,5 @@
 """One module a task: its networks, and what its notebook measures. Importing this package makes all its builders known."""
 
-from lstm_ae_lib.tasks import adversarial, codec, compression, perception, photographs, recurrent_inference, uncertainty, variational  # noqa: F401
+from lstm_ae_lib.tasks import (  # noqa: F401
+    adversarial, codec, compression, perception, photographs, picture_folder, recurrent_inference, uncertainty, variational,
+)  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_ae_lib import checks, cifar10, datasets, degradations, files, metrics, paths, pictures, restoring
+from lstm_ae_lib.tasks.picture_folder import PictureFolder, picture_crops
 
 AT_LEAST = 10  # half of the list: another release of the packages may lack some
 SECONDS = 3600.0  # for one package, at most 94 MB; apt-get itself gives up a connection that is silent
@@ -80,7 +81,8 @@ def fetch(folder=None) -> Path:
 
 
 def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int = 0, count: int = 600) -> tuple:
-    """Crops of a folder of pictures in the place of CIFAR-10, and the :class:`lstm_ae_lib.datasets.PictureFolder` to train on.
+    """Crops of a folder of pictures in the place of CIFAR-10, and the folder to train on, a
+    :class:`~lstm_ae_lib.tasks.picture_folder.PictureFolder`.
 
     Args:
         folder: of PNG and JPEG pictures, or ``"photographs"`` for those of :func:`verified`.
@@ -88,15 +90,16 @@ def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int
         validation_share, seed: of which files are held out, and of the crops.
         count: fixed crops, at least 20; the last ``validation_share`` of them come from the files that are held out.
 
-    Returns a :class:`lstm_ae_lib.cifar10.ImageSet` of kind ``"pictures"``, ``(count, side, side, 3)`` uint8 to fit and validate with,
-    and as test images scikit-image's photographs cut into squares; and the folder. Raises what these do.
+    Returns a :class:`lstm_ae_lib.cifar10.ImageSet` of kind ``"pictures"``, ``(count, side, side, 3)`` uint8 to fit and validate
+    with, and as test images scikit-image's photographs cut into squares; and the folder. Raises what these do.
     """
     if checks.number(side, "side", 16, 512, whole=True) % 8:
         raise ValueError(f"side must be a multiple of 8, got {side}")
     checks.number(count, "count", 20, 10**6, whole=True)
     chosen, held_out = datasets.split(count, validation_share)
-    both = datasets.PictureFolder(verified() if str(folder) == "photographs" else folder, side).split(validation_share, seed)
-    crops = [datasets.picture_crops(part, len(range(count)[places]), seed) for part, places in zip(both, (chosen, held_out), strict=True)]
+    both = PictureFolder(verified() if str(folder) == "photographs" else folder, side).split(validation_share, seed)
+    counts = (len(range(count)[places]) for places in (chosen, held_out))
+    crops = [picture_crops(part, number, seed) for part, number in zip(both, counts, strict=True)]
     tests = np.concatenate([squares(photograph, side) for photograph in pictures.photographs().values()])
     content = hashlib.sha256("".join(files.sha256(part.folder / name) for part in both for name in part.files).encode())
     places = np.arange(count), np.arange(len(tests))
@@ -109,8 +112,8 @@ def measure(restorer, side: int = 0) -> list[dict]:
     """What a restorer, as :func:`lstm_ae_lib.restoring.restore` takes it, does to photographs and to other pictures.
 
     ``side``: of a crop from the middle of each, in pixels; 0 for whole pictures. Returns a record for each of :data:`CASES` on
-    scikit-image's photographs, and of :data:`OTHER_CASES` on :func:`other_pictures`: ``case``, ``pictures`` (a word), ``images``, mean
-    PSNR in dB ``before`` (None for untouched ones) and ``after``, and ``least``, the smallest gain of one picture.
+    scikit-image's photographs, and of :data:`OTHER_CASES` on :func:`other_pictures`: ``case``, ``pictures`` (a word), ``images``,
+    mean PSNR in dB ``before`` (None for untouched ones) and ``after``, and ``least``, the smallest gain of one picture.
     """
     found = []
     for word, chosen, cases in (("photographs", pictures.photographs(), CASES), ("others", other_pictures(), OTHER_CASES)):
@@ -118,7 +121,8 @@ def measure(restorer, side: int = 0) -> list[dict]:
         for case, arguments in cases.items():
             values = []
             for place, picture in enumerate(clean):
-                degraded = degradations.through_camera(picture, np.random.default_rng((degradations.PROTOCOL_SEED, place)), **arguments)
+                random = np.random.default_rng((degradations.PROTOCOL_SEED, place))
+                degraded = degradations.through_camera(picture, random, **arguments)
                 both = degraded, restoring.restore(degraded, restorer)
                 values.append([metrics.per_image(picture[None], image[None])["psnr"][0] for image in both])
             with np.errstate(invalid="ignore"):  # infinity less itself
@@ -130,7 +134,7 @@ def measure(restorer, side: int = 0) -> list[dict]:
 
 
 def other_pictures() -> dict:
-    """Pictures that are no photographs: two printed pages and a drawing of scikit-image's, and a window of a program, drawn here."""
+    """Pictures that are no photographs: two printed pages and a drawing of scikit-image's, a program's window, drawn here."""
     import skimage.data
 
     return {name: getattr(skimage.data, name)() for name in ("page", "text", "logo")} | {"window": _window()}
