@@ -220,6 +220,8 @@ def _study(arguments):
             print(f"{described['folder']}/{arguments.name}.json: {described['builder']}, {described['parameters']:,} parameters")
             for title, psnr in described["card"].get("photographs", {}).items():
                 print(f"{title}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
+            if cases := described["card"].get("cases"):
+                print(reporting.cases_table(cases))
         case "bench":
             found, text = bench.run(arguments.what, arguments.repeats, arguments.tasks or ())
             print(text)

@@ -23,6 +23,7 @@ from lstm_ae_lib._backend import keras
 from lstm_ae_lib.kernels import blur, disc, motion
 from lstm_ae_lib.models import reference_lstm_autoencoder
 from lstm_ae_lib.study import releasing, runs
+from lstm_ae_lib.tasks import photographs
 
 
 def numbers(*shape, seed=0):
@@ -598,6 +599,23 @@ def test_what_was_trained_against_a_discriminator_is_released_with_its_looks_and
     releasing.release_run("mine", "sharp")
     card = restoring.load_restorer("sharp").card
     assert card["protocol"] == "gauss2" and looks.items() <= card["numbers"]["gan"].items() and "discriminator" in card["limits"]
+
+
+def test_what_was_trained_on_pictures_is_released_with_what_it_does_case_by_case(finished_run, monkeypatch, capsys):
+    photograph = (numbers(40, 50, 3) * 255).astype(np.uint8)
+    monkeypatch.setattr(pictures, "photographs", lambda: {"noise": photograph})
+    monkeypatch.setattr(photographs, "CASES", {"untouched": {}, "JPEG 20": {"quality": 20}})
+    monkeypatch.setattr(photographs, "other_pictures", lambda: {"page": photograph[:30]})
+    data = {"kind": "pictures", "hash": "none"}
+    finished_run.update(status="finished", protocol="camera", data=data, parameters={"protocol": "camera", "seed": 3})
+    assert __main__.main(["release", "mine", "any"]) == 0
+    card = restoring.load_restorer("any").card
+    assert "32x32" not in card["limits"] and "photographs" in card["limits"]
+    assert [case["case"] for case in card["cases"]] == ["untouched", "JPEG 20", *photographs.OTHER_CASES]
+    compressed = metrics.per_image(photograph[None], degradations.jpeg(photograph, 20)[None])["psnr"][0]
+    assert card["cases"][1]["before"] == pytest.approx(compressed) and abs(card["cases"][1]["least"]) < 0.01
+    assert len(card["cases of 256 pixels"]) == 5
+    assert re.search(r"photographs +JPEG 20 +1 +\d+\.\d\d +\d+\.\d\d +[+-]0\.0\d", capsys.readouterr().out)
 
 
 def test_release_by_the_command_line(finished_run, monkeypatch, capsys):

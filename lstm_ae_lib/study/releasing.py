@@ -6,7 +6,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, cifar10, degradations, metrics, models, pictures, restoring, weights
 from lstm_ae_lib.study import runs
-from lstm_ae_lib.tasks import codec
+from lstm_ae_lib.tasks import codec, photographs
 
 SAMPLE_IMAGES = 50  # test images of the bundled sample, on which anyone who loads the weights can check their numbers
 _TRAINED = "Trained on CIFAR-10's 32x32 images, on one seed"
@@ -15,6 +15,8 @@ LIMITS = {
     "come out worse, not better; detail that the blur has wiped out is guessed or left out.",
     "gan": " Trained against a discriminator: it draws detail that looks right and need not be, and has more error than the "
     "network that it began as.",
+    "pictures": "Trained on crops of photographs, on one seed. Detail that blur or noise has wiped out is guessed or left out; a "
+    "picture that is no photograph, such as text, is restored as if it were one: cases says what became of each kind.",
     "lstm": f"{_TRAINED}, with this one degradation, for 32x32 images only. The linear filter beside it has less error.",
     "compressor": f"{_TRAINED}, at this one rate. A larger picture is cut into blocks of that size, each written without regard to "
     "its neighbours: their borders show, the more the coarser the step.",
@@ -43,7 +45,8 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
         kind = "lstm"  # which no other size of image fits
     folder = folder or weights.released_dir(FOLDERS[kind])
     card = _CARDS[kind](run, record, network, description) | {"run": run.name}
-    card |= {key: record[key] for key in ("training", "parameters", "data", "versions", "hardware")} | {"limits": LIMITS[kind]}
+    card |= {key: record[key] for key in ("training", "parameters", "data", "versions", "hardware")}
+    card["limits"] = LIMITS["pictures" if record["data"]["kind"] == "pictures" else kind]
     more = {}
     if kind == "autoencoder" and "gan" in record["training"]:
         card["limits"] += LIMITS["gan"]
@@ -61,9 +64,12 @@ def _restorer_card(run, record, network, description, any_size=True):
     restorer = restoring.ReleasedRestorer(run.name, network, description["builder"], description["arguments"], {})
     asked = {"protocol": record["protocol"], "sigma": 0.0} | record["parameters"]  # notebook 21 has one protocol and no word for it
     protocol = degradations.get_protocol(asked["protocol"], asked["sigma"])
+    measured = {"photographs": measure_photographs(restorer, protocol)} if any_size else {}
+    if protocol.blurs and any_size:  # several degradations: what becomes of each, and of pictures that are none of them
+        measured |= {"cases": photographs.measure(restorer), "cases of 256 pixels": photographs.measure(restorer, 256)}
     return {
         "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
-        "numbers": tested_numbers(run), **({"photographs": measure_photographs(restorer, protocol)} if any_size else {}),
+        "numbers": tested_numbers(run), **measured,
         "sample": measure_sample(restorer, protocol), "multiply_adds": models.multiply_adds(network),
     }  # fmt: skip
 

@@ -134,6 +134,15 @@ def _run_cells(run):
     ]  # fmt: skip
 
 
+def cases_table(cases: list, style: str = "text") -> str:
+    """What released weights do to pictures, from their card's ``cases``: mean PSNR before and after, mean and smallest gain."""
+    gain = lambda record: "-" if record["before"] is None else f"{record['after'] - record['before']:+.2f}"  # noqa: E731
+    columns = [Column("pictures", itemgetter("pictures")), Column("case", itemgetter("case")), number("images", "images", "d"),
+               number("before (dB)", "before", ".2f"), number("after (dB)", "after", ".2f"), Column("gain (dB)", gain),
+               number("least", "least", "+.2f")]  # fmt: skip
+    return render(cases, columns, style)
+
+
 def perception_table(records: list, style: str = "text") -> str:
     """Restored images as a table: distortion, and how natural they look to the study's classifier."""
     kernel = Column("kernel x 1000", lambda record: f"{1000 * record['kernel_distance']:.2f}")
