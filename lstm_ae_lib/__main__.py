@@ -78,8 +78,8 @@ def _parser():
     add("run_name", metavar="RUN", help="a finished run")
     add("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
     add = command("bench", _study, "measure speed on this machine; prints, asserts nothing")
-    add("what", nargs="?", default="overview", choices=("overview", "train", "scaling"),
-        help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost")  # fmt: skip
+    add("what", nargs="?", default="overview", choices=("overview", "train", "scaling", "restore"),
+        help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost; restore")  # fmt: skip
     add("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
     add("--save", action="store_true", help="write data/benchmarks/WHAT.json, and the table in data/benchmarks from it")
     add("--tasks", nargs="+", metavar="TASK", help='of train, e.g. "sweep step"; saving keeps the others\' records')

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, degradations, pictures, spectral, weights
+from lstm_ae_lib import checks, degradations, models, pictures, spectral, weights
 from lstm_ae_lib._backend import keras
 
 # A picture that is larger than this is cut into tiles, which share a border: where two meet, one fades into the other. At its
@@ -231,6 +231,12 @@ def _misfit(before, after, protocol):
         if not low <= found[name] <= high:
             return f"{_SAID[name]} {found[name]:.3g}, where {low:g} to {high:g} would fit"
     return ""
+
+
+def multiply_adds(restorer: ReleasedRestorer, height: int, width: int, tile: int = TILE, overlap: int = OVERLAP) -> int:
+    """Multiply-adds of restoring a picture of that size: those of its tiles, which overlap and are continued where they must."""
+    sides = [min(side, tile) + _padding(min(side, tile)) for side in (height, width)]
+    return models.multiply_adds(restorer._at_size(*sides)) * len(_places(height, width, tile, overlap))
 
 
 def _places(height, width, tile, overlap):

@@ -13,14 +13,16 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from importlib import metadata
 from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, cifar10, datasets, degradations, files, layers, models
+from lstm_ae_lib import checks, cifar10, datasets, degradations, files, layers, models, pictures, restoring
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.fast import threads
 from lstm_ae_lib.study import records, reporting, runs
@@ -38,6 +40,7 @@ IMPLEMENTATIONS = ("project", "gated scan", "keras", "keras, project's threads",
 SWEEP_SIZE, SWEEP_UNITS = 32, 16  # sweeps over 32x32 positions with 16 features, 16 units each way, along rows, then columns
 STEPS_PER_EXECUTION = 8  # between two looks at Keras' callbacks, in the project and in stock Keras alike
 GEMM = (2048, 512, 512)
+PICTURES = ((512, 512), (4000, 3000))  # that restore is timed on, width and height
 SCALES = {"images": (2000, 5000, 10000, 20000, 50000), "side": (32, 64, 128, 256), "units": (32, 64, 128, 256, 512)}
 
 
@@ -142,6 +145,46 @@ def scaling(repeats: int = 5) -> list:
     return found
 
 
+def restore(repeats: int = 3) -> list:
+    """Time and peak memory of the command ``restore`` with its default weights, as a process of its own, start included.
+
+    For each of :data:`PICTURES`, width and height; ``fraction_of_gemm`` is the network's multiply-adds, those of overlapping tiles
+    too, over what matrix products of the size :data:`GEMM` would do in that time.
+    """
+    import cv2
+
+    checks.number(repeats, "repeats", 1, 1000, whole=True)
+    with _Worker("project", threads.cores()) as worker:
+        worker.ready()
+        gemm = 2e-6 * np.prod(GEMM) / min(worker.ask("gemm", GEMM[0], measured) for measured in (False, True, True))
+    shared = {"repeats": repeats, "gemm_gflops": round(float(gemm), 1), "weights": restoring.DEFAULT, **_machine()}
+    photograph, released = pictures.photographs()["coffee"], restoring.load_restorer(restoring.DEFAULT)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for width, height in PICTURES:
+            source, target = Path(folder) / "in.jpg", Path(folder) / "out.png"
+            pictures.write(source, cv2.resize(photograph, (width, height), interpolation=cv2.INTER_CUBIC))
+            measured = [_restore_once(source, target) for _ in range(repeats)]
+            seconds, peaks = zip(*measured, strict=True)
+            gflop = 2e-9 * restoring.multiply_adds(released, height, width)
+            share = gflop / statistics.median(seconds) / float(gemm)
+            found.append({"width": width, "height": height, **_spread("seconds", seconds), "peak_mebibytes": max(peaks),
+                          "gflop": gflop, "fraction_of_gemm": share, **shared})  # fmt: skip
+    return found
+
+
+def _restore_once(source, target):
+    """Seconds and MiB of one process."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "lstm_ae_lib", "restore", str(source), str(target), "--quiet"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"restore ended with {process.returncode}")
+    return time.perf_counter() - started, round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
+
+
 def _scaled(what, value):
     """The reference model, images and size of a batch at one point of a scale."""
     images, side, units, batch = {"images": (value, 32, 128, 64), "side": (64, value, 128, 8), "units": (1024, 32, value, 64)}[what]
@@ -175,7 +218,11 @@ def _machine(*packages):
 
 
 def run(what: str, repeats: int = 7, tasks=()) -> tuple:
-    """Records and text of ``overview``, ``train`` (of some tasks: the others' records as saved before) or ``scaling``."""
+    """Records and text of ``overview``, ``train`` (of some tasks: the others' records as saved before), ``scaling`` or
+    ``restore``."""
+    if what == "restore":
+        found = restore(repeats)
+        return found, format_restore(found)
     if what != "train":
         found, text = (overview(repeats), format_overview) if what == "overview" else (scaling(), format_scaling)
         return found, text(found)
@@ -226,6 +273,16 @@ def format_scaling(found: list) -> str:
               ("fitted exponent", "exponent", ".2f"))  # fmt: skip
     table = reporting.render(found, [Column("what", itemgetter("what")), *(reporting.number(*field) for field in fields)])
     return f"{table}\n\none epoch for images, one step for side (batch 8) and units (batch 64); {found[0]['hardware']}"
+
+
+def format_restore(found: list) -> str:
+    """Restoring whole pictures as a table."""
+    columns = [Column("picture", lambda record: f"{record['width']} x {record['height']}"),
+               Column("seconds", lambda record: f"{record['seconds']:.1f} [{record['low']:.1f}, {record['high']:.1f}]"),
+               reporting.number("peak MiB", "peak_mebibytes", ","),
+               reporting.number("of the GEMM rate", "fraction_of_gemm", ".0%")]  # fmt: skip
+    said = "median [lowest, highest] of {repeats} processes, weights {weights}; GEMM rate {gemm_gflops:.0f} GFLOP/s; {hardware}"
+    return f"{reporting.render(found, columns)}\n\n{said.format(**found[0])}"
 
 
 class _Worker(subprocess.Popen):
