@@ -54,7 +54,7 @@ def _parser():
     add = command("restore", _picture, "restore a picture: PNG or JPEG, any size")
     add("source", metavar="IN", help="the picture; - reads standard input")
     add("target", metavar="OUT", help="where to write the restored one, .png or .jpg; - writes a PNG to standard output")
-    add("--weights", help="released weights: a name in data/weights (gauss2)")
+    add("--weights", help="released weights: a name in data/weights (photo)")
     add("--strength", type=float, default=1.0, help="share of the restored picture in what is written, 0 to 1 (1)")
     add("--strict", action="store_true", help="write nothing where the weights do not fit the picture")
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")

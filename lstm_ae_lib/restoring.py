@@ -41,8 +41,7 @@ _SAID = {
     "rise": "neighbouring pixels differ, as a multiple of before, by",
 }
 SMALLEST_JUDGED, EDGE = 64, 8
-DEFAULT = "gauss2"
-GENERAL = "photo"  # the weights for pictures with an unknown degradation, named where others do not fit, once they are released
+DEFAULT = GENERAL = "photo"  # the weights for pictures with an unknown degradation, named where others do not fit
 # Networks halve an image this often; whatever does not divide is continued at its border and cut off again.
 STRIDE = 8
 
@@ -133,7 +132,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     Args:
         image: as for :func:`lstm_ae_lib.pictures.to_colours`, or a PIL image. Grey is averaged; alpha is kept as it is.
         restorer: released weights' name, or any function of a batch ``(1, height, width, 3)``, float32 in [0, 1], whose result
-            is clipped. With none, :data:`DEFAULT`, and a warning says what these are for.
+            is clipped. With none, :data:`DEFAULT`.
         strength: share of the restored picture in the result, the rest is ``image``: 0 gives ``image``, 1 the restored picture.
         strict: raise ``ValueError`` where the warning would say that the weights do not fit.
         tile, overlap: side of a tile, at least twice ``overlap``, and what neighbours share, at least 2; pixels.
@@ -150,9 +149,6 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     image = pictures.as_array(image)
     colours, back = pictures.to_colours(image)
     restore_tile = load_restorer(restorer or DEFAULT) if by_name else restorer
-    warn = functools.partial(warnings.warn, category=pictures.PictureWarning, stacklevel=2)
-    if restorer is None:
-        warn(f"no weights were chosen: {DEFAULT} {restore_tile.card.get('task')}")
     if strength == 0:
         return image.copy()
     restored = _restored(colours, restore_tile, tile, overlap, progress)
@@ -163,7 +159,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
             said += f"; the weights {GENERAL} are for pictures with an unknown degradation"
         if strict:
             raise ValueError(said)
-        warn(said)
+        warnings.warn(said, pictures.PictureWarning, stacklevel=2)
     return back(restored if strength == 1 else strength * np.clip(restored, 0, 1) + (1 - strength) * colours)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_ae_lib import __main__, files
+from lstm_ae_lib import __main__, files, restoring
 from lstm_ae_lib.study import address, records, reporting, runner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,6 +167,12 @@ def facts():
         f"{blind['linear_mixture']['psnr']:.2f} dB where one filter reaches {blind['linear']['psnr']:.2f}, and "
         f"{blind['flagship']['psnr']:.2f} dB with the flagship on top (`blind-cifar`), against {theirs['psnr']:.2f} for the best published network"
     ), blind["flagship"]["psnr"] > theirs["psnr"] and 1.9 < theirs["parameters"] / blind["flagship"]["parameters"] < 2.3
+    cases = restoring.load_restorer("photo").card["cases"]
+    gain = {one["case"]: one["after"] - one["before"] for one in cases if one["pictures"] == "photographs" and one["before"]}
+    (untouched,) = (one["after"] for one in cases if one["pictures"] == "photographs" and one["case"] == "untouched")
+    yield f"they gain {gain['noise 10']:.1f} dB where there is noise of 10 grey levels", untouched > 42
+    yield f"{gain['Gaussian 2, noise 3']:.1f} dB after a blur of 2 pixels with noise", True
+    yield f"only {gain['motion 9, noise 3, JPEG 85']:.1f} dB after motion, noise and JPEG", min(gain.values()) > -0.05
     looks = records.perception_records("gauss2")
     (before,) = (record for record in looks if record["restorer"] == "flagship")
     (after,) = (record for record in looks if record["restorer"] == "gan" and record["setting"] == 0.003)

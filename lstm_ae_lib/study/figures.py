@@ -6,20 +6,22 @@ import matplotlib
 import numpy as np
 
 from lstm_ae_lib import cifar10, degradations, metrics, paths, pictures, plotting, restoring
+from lstm_ae_lib.tasks import photographs
 
+CASE = "Gaussian 2, noise 3"  # of photographs.CASES
 PART = slice(20, 276), slice(110, 366)  # of the photograph: rows and columns shown, twice enlarged
 QUANTILES = {"lower quartile": 0.25, "upper quartile": 0.75}
 
 
 def main() -> int:
-    """Writes ``photograph.png``, ``cifar.png``, and ``blurred.png``, the blurred photograph for readers to restore."""
+    """Writes ``photograph.png``, ``cifar.png``, and ``blurred.png``, the degraded photograph for readers to restore."""
     matplotlib.use("Agg")
     restorer = restoring.load_restorer("gauss2")
     linear = restoring.linear_part(restorer)
     clean = pictures.photographs()["astronaut"]
-    blurred = degradations.degrade(clean[None], "gauss2")[0]
-    pictures.write(paths.figures_dir() / "blurred.png", blurred)
-    found = {"blurred, sigma 2": blurred, "restored by the flagship": restoring.restore(blurred, restorer)}
+    degraded = degradations.through_camera(clean, np.random.default_rng(0), **photographs.CASES[CASE])
+    pictures.write(paths.figures_dir() / "blurred.png", degraded)
+    found = {"blurred, noisy": degraded, "restored": restoring.restore(degraded, "photo")}
     titles = [f"{title}: {metrics.per_image(clean[None], image[None])['psnr'][0]:.1f} dB" for title, image in found.items()]
     figure = plotting.image_row([image[PART] for image in found.values()], titles, scale=512 / plotting.DPI)
     _save(figure, "photograph.png", fontsize=14)
