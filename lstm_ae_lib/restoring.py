@@ -29,7 +29,8 @@ TILE, OVERLAP = 384, 96
 FITTING = {
     "gauss2": {"misfit": (0, 0.2), "change": (0, 4.6)},
     "reference": {"misfit": (0, 0.21), "change": (0, 5)},
-    "blind": {"noise": (0, 0.3), "change": (0, 4.5)},
+    "blind": {"noise": (0, 0.3), "rise": (0, 4.5)},
+    "blind-cifar": {"noise": (0, 0.3), "grain": (0, 1.9)},
     "noisy": {"noise": (4.3, 6), "whiteness": (0.985, 2)},
     "awgn": {"rise": (0, 0.9)},
 }
@@ -39,6 +40,7 @@ _SAID = {
     "misfit": "degraded again, the restored one differs from the picture, as a multiple of neighbouring pixels' difference, by",
     "change": "restoring changed it, as a multiple of neighbouring pixels' difference, by",
     "rise": "neighbouring pixels differ, as a multiple of before, by",
+    "grain": "the finest detail of the restored one, in grey levels, is",
 }
 SMALLEST_JUDGED, EDGE = 64, 8
 DEFAULT = GENERAL = "photo"  # the weights for pictures with an unknown degradation, named where others do not fit
@@ -152,7 +154,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     if strength == 0:
         return image.copy()
     restored = _restored(colours, restore_tile, tile, overlap, progress)
-    if by_name and (why := _misfit(colours, np.clip(restored, 0, 1), restore_tile.card.get("protocol"))):
+    if by_name and (why := _misfit(colours, np.clip(restored, 0, 1), restore_tile)):
         said = f"the weights {restore_tile.name} hardly fit this picture, and may make it worse: {why}; "
         said += f"{restore_tile.name} {restore_tile.card.get('task')}"
         if restore_tile.name != GENERAL and GENERAL in weights.released():
@@ -190,22 +192,24 @@ def measured(before, after, protocol: str) -> dict:
     more a side. All are from root mean squares; "detail" is the difference of neighbouring pixels, at least 2 grey levels.
 
     - ``noise``, grey levels: fifth differences along both axes, scaled so that white noise gives its standard deviation.
+    - ``grain``: the same of ``after``.
     - ``whiteness``: ``noise`` as a multiple of the same from second differences, 1 for white noise.
     - ``rise``: the detail after, as a multiple of before.
     - ``change``: ``after`` less ``before``, as a multiple of the detail before.
     - ``misfit``: ``after``, degraded again, less ``before``, as a multiple of the detail before; 0 for a random protocol.
     """
-    sums, places = np.zeros(6), _places(*before.shape[:2], TILE, OVERLAP)
+    sums, places = np.zeros(7), _places(*before.shape[:2], TILE, OVERLAP)
     for top, left in places:
         seen, made = (255 * picture[top : top + TILE, left : left + TILE] for picture in (before, after))
         eight_bit = np.rint(made).astype(np.uint8)[None]
         again = seen if degradations.is_random(protocol) else degradations.degrade(eight_bit, protocol)[0]
         inner = slice(EDGE, -EDGE), slice(EDGE, -EDGE)  # a tile's edge is not blurred as it was within the picture
-        sums += [np.mean(np.square(pixels, dtype=float)) for pixels in (_fine(seen, 5), _fine(seen, 2), again[inner] - seen[inner],
-                                                                        made - seen, *map(_neighbours, (seen, made)))]  # fmt: skip
-    fifth, second, misfit, change, before, after = np.sqrt(sums / len(places))
+        sums += [np.mean(np.square(pixels, dtype=float)) for pixels in (
+            _fine(seen, 5), _fine(seen, 2), _fine(made, 5), _neighbours(seen), _neighbours(made), made - seen,
+            again[inner] - seen[inner])]  # fmt: skip
+    noise, coarser, grain, before, after, change, misfit = np.sqrt(sums / len(places))
     detail = max(before, 2)
-    return {"noise": fifth, "whiteness": fifth / max(second, 0.01), "rise": max(after, 1) / max(before, 1),
+    return {"noise": noise, "grain": grain, "whiteness": noise / max(coarser, 0.01), "rise": max(after, 1) / max(before, 1),
             "change": change / detail, "misfit": misfit / detail}  # fmt: skip
 
 
@@ -219,9 +223,10 @@ def _neighbours(pixels):
     return np.hypot(pixels[1:, :-1] - pixels[:-1, :-1], pixels[:-1, 1:] - pixels[:-1, :-1])
 
 
-def _misfit(before, after, protocol):
-    """In words, the first measurement outside of :data:`FITTING`; nothing of another protocol, or of images too small to tell."""
-    limits = FITTING.get(protocol, {}) if min(before.shape[:2]) >= SMALLEST_JUDGED else {}
+def _misfit(before, after, restorer):
+    """In words, the first measurement outside of :data:`FITTING`; nothing of other weights, or of images too small to tell."""
+    protocol = restorer.card.get("protocol")
+    limits = FITTING.get(restorer.name, FITTING.get(protocol, {})) if min(before.shape[:2]) >= SMALLEST_JUDGED else {}
     found = measured(before, after, protocol) if limits else {}
     for name, (low, high) in limits.items():
         if not low <= found[name] <= high:

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import types
+import warnings
 
 import cv2
 import numpy as np
@@ -273,14 +274,18 @@ def test_weights_that_do_not_fit_are_told(loaded_once, name, title, options, why
 
 @pytest.mark.parametrize("name", weights.released())
 def test_weights_that_fit_are_used_without_a_word(loaded_once, name):
-    protocol = restoring.load_restorer(name).card["protocol"]
+    """Of four photographs as the card says; blind-cifar makes one worse, as its card says too, and says so."""
+    protocol, silent = restoring.load_restorer(name).card["protocol"], 0
     for position, title in enumerate(pictures.photographs()):
         clean = part_of(title)
         # From position 15 the strengths are moderate: 1 to 2.4 pixels, 19 to 44 grey levels.
         degraded = degradations.as_float(degradations.degrade(clean[None], protocol, position + 15)[0])
-        restored = restoring.restore(np.clip(degraded, 0, 1), name)  # a warning is an error here
+        with warnings.catch_warnings(record=True, action="always") as said:
+            restored = restoring.restore(np.clip(degraded, 0, 1), name)
         before, after = (np.mean((image - clean / 255) ** 2) for image in (degraded, restored))
-        assert after < before
+        assert bool(said) == (after > before), f"{title}: {before:.5f} -> {after:.5f}, {[str(one.message) for one in said]}"
+        silent += not said
+    assert silent >= (3 if name == "blind-cifar" else 4)
 
 
 def test_a_small_image_or_other_weights_are_not_judged(loaded_once, same):
@@ -353,7 +358,8 @@ def test_without_a_name_the_weights_are_those_for_any_photograph():
     [
         ({"tile": 40}, "tile must be"),
         ({"overlap": 0}, "overlap must be"),
-        *(({"strength": value}, f"strength must be a number from 0 to 1, got {value!r}") for value in (-0.1, 1.1, float("nan"), True, "1")),
+        *(({"strength": value}, f"strength must be a number from 0 to 1, got {value!r}") for value in (-0.1, 1.1, True, "1")),
+        ({"strength": float("nan")}, "strength must be a number from 0 to 1, got nan"),
         ({"strict": 1}, "strict must be one of True, False; got 1"),
     ],
 )
