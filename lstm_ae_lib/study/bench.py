@@ -166,11 +166,18 @@ def restore(repeats: int = 3) -> list:
             pictures.write(source, cv2.resize(photograph, (width, height), interpolation=cv2.INTER_CUBIC))
             measured = [_restore_once(source, target) for _ in range(repeats)]
             seconds, peaks = zip(*measured, strict=True)
-            gflop = 2e-9 * restoring.multiply_adds(released, height, width)
+            gflop = 2e-9 * _restoring_multiply_adds(released, height, width)
             share = gflop / statistics.median(seconds) / float(gemm)
             found.append({"width": width, "height": height, **_spread("seconds", seconds), "peak_mebibytes": max(peaks),
                           "gflop": gflop, "fraction_of_gemm": share, **shared})  # fmt: skip
     return found
+
+
+def _restoring_multiply_adds(restorer, height, width):
+    """Of a picture of that size: those of its tiles, which overlap and are continued where they must."""
+    sides = [min(side, restoring.TILE) + restoring._padding(min(side, restoring.TILE)) for side in (height, width)]
+    places = restoring._places(height, width, restoring.TILE, restoring.OVERLAP)
+    return models.multiply_adds(restorer._at_size(*sides)) * len(places)
 
 
 def _restore_once(source, target):
