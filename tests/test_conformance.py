@@ -61,7 +61,8 @@ def test_every_library_module_has_its_test_file():
         "fast/lstm.py": "test_fast_lstm", "fast/scan.py": "test_fast_scan", "tasks/__init__.py": "test_weights",
         "tasks/codec.py": "test_compression", "tasks/uncertainty.py": "test_variational",
         "tasks/recurrent_inference.py": "test_models", "study/__init__.py": "test_package", "study/releasing.py": "test_restoring",
-        "study/figures.py": "test_readme", "study/notebooks.py": "test_make_notebooks",
+        "study/figures.py": "test_readme", "study/sample.py": "test_datasets", "tasks/picture_folder.py": "test_picture_batches",
+        "study/notebooks.py": "test_make_notebooks",
     }  # fmt: skip
     for module in sorted(library.rglob("*.py")):
         name = module.relative_to(library).as_posix()

@@ -10,9 +10,9 @@ import numpy as np
 import papermill
 import pytest
 
-from lstm_ae_lib import datasets, degradations, metrics, paths, pictures
+from lstm_ae_lib import degradations, paths
 from lstm_ae_lib.study import runner, sweeps
-from lstm_ae_lib.tasks import codec, photographs
+from lstm_ae_lib.tasks import codec
 
 DRIVERS = sorted(paths.notebooks_dir().glob("9*.ipynb"))
 SWEEPS = sorted(path.stem for path in (paths.data_dir() / "sweeps").glob("*.yaml"))
@@ -117,7 +117,7 @@ def test_run_presets_and_sweeps_know_drivers_only():
         runner.check_parameters(runner.read_preset(name))
 
 
-# --- each of them, small; 90 and 91 on CIFAR-10 in test_notebook_runs ----------------------------------------------------
+# --- each of them, small; 90 and 91 in test_notebook_runs -------------------------------------------------------------
 
 
 def execute(name, **parameters):
@@ -128,31 +128,6 @@ def execute(name, **parameters):
         found.setdefault(record["restorer"], []).append(record)
     assert run.record["status"] == "finished" and set(found) - {"degraded", "clean"}
     return run, found
-
-
-def test_train_on_pictures_of_ones_own(sample, tmp_path):
-    for number, rows in enumerate(np.array_split(sample.train_images[:512], 10)):
-        mosaic = rows[:48].reshape(6, 8, 32, 32, 3).swapaxes(1, 2).reshape(6 * 32, 8 * 32, 3)
-        pictures.write(tmp_path / f"{number}.png", mosaic)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    asked = {"pictures": str(tmp_path), "side": 32, "protocol": "gauss2", "model": "multiscale_flagship", "width": 8, "epochs": 2,
-             "loss": "log_mse", "validation_share": 0.25}  # fmt: skip
-    run = runner.run_chain("own", asked, ["90_train"], quiet=True)
-    assert run.record["data"]["kind"] == "pictures" and run.record["training"]["multiscale_flagship"]["images_seen"] == 2 * 8 * 64
-    assert run.load_model("autoencoder").input_shape == (None, 32, 32, 3)
-    images, _ = photographs.load_crops(tmp_path, 32, 0.25)
-    degraded = degradations.degrade(images.test_images, "gauss2")
-    restored = run.load_model("linear_filter").predict(degraded / np.float32(255), batch_size=500, verbose=0)
-    before, after = (metrics.evaluate(images.test_images, one)["mse"] for one in (degraded, np.clip(restored, 0, 1)))
-    assert after < 0.8 * before  # on photographs that are none of these
-    assert run.history()["val_mse"][-1] < 1.02 * metrics.evaluate(*held_out(images, run))["mse"]  # it begins as the linear filter
-
-
-def held_out(images, run):
-    """The crops of files that were held out, clean and as the run's linear filter restores them."""
-    clean = images.train_images[datasets.split(len(images.train_images), 0.25)[1]]
-    degraded = degradations.as_float(degradations.degrade(clean, "gauss2", len(images.train_images) - len(clean)))
-    return clean, np.clip(run.load_model("linear_filter").predict(degraded, batch_size=500, verbose=0), 0, 1)
 
 
 def test_restore_classically():

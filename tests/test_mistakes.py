@@ -66,7 +66,7 @@ COMMANDS = {
     "a misspelt parameter": (["run", "-p", "epoch", "3"], "there is no parameter 'epoch' (did you mean 'epochs'?); the parameters are:"),
     "a word where a number is wanted": (["run", "-p", "epochs", "abc"], "the parameter epochs must be int, got 'abc'"),
     "a number out of range": (["run", "-p", "epochs", "0"], "the parameter epochs must be from 1 to 10000, got 0"),
-    "a misspelt preset": (["run", "--preset", "quik"], "preset must be one of flagship, full, precursor, quick; got 'quik'"),
+    "a misspelt preset": (["run", "--preset", "quik"], "preset must be one of flagship, full, photo, precursor, quick; got 'quik'"),
     "a run that is not there": (["runs", "nothing"], "there is no run 'nothing' in"),
     "a misspelt sweep": (["sweep", "nothing"], "there is no sweep file 'nothing'; those of the study: "),
 }

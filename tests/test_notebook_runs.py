@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from test_readme import blocks
 
-from lstm_ae_lib import cifar10, degradations, files, metrics
+from lstm_ae_lib import cifar10, degradations, files, metrics, pictures
 from lstm_ae_lib.study import reporting, runner, runs, sweeps
+from lstm_ae_lib.tasks import photographs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -119,28 +120,43 @@ def test_the_saved_models_give_the_recorded_numbers(smoke, sample):
     assert cifar10.load_cifar10("sample").content_hash == numbers["linear"]["data_hash"]
 
 
-def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, monkeypatch):
+def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, monkeypatch, sample):
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path))
     file = tmp_path / "some.yaml"
-    file.write_text("runs: {unknown: {protocol: blind, model: unet, width: 4, linear_parts: 6, epochs: 2}}\n")
-    assert set(sweeps.run_sweep(str(file), quiet=True).values()) == {"finished"}
-    run = runs.open_run("unknown")
-    assert run.load_model("autoencoder").get_layer("linear").parts == 6
-    found = {record["restorer"]: record["mse"] for record in run.records() if record["split"] == "test"}
-    assert found["unet"] < 1.02 * found["linear_mixture"] < 0.6 * found["linear"]
-    assert " unet " in reporting.runs_table([run])
-
-    # Trained on, with a sigma that is drawn anew in each epoch, and a rate that falls from the first step.
     file.write_text(
         "notebooks: [90_train]\n"
-        "parameters: {protocol: blind, model: unet, width: 4, linear_parts: 6, epochs: 2}\n"
-        "runs: {unknown: {}, onward: {start_run: unknown, redraw: true, cooldown_share: 1, seed: 1}}\n"
+        "parameters: {protocol: blind, model: unet, width: 4, linear_parts: 6, epochs: 2, redraw: true}\n"
+        "runs: {unknown: {}}\n"
     )
+    assert set(sweeps.run_sweep(str(file), quiet=True).values()) == {"finished"}
+    run = runs.open_run("unknown")
+    names = {"unet": "autoencoder", "linear_mixture": "linear_mixture", "linear": "linear_filter"}
+    models = {name: run.load_model(file) for name, file in names.items()}
+    assert models["unet"].get_layer("linear").parts == 6
+    degraded = degradations.degrade(sample.test_images, "blind") / np.float32(255)
+    restored = {name: np.clip(model.predict(degraded, batch_size=500, verbose=0), 0, 1) for name, model in models.items()}
+    found = {name: metrics.evaluate(sample.test_images, images)["mse"] for name, images in restored.items()}
+    assert found["unet"] < 1.02 * found["linear_mixture"] < 0.6 * found["linear"]
+
+    # Trained on, on crops of pictures of one's own, with a rate that falls from the first step.
+    (tmp_path / "own").mkdir()
+    for number in range(10):
+        mosaic = sample.train_images[48 * number : 48 * (number + 1)].reshape(6, 8, 32, 32, 3).swapaxes(1, 2).reshape(192, 256, 3)
+        pictures.write(tmp_path / "own" / f"{number}.png", mosaic)
+    (tmp_path / "own" / "broken.png").write_bytes(b"no picture")
+    file.write_text(file.read_text().replace(
+        "{unknown: {}}", f"{{unknown: {{}}, own: {{start_run: unknown, pictures: {tmp_path / 'own'}, side: 32, cooldown_share: 1, "
+        "validation_share: 0.25, loss: log_mse, seed: 1}}"
+    ))  # fmt: skip
     assert set(sweeps.run_sweep(str(file), quiet=True).values()) == {"was finished", "finished"}
-    on = runs.open_run("onward")
-    seen = {name: one.record["training"]["unet"]["images_seen"] for name, one in (("first", run), ("both", on))}
-    assert seen["both"] == 2 * seen["first"] and on.record["training"]["unet"]["budget"].count("epochs") == 2
-    assert on.history()["val_mse"][-1] < 1.01 * run.history()["val_mse"][-1]
+    own = runs.open_run("own")
+    assert own.record["data"]["kind"] == "pictures" and " pictures " in reporting.runs_table([own])
+    seen = {name: one.record["training"]["unet"]["images_seen"] for name, one in (("first", run), ("both", own))}
+    assert seen["both"] == seen["first"] + 2 * 8 * 64 and own.record["training"]["unet"]["budget"].count("epochs") == 2
+    held_out = photographs.load_crops(tmp_path / "own", 32, 0.25, seed=1)[0].train_images[450:]
+    degraded = degradations.degrade(held_out, "blind", 450) / np.float32(255)
+    mixture = own.load_model("linear_mixture").predict(degraded, batch_size=500, verbose=0)
+    assert own.history()["val_mse"][-1] < 1.03 * metrics.evaluate(held_out, np.clip(mixture, 0, 1))["mse"]
 
 
 def test_changing_a_printed_fact_makes_the_regression_test_fail(tmp_path):

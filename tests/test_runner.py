@@ -151,7 +151,7 @@ def test_presets_are_files_whose_names_fit_the_notebooks():
     for preset in ("quick", "full", "precursor"):
         runner.check_parameters(runner.read_preset(preset))
     assert runner.read_preset("quick") == {} and runner.read_preset("full")["data"] == "full"
-    with pytest.raises(ValueError, match="preset must be one of flagship, full, precursor, quick; got 'slow'"):
+    with pytest.raises(ValueError, match="preset must be one of flagship, full, photo, precursor, quick; got 'slow'"):
         runner.read_preset("slow")
 
 
