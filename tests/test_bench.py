@@ -32,6 +32,9 @@ def small(monkeypatch):
     """Everything that is measured, a few times on a few images; stock Keras once, its threads are the processes'."""
     implementations = [name for name in bench.IMPLEMENTATIONS if name != "keras, project's threads"]
     small = {"IMPLEMENTATIONS": implementations, "TASKS": {name: ((2,), 1) for name in bench.TASKS}, "STEPS_PER_EXECUTION": 1}
+    small |= {"_images": lambda batch, shape=(4, 32, 3), make=bench._images: make(batch, shape)}  # few rows are traced faster
+    build = models.reference_lstm_autoencoder
+    monkeypatch.setattr(models, "reference_lstm_autoencoder", lambda shape=(4, 32, 3), *rest: build(shape, *rest))
     for name, value in (small | {"_Worker": InProcess, "SWEEP_SIZE": 4, "GEMM": (64, 64, 64)}).items():
         monkeypatch.setattr(bench, name, value)
 
@@ -84,11 +87,13 @@ def test_a_ratio_compares_the_same_rounds():
 
 
 def test_the_growth_is_fitted(small, monkeypatch):
-    monkeypatch.setattr(bench, "SCALES", {"images": (64, 128), "units": (4, 8)})
+    monkeypatch.setattr(bench, "SCALES", {"images": (64, 128), "side": (4, 8)})
     found, text = bench.run("scaling")
     assert [record["value"] for record in found] == [64, 128, 4, 8]
     assert [record["size"] for record in found][:2] == [64, 128] and found[2]["size"] < found[3]["size"]
     assert bench._scaled("side", 16)[1:] == ((64, 16, 16, 3), 8)
+    costs = [models.multiply_adds(bench._scaled("units", units)[0]) for units in (4, 8)]  # the size of that scale
+    assert costs == [32 * (16 * (96 + 4) + 8 * (4 + 2) + 2 * 96), 32 * (32 * (96 + 8) + 16 * (8 + 4) + 4 * 96)]
     assert all(record["seconds"] > 0 and record["peak_mebibytes"] > 100 for record in found)
     assert found[0]["exponent"] == found[1]["exponent"] and "fitted exponent" in text
     assert set(found[0]) == set(records.benchmark_records("scaling")[0])

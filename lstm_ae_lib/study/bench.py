@@ -54,6 +54,7 @@ def overview(repeats: int = 7) -> list:
     for bidirectional in (False, True):
         model = models.reference_lstm_autoencoder(bidirectional=bidirectional)
         model.compile(optimizer="adam", loss="mse")
+        model.optimizer.build(model.trainable_variables)  # as below: the step is traced once
         step = functools.partial(model.train_on_batch, *pair)
         tasks[f"training step, {model.name}, batch {BATCH}, milliseconds"] = lambda _, step=step: 1000 * _seconds(step, STEPS)
     batches = datasets.training_batches(degraded, images, BATCH, seed=0).take(BATCHES)
@@ -412,7 +413,8 @@ def _keras(name):
     makers = {"gemm": gemm, "sweep step": sweep_step, "inference": inference, **one_batch}
     if name != "project":
         return makers
-    clean = (np.resize(_images(1024), (10000, 32, 32, 3)) * 255).astype(np.uint8)
+    images = _images(1024)
+    clean = (np.resize(images, (10000, *images.shape[1:])) * 255).astype(np.uint8)
     return makers | {what: functools.partial(scale, what) for what in SCALES} | {
         "step with pipeline": lambda batch: training(reference(), pairs(clean, batch)),
         "making the pipeline": lambda batch: (functools.partial(pairs, clean[:batch], 1), 1),
