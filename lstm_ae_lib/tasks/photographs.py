@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_ae_lib import checks, cifar10, datasets, degradations, files, metrics, paths, pictures, restoring
+from lstm_ae_lib.tasks import pages
 from lstm_ae_lib.tasks.picture_folder import PictureFolder, picture_crops
 
 AT_LEAST = 10  # half of the list: another release of the packages may lack some
@@ -85,7 +86,7 @@ def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int
     :class:`~lstm_ae_lib.tasks.picture_folder.PictureFolder`.
 
     Args:
-        folder: of PNG and JPEG pictures, or ``"photographs"`` for those of :func:`verified`.
+        folder: of PNG and JPEG pictures, or ``"photographs"`` for those of :func:`verified` and the pages drawn beside them.
         side: of a crop in pixels, a multiple of 8 from 16 to 512.
         validation_share, seed: of which files are held out, and of the crops.
         count: fixed crops, at least 20; the last ``validation_share`` of them come from the files that are held out.
@@ -97,7 +98,10 @@ def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int
         raise ValueError(f"side must be a multiple of 8, got {side}")
     checks.number(count, "count", 20, 10**6, whole=True)
     chosen, held_out = datasets.split(count, validation_share)
-    both = PictureFolder(verified() if str(folder) == "photographs" else folder, side).split(validation_share, seed)
+    if str(folder) == "photographs":
+        folder = verified()
+        pages.write(folder)
+    both = PictureFolder(folder, side).split(validation_share, seed)
     counts = (len(range(count)[places]) for places in (chosen, held_out))
     crops = [picture_crops(part, number, seed) for part, number in zip(both, counts, strict=True)]
     tests = np.concatenate([squares(photograph, side) for photograph in pictures.photographs().values()])

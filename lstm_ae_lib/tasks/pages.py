@@ -1,0 +1,97 @@
+"""Drawn pages to train on beside photographs: text, tables, windows and charts, whose edges no photograph has."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lstm_ae_lib import checks, files
+
+PAGES = 4  # beside twenty photographs: a sixth of the crops
+_FONTS = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono")  # Matplotlib brings them
+_LETTERS = np.array(list("etaoinshrdlcumwfgypbvkjxqzEAINSTR0123456789.,-:"))
+
+
+def draw(place: int) -> np.ndarray:
+    """The page of a number, 0 to 999: ``(1200, 1600, 3)`` uint8, RGB. Even ones are light, odd ones dark. One version of Matplotlib
+    always draws the same."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    random = np.random.default_rng(checks.number(place, "place", 0, 999, whole=True))
+    figure = Figure((16, 12), dpi=100, facecolor=_colour(random, place % 2 == 0))
+    canvas = FigureCanvasAgg(figure)
+    for column, row in np.ndindex(4, 4):
+        (_paragraph, _table, _window, _chart)[(column + row + place) % 4](figure, random, column / 4, row / 4, place % 2 == 0)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def write(folder) -> list[Path]:
+    """Writes the pages that a folder lacks as ``drawn-0.png`` and so on, and returns all their paths."""
+    import cv2
+
+    paths = [Path(folder) / f"drawn-{place}.png" for place in range(PAGES)]
+    for place, path in enumerate(paths):
+        if not path.exists():
+            files.write(path, cv2.imencode(".png", draw(place)[..., ::-1])[1].tobytes())
+    return paths
+
+
+def _colour(random, light):
+    """A pale colour or a deep one, each third one without a hue."""
+    colour = random.uniform(0, 0.25, 1 if random.random() < 1 / 3 else 3) * np.ones(3)
+    return tuple(1 - colour if light else colour)
+
+
+def _words(random, count):
+    return " ".join("".join(random.choice(_LETTERS, random.integers(1, 10))) for _ in range(count))
+
+
+def _paragraph(figure, random, left, bottom, light):
+    size, font = random.uniform(6, 22), random.choice(_FONTS)
+    colour = _colour(random, not light)
+    lines, words = int(290 / (size * 2)), int(420 / (size * 5))
+    for line in range(lines):
+        height = bottom + 0.24 - (line + 1) * 0.23 / lines
+        figure.text(left + 0.01, height, _words(random, words), size=size, family=font, color=colour, clip_on=True,
+                    weight=random.choice(("normal", "bold"), p=(0.8, 0.2)))  # fmt: skip
+
+
+def _table(figure, random, left, bottom, light):
+    axes = _axes(figure, random, left, bottom, light)
+    axes.set(xticks=range(5), yticks=range(9), xlim=(0, 4), ylim=(0, 8), xticklabels=[], yticklabels=[])
+    axes.grid(color=_colour(random, not light), linewidth=random.uniform(0.5, 2))
+    for column, row in np.ndindex(4, 8):
+        size, colour = random.uniform(7, 11), _colour(random, not light)
+        axes.text(column + 0.1, row + 0.3, f"{random.normal(0, 100):.2f}", size=size, color=colour)
+
+
+def _window(figure, random, left, bottom, light):
+    axes = _axes(figure, random, left, bottom, light)
+    axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
+    for _ in range(random.integers(6, 14)):
+        corner, size, colour = random.uniform(0, 0.8, 2), random.uniform(0.05, 0.5, 2), random.random(3)
+        axes.add_patch(_rectangle(corner, size, colour, random.uniform(0, 3)))
+        text, size = tuple(np.round(1 - colour) if random.random() < 0.7 else random.random(3)), random.uniform(6, 14)
+        axes.text(*corner + 0.02, _words(random, 2), size=size, family=random.choice(_FONTS), color=text, clip_on=True)
+
+
+def _rectangle(corner, size, colour, linewidth):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, *size, facecolor=tuple(colour), edgecolor=tuple(colour / 2), linewidth=linewidth)
+
+
+def _chart(figure, random, left, bottom, light):
+    axes = _axes(figure, random, left, bottom, light)
+    for _ in range(random.integers(1, 5)):
+        style, width = random.choice(("-", "--", ":", "o-", ".")), random.uniform(0.5, 4)
+        axes.plot(np.cumsum(random.normal(0, 1, 30)), style, color=tuple(random.random(3)), linewidth=width, markersize=4)
+    axes.bar(range(0, 30, 3), random.normal(0, 3, 10), color=tuple(random.random(3)))
+    axes.set_title(_words(random, 3), color=_colour(random, not light), size=9)
+
+
+def _axes(figure, random, left, bottom, light):
+    axes = figure.add_axes((left + 0.02, bottom + 0.02, 0.22, 0.2), facecolor=_colour(random, light))
+    axes.tick_params(colors=_colour(random, not light), labelsize=7)
+    return axes
