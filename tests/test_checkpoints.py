@@ -1,5 +1,6 @@
 """Trainings that are killed, damaged or disturbed, and go on."""
 
+import os
 import random
 import resource
 import shutil
@@ -9,13 +10,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 
 from lstm_ae_lib import training
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.fast import threads
 from lstm_ae_lib.study import checkpoints
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
+TRAIN_ONCE = Path(__file__).parent / "train_once.py"
+THREADS = {"TF_NUM_INTEROP_THREADS": str(threads.cores()), "TF_NUM_INTRAOP_THREADS": "1"}  # what it asks for
 only_tensorflow = pytest.mark.skipif(not TENSORFLOW, reason="tf.data, and checkpoints in mid-epoch, need TensorFlow")
 
 
@@ -24,8 +29,7 @@ only_tensorflow = pytest.mark.skipif(not TENSORFLOW, reason="tf.data, and checkp
 
 def train(folder, *options, timeout=300):
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(Path(__file__).parent / "train_once.py"), str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    return processes.run([TRAIN_ONCE, folder, *options], env=os.environ | THREADS, timeout=timeout)
 
 
 def assert_same_result(folder, expected):
@@ -81,8 +85,8 @@ def test_a_training_that_is_killed_twenty_times_ends_with_the_same_bits(tmp_path
 def test_sigterm_saves_ends_with_its_own_code_and_resumes(tmp_path, left_alone):
     folder = tmp_path / "ended"
     folder.mkdir()
-    command = [sys.executable, str(Path(__file__).parent / "train_once.py"), str(folder), "--slow"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, TRAIN_ONCE, folder, "--slow"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | THREADS)
     for line in process.stdout:
         if line == "step 4\n":
             process.terminate()

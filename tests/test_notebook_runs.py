@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import processes
 import pytest
 from test_readme import blocks
 
@@ -23,10 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 def snippets(tmp_path_factory):
     """README's commands and programs, each as it stands, in one folder where the environment is what `make study` leaves."""
     folder = tmp_path_factory.mktemp("snippets")
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    python = folder / ".venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
     for name in ("figures", "notebooks"):
         (folder / name).symlink_to(ROOT / name)
     environment = os.environ | {"LSTM_AE_DATA": str(folder / "data"), "PYTHONPATH": str(ROOT)}
@@ -34,8 +31,9 @@ def snippets(tmp_path_factory):
     for kind, block in blocks():
         for code in [block] if kind == "python" else block.splitlines():
             if not code.startswith("make "):
-                command = [sys.executable, "-c", code] if kind == "python" else ["bash", "-ec", code]
-                done[code] = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+                interpreter, *words = [".venv/bin/python", "-c", code] if kind == "python" else shlex.split(code)
+                assert interpreter == ".venv/bin/python", code
+                done[code] = processes.run(words, cwd=folder, env=environment, timeout=900)
                 assert done[code].returncode == 0, f"{code}\n{done[code].stderr[-3000:]}"
     return folder, done
 

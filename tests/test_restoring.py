@@ -8,7 +8,6 @@ import logging
 import os
 import pickle
 import re
-import subprocess
 import sys
 import types
 import warnings
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import processes
 import pytest
 
 from lstm_ae_lib import __main__, cifar10, classical, degradations, metrics, paths, peers, pictures, restoring, spectral, weights
@@ -572,7 +572,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 restoring.restore(np.zeros((2048, 2048, 3), np.uint8), restorer)
 print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 """
-    done = subprocess.run([sys.executable, "-c", code, str(store)], capture_output=True, text=True, env={**os.environ})
+    done = processes.run(["-c", code, store])
     assert done.returncode == 0, done.stderr
     grown = json.loads(done.stdout) * (1024 if sys.platform == "linux" else 1)
     assert grown < 60 * 2048 * 2048

@@ -1,4 +1,5 @@
 import numpy as np
+import processes
 import pytest
 
 from lstm_ae_lib import models, seeding
@@ -22,9 +23,6 @@ def test_a_wrong_seed_is_refused(seed):
 
 def test_two_trainings_of_one_seed_are_bit_identical(sample):
     """In a process of its own, since the switch for deterministic operations cannot be turned off again."""
-    import subprocess
-    import sys
-
     code = """
 import hashlib
 from lstm_ae_lib import cifar10, datasets, degradations, keras, models, seeding
@@ -38,7 +36,7 @@ for seed in (5, 5):
     model.fit(batches, steps_per_epoch=4, epochs=2, shuffle=False, verbose=0)
     print(hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = processes.run(["-c", code])
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.split()
     assert len(first) == 64 and first == second

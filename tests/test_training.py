@@ -1,9 +1,9 @@
-import subprocess
 import sys
 import time
 import types
 
 import numpy as np
+import processes
 import pytest
 
 from lstm_ae_lib import datasets, degradations, training
@@ -126,7 +126,7 @@ for scope in (contextlib.nullcontext(), tf.distribute.MirroredStrategy(["CPU:0",
 
 @only_tensorflow
 def test_two_devices_lose_as_one():
-    done = subprocess.run([sys.executable, "-c", PARALLEL], capture_output=True, text=True, timeout=300)
+    done = processes.run(["-c", PARALLEL])
     assert done.returncode == 0, done.stderr
     (first, *one), (second, *two) = ([float(value) for value in line.split()] for line in done.stdout.splitlines())
     assert (first, second) == (1, 2) and len(one) == 3 and one[2] < one[0]
