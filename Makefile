@@ -10,9 +10,9 @@ RUN     = $(VENV)/bin/python
 # Two workers, each with the tests of whole files and a data folder of its own.
 PYTEST  = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 WORKERS ?= 2
-# nbval waits for a dead kernel as long as its cell timeout. Its runs stay out of data/.
-NBVAL   = -m pytest --nbval --nbval-cell-timeout=600 --nbval-kernel-name=python3 -p no:warnings $(wildcard notebooks/[0-8]*.ipynb)
-NBDATA  = export LSTM_AE_DATA="$$(mktemp -d)"; trap 'rm -rf "$$LSTM_AE_DATA"' EXIT
+# nbval waits for a dead kernel as long as its cell timeout. Its runs stay out of data/, its kernels are forked (tests/processes.py).
+NBVAL   = -m pytest --nbval --nbval-cell-timeout=600 --nbval-kernel-name=python3 -p forked_kernels -p no:warnings $(wildcard notebooks/[0-8]*.ipynb)
+NBDATA  = export PYTHONPATH=tests LSTM_AE_DATA="$$(mktemp -d)"; trap 'rm -rf "$$LSTM_AE_DATA"' EXIT
 # Both at once: the notebooks' report is shown when the tests have ended. Side by side, more threads only wait for each other.
 both    = export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1; ($(NBDATA); $(1) $(NBVAL)) > .nbval.log 2>&1 & notebooks=$$!; \
           $(1) $(PYTEST); tests=$$?; wait $$notebooks; notebooks=$$?; cat .nbval.log; rm -f .nbval.log; exit $$((tests | notebooks))

@@ -8,6 +8,7 @@ import re
 import nbformat
 import numpy as np
 import papermill
+import processes
 import pytest
 
 from lstm_ae_lib import degradations, paths
@@ -118,6 +119,11 @@ def test_run_presets_and_sweeps_know_drivers_only():
 
 
 # --- each of them, small; 90 and 91 in test_notebook_runs -------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    processes.fork_kernels(monkeypatch)
 
 
 def execute(name, **parameters):
