@@ -122,8 +122,8 @@ _KINDS = (
     Protocol("photo", "a photograph in an unknown state: a blur of six kinds to 6 px, noise to 80/255, JPEG to 20, or none",
              _CAMERA, kernel=31, noise_range=(0.0, 80 / 255), noise_share=0.7, noise_power=3, jpeg_share=0.65, jpeg_range=(20, 98),
              untouched_share=0.1, blurs=(
-                 (0.2, "none", 0, 0), (0.3, "gaussian", 0.1, 3.0), (0.05, "gaussian", 3.0, 6.0), (0.1, "elliptic", 0.2, 4.0),
-                 (0.2, "motion", 1.0, 17.0), (0.12, "disc", 0.5, 5.0), (0.03, "enlarged", 1.0, 3.0)), notes="what the weights photo are trained on"),
+                 (0.2, "none", 0, 0), (0.3, "gaussian", 0.1, 3), (0.05, "gaussian", 3, 6), (0.1, "elliptic", 0.2, 4),
+                 (0.2, "motion", 1, 17), (0.12, "disc", 0.5, 5), (0.03, "enlarged", 1, 3)), notes="for the weights photo"),
 )  # fmt: skip
 PROTOCOLS = {protocol.name: protocol for protocol in _KINDS}
 

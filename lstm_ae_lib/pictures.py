@@ -255,47 +255,53 @@ def as_array(image) -> np.ndarray:
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"))
 
 
-def to_colours(image) -> tuple:
-    """A picture as a restorer takes it, ``(height, width, 3)`` float32 in [0, 1], grey as three equal colours; and the way back.
-
-    ``image`` is ``(height, width)`` or ``(height, width, 1, 3 or 4)``, uint8, uint16, or floating in [0, 1]. The way back clips to
-    [0, 1] and gives the picture's own shape, dtype and alpha. Both raise ``ValueError`` for all else, as for what is not finite.
-    """
+def check_pixels(image) -> None:
+    """Raises ``ValueError`` but for ``(height, width)`` or ``(height, width, 1, 3 or 4)``, uint8, uint16, or floats in [0, 1]."""
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or min(image.shape, default=0) < 1:
         raise ValueError(f"image must be (height, width) or (height, width, 1, 3 or 4 channels), not empty, got {image.shape}")
     if min(image.shape[:2]) < 2:
         raise ValueError(f"image must be at least 2 pixels high and wide, got {image.shape[0]} x {image.shape[1]}")
-    floating = image.dtype.kind == "f"
-    if not floating and image.dtype not in (np.uint8, np.uint16):
+    if image.dtype.kind != "f" and image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"image must be uint8, uint16, or floating in [0, 1], got {image.dtype}")
-    if floating and not (image.min() >= 0 and image.max() <= 1):
+    if image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):
         raise ValueError(f"image must lie in [0, 1], got values from {image.min():g} to {image.max():g}")
-    scale = np.float32(1 if floating else np.iinfo(image.dtype).max)
-    channels = image.shape[2] if image.ndim == 3 else 1
-    colours = (image.reshape(*image.shape[:2], channels)[..., :3] / scale).astype(np.float32, copy=False)
-    colours = np.repeat(colours, 3, axis=2) if channels == 1 else colours
 
-    def back(restored):
-        if wrong := np.count_nonzero(~np.isfinite(restored)):
-            raise ValueError(f"restored must be finite, got {wrong} values that are NaN or infinite")
-        restored = np.clip(restored, 0, 1)
-        restored = (restored.mean(axis=2, keepdims=True) if channels == 1 else restored) * scale
-        restored = (restored if floating else np.rint(restored)).astype(image.dtype)
-        restored = np.concatenate([restored, image[..., 3:]], axis=2) if channels == 4 else restored
-        return restored.reshape(image.shape)
 
-    return colours, back
+def to_colours(image) -> np.ndarray:
+    """What :func:`check_pixels` allows as ``(height, width, 3)`` float32 in [0, 1], grey as three equal colours, without alpha."""
+    check_pixels(image)
+    colours = (image.reshape(*image.shape[:2], -1)[..., :3] / _scale(image)).astype(np.float32, copy=False)
+    return np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
+
+
+def from_colours(colours, image) -> np.ndarray:
+    """``image`` with other colours, clipped to [0, 1]: :func:`to_colours` back. ``ValueError`` for what is not finite."""
+    if wrong := np.count_nonzero(~np.isfinite(colours)):
+        raise ValueError(f"restored must be finite, got {wrong} values that are NaN or infinite")
+    result = image.copy()
+    channels = result.reshape(*image.shape[:2], -1)[..., :3]
+    for rows in (slice(top, top + 256) for top in range(0, len(image), 256)):  # all at once would take as much memory again
+        part = np.clip(colours[rows], 0, 1)
+        part = (part.mean(axis=2, keepdims=True) if channels.shape[2] == 1 else part) * _scale(image)
+        channels[rows] = part if image.dtype.kind == "f" else np.rint(part)
+    return result
+
+
+def _scale(image):
+    return np.float32(1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max)
 
 
 def eight_bit_colours(image) -> np.ndarray:
     """A picture of any kind that :func:`to_colours` takes, as ``(height, width, 3)`` uint8: what can be degraded and compared."""
-    return np.rint(to_colours(as_array(image))[0] * 255).astype(np.uint8)
+    return np.rint(to_colours(as_array(image)) * 255).astype(np.uint8)
 
 
 def _swap_red_and_blue(image):
     """From RGB to what OpenCV writes, and back."""
-    channels = [2, 1, 0, *range(3, image.shape[-1])]
-    return image if image.ndim == 2 or image.shape[2] == 1 else np.ascontiguousarray(image[..., channels])
+    import cv2
+
+    code = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(image.shape[-1] if image.ndim == 3 else 1)
+    return image if code is None else cv2.cvtColor(image, code)
 
 
 def photographs() -> dict:

@@ -5,6 +5,7 @@ arguments, the SHA-256 of the weights, and a card (task, data, numbers, seed, ve
 """
 
 import functools
+import itertools
 import math
 import warnings
 from pathlib import Path
@@ -14,19 +15,16 @@ import numpy as np
 from lstm_ae_lib import checks, degradations, pictures, spectral, weights
 from lstm_ae_lib._backend import keras
 
-# A picture that is larger than this is cut into tiles, which share a border: where two meet, one fades into the other. At its
-# cut edges a tile is wrong, by more than a grey level for 22 pixels with the weights gauss2: a quarter of the overlap is unused.
-TILE, OVERLAP = 384, 96
+# A larger picture is cut into tiles, which share a border, where one fades into the other. At its cut edges a tile is wrong, for
+# 16 pixels with the weights photo, by more than a grey level for 22 with gauss2: a third of the overlap is unused.
+TILE, OVERLAP = 512, 64
 # Between which numbers what :func:`measured` finds must lie, by the protocol of the weights' card; outside, the weights do not fit.
 # Chosen from 128-pixel cut-outs of scikit-image's photographs, and of a page, text, a screenshot and a drawing, degraded in 41 ways
-# (each protocol's own; other blurs, noise, JPEG, enlarging, untouched); from the left halves, counted on the right ones: "found" of
-# those that came out worse by 0.1 dB, "false" of those that the protocol had degraded and that came out better.
+# (each protocol's own, others, none); from the left halves, counted on the right ones: "found" of those that came out worse by
+# 0.1 dB, "false" of those that the protocol had degraded and that came out better.
 # - A result that fits gives the picture again when it is degraded again: gauss2 97 % found, 0 of 40 false; reference 97 %, 1 of 40.
-# - Blurred by blind's sigmas, but for the smallest, only rounding is left at the finest scale: 81 % found, 16 % false (sigma
-#   below 0.6); what is missed has mostly another blur, and no noise.
+# - Blurred by blind's sigmas, but for the smallest, only rounding is left at the finest scale: 81 % found, 16 % false.
 # - noisy adds white noise of 5.1 grey levels: all found, 4 of 80 false. It also warns of other blurs, which come out better.
-# - photo makes nothing worse up to noise of 70 grey levels, which is measured as 57 (some are clipped); at 80, measured as 61 and
-#   more, it breaks down.
 # - awgn takes something away only where there is noise: 98 % found, 12 % false (noise below 5 grey levels on fine texture).
 FITTING = {
     "gauss2": {"misfit": (0, 0.2), "change": (0, 4.6)},
@@ -47,8 +45,7 @@ _SAID = {
 }
 SMALLEST_JUDGED, EDGE = 64, 8
 DEFAULT = GENERAL = "photo"  # the weights for pictures with an unknown degradation, named where others do not fit
-# Networks halve an image this often; whatever does not divide is continued at its border and cut off again.
-STRIDE = 8
+STRIDE = 8  # networks halve an image at most three times; what does not divide is continued at its border and cut off again
 
 
 class ReleasedRestorer:
@@ -105,7 +102,7 @@ def _predict(model, images):
 def _padding(size):
     """Pixels by which a side is continued: none where it divides, else so many that the new edge is far from the picture."""
     fits = size % STRIDE == 0 and size >= 2 * STRIDE
-    return 0 if fits else -(-(size + OVERLAP // 4) // STRIDE) * STRIDE - size
+    return 0 if fits else -(-(size + OVERLAP // 3) // STRIDE) * STRIDE - size
 
 
 def linear_part(restorer):
@@ -135,7 +132,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     that it was hardly degraded as the weights' card says (:data:`FITTING`; of 64 pixels a side and more).
 
     Args:
-        image: as for :func:`lstm_ae_lib.pictures.to_colours`, or a PIL image. Grey is averaged; alpha is kept as it is.
+        image: as for :func:`lstm_ae_lib.pictures.check_pixels`, or a PIL image. Grey is averaged; alpha is kept as it is.
         restorer: released weights' name, or any function of a batch ``(1, height, width, 3)``, float32 in [0, 1], whose result
             is clipped. With none, :data:`DEFAULT`.
         strength: share of the restored picture in the result, the rest is ``image``: 0 gives ``image``, 1 the restored picture.
@@ -151,14 +148,13 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     checks.number(overlap, "overlap", 2, 2**20, whole=True)
     checks.number(tile, "tile", 2 * overlap, 2**20, whole=True)
     by_name = restorer is None or isinstance(restorer, str)
-    image = pictures.as_array(image)
-    colours, back = pictures.to_colours(image)
+    pictures.check_pixels(image := pictures.as_array(image))
     restore_tile = load_restorer(restorer or DEFAULT) if by_name else restorer
     if strength == 0:
         return image.copy()
-    restored = _restored(colours, restore_tile, tile, overlap, progress)
-    result = back(restored)
-    if by_name and (why := _misfit(colours, restored, restore_tile)):
+    restored = _restored(image, restore_tile, tile, overlap, progress)
+    result = pictures.from_colours(restored, image)
+    if by_name and (why := _misfit(image, restored, restore_tile)):
         said = f"the weights {restore_tile.name} hardly fit this picture, and may make it worse: {why}; "
         said += f"{restore_tile.name} {restore_tile.card.get('task')}"
         if restore_tile.name != GENERAL and GENERAL in weights.released():
@@ -166,28 +162,24 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
         if strict:
             raise ValueError(said)
         warnings.warn(said, pictures.PictureWarning, stacklevel=2)
-    return result if strength == 1 else back(strength * np.clip(restored, 0, 1) + (1 - strength) * colours)
+    if strength < 1:
+        restored = strength * np.clip(restored, 0, 1) + (1 - strength) * pictures.to_colours(image)
+    return result if strength == 1 else pictures.from_colours(restored, image)
 
 
-def _restored(colours, restore_tile, tile, overlap, progress):
-    height, width = colours.shape[:2]
-    restored, weight = np.zeros(colours.shape, np.float32), np.zeros((height, width, 1), np.float32)
-    places = _places(height, width, tile, overlap)
+def _restored(image, restore_tile, tile, overlap, progress):
+    restored = np.zeros((*image.shape[:2], 3), np.float32)
+    places = list(itertools.product(*(_blended(length, tile, overlap) for length in image.shape[:2])))
     if progress:
         import tqdm
 
         places = tqdm.tqdm(places, unit=" tiles", disable=len(places) == 1)
-    for top, left in places:
-        part = slice(top, top + tile), slice(left, left + tile)
-        seen = colours[part]
-        down, across = _blend_weights(top, height, seen.shape[0], overlap), _blend_weights(left, width, seen.shape[1], overlap)
-        fade = (down[:, None] * across)[..., None]
+    for (rows, down), (columns, across) in places:
+        seen = pictures.to_colours(image[rows, columns])
         made = np.asarray(restore_tile(seen[None]))
         if made.shape != (1, *seen.shape):
             raise ValueError(f"restorer must return the shape it was given, {(1, *seen.shape)}, got {made.shape}")
-        restored[part] += fade * made[0]
-        weight[part] += fade
-    restored /= weight
+        restored[rows, columns] += down[:, None, None] * across[:, None] * made[0]
     return restored
 
 
@@ -204,7 +196,8 @@ def measured(before, after, protocol: str) -> dict:
     """
     sums, places = np.zeros(7), _places(*before.shape[:2], TILE, OVERLAP)
     for top, left in places:
-        seen, made = (255 * picture[top : top + TILE, left : left + TILE] for picture in (before, after))
+        part = slice(top, top + TILE), slice(left, left + TILE)
+        seen, made = (255 * picture for picture in (pictures.to_colours(before[part]), after[part]))
         eight_bit = np.rint(made).astype(np.uint8)[None]
         again = seen if degradations.is_random(protocol) else degradations.degrade(eight_bit, protocol)[0]
         inner = slice(EDGE, -EDGE), slice(EDGE, -EDGE)  # a tile's edge is not blurred as it was within the picture
@@ -250,12 +243,14 @@ def _tile_offsets(size, tile, overlap):
     return [round(place * (size - tile) / (count - 1)) for place in range(count)]
 
 
-def _blend_weights(start, size, length, overlap):
-    """A tile's weight along one axis, but for the picture's own edges: nothing in the outer quarter of the shared border,
-    where the network sees least, then rising over a half of it."""
-    rising = np.clip((np.arange(length, dtype=np.float32) + 0.5 - overlap / 4) / (overlap / 2), 0, 1)
-    falling = rising[::-1] if start + length < size else 1
-    return (rising if start else np.ones(length, np.float32)) * falling
+def _blended(size, tile, overlap):
+    """Tiles along one axis, as slices, each with its weights, which add up to 1: nothing in the outer third of a border that is
+    shared, where the network sees least, then rising over the next third."""
+    parts = [slice(start, min(start + tile, size)) for start in _tile_offsets(size, tile, overlap)]
+    rising = np.clip(3 * (np.arange(min(tile, size), dtype=np.float32) + 0.5) / overlap - 1, 0, 1)
+    weights = [np.pad((rising if part.start else np.ones_like(rising)) * (rising[::-1] if part.stop < size else 1),
+                      (part.start, size - part.stop)) for part in parts]  # fmt: skip
+    return [(part, (weight / sum(weights))[part]) for part, weight in zip(parts, weights, strict=True)]
 
 
 def restore_file(source, target, restorer=None, *, quality: int = pictures.QUALITY, strength: float = 1.0, strict: bool = False,

@@ -100,18 +100,18 @@ def test_the_growth_is_fitted(small, monkeypatch):
 
 
 def test_restoring_whole_pictures_is_timed(small, monkeypatch):
-    monkeypatch.setattr(bench, "PICTURES", ((64, 48), (500, 400)))
+    monkeypatch.setattr(bench, "PICTURES", ((64, 48), (900, 800)))
     asked = []
     monkeypatch.setattr(bench, "_restore_once", lambda source, target: asked.append(pictures.read(source).shape) or (2.0, 300))
     found, text = bench.run("restore", 2)
-    assert asked == [(48, 64, 3)] * 2 + [(400, 500, 3)] * 2
+    assert asked == [(48, 64, 3)] * 2 + [(800, 900, 3)] * 2
     assert [(record["seconds"], record["peak_mebibytes"]) for record in found] == [(2.0, 300)] * 2
-    # The larger one is cut into two by two tiles of 384 pixels.
-    one = models.multiply_adds(restoring.load_restorer(restoring.DEFAULT)._at_size(384, 384))
+    # The larger one is cut into two by two tiles of 512 pixels.
+    one = models.multiply_adds(restoring.load_restorer(restoring.DEFAULT)._at_size(512, 512))
     assert found[1]["gflop"] == pytest.approx(8e-9 * one) and found[1]["fraction_of_gemm"] == pytest.approx(
         4e-9 * one / found[1]["gemm_gflops"], rel=0.05  # which is rounded
     )
-    assert "500 x 400" in text and "2.0 [2.0, 2.0]" in text
+    assert "900 x 800" in text and "2.0 [2.0, 2.0]" in text
 
 
 def test_of_some_tasks_the_others_records_are_kept(small):

@@ -309,7 +309,7 @@ def test_a_small_image_or_other_weights_are_not_judged(loaded_once, same):
 
 
 def test_what_is_measured_is_what_it_says():
-    noise = np.clip(0.5 + 0.02 * np.random.default_rng(0).standard_normal((400, 400, 3)), 0, 1)
+    noise = np.clip(0.5 + 0.02 * np.random.default_rng(0).standard_normal((400, 400, 3)), 0, 1).astype(np.float32)
     found = restoring.measured(noise, noise, "noisy")
     assert found["noise"] == pytest.approx(5.1, rel=0.02) and found["whiteness"] == pytest.approx(1, abs=0.02)
     assert found["rise"] == 1 and found["change"] == found["misfit"] == 0

@@ -11,7 +11,7 @@ _FONTS = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono")  # Matplotlib bring
 _LETTERS = np.array(list("etaoinshrdlcumwfgypbvkjxqzEAINSTR0123456789.,-:"))
 
 
-def draw(place: int) -> np.ndarray:
+def draw_page(place: int) -> np.ndarray:
     """The page of a number, 0 to 999: ``(1200, 1600, 3)`` uint8, RGB. Even ones are light, odd ones dark. One version of Matplotlib
     always draws the same."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,14 +26,14 @@ def draw(place: int) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def write(folder) -> list[Path]:
+def write_pages(folder) -> list[Path]:
     """Writes the pages that a folder lacks as ``drawn-0.png`` and so on, and returns all their paths."""
     import cv2
 
     paths = [Path(folder) / f"drawn-{place}.png" for place in range(PAGES)]
     for place, path in enumerate(paths):
         if not path.exists():
-            files.write(path, cv2.imencode(".png", draw(place)[..., ::-1])[1].tobytes())
+            files.write(path, cv2.imencode(".png", draw_page(place)[..., ::-1])[1].tobytes())
     return paths
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_ae_lib import checks, cifar10, datasets, degradations, files, metrics, paths, pictures, restoring
-from lstm_ae_lib.tasks import pages
+from lstm_ae_lib.tasks.pages import write_pages
 from lstm_ae_lib.tasks.picture_folder import PictureFolder, picture_crops
 
 AT_LEAST = 10  # half of the list: another release of the packages may lack some
@@ -100,7 +100,7 @@ def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int
     chosen, held_out = datasets.split(count, validation_share)
     if str(folder) == "photographs":
         folder = verified()
-        pages.write(folder)
+        write_pages(folder)
     both = PictureFolder(folder, side).split(validation_share, seed)
     counts = (len(range(count)[places]) for places in (chosen, held_out))
     crops = [picture_crops(part, number, seed) for part, number in zip(both, counts, strict=True)]
