@@ -56,6 +56,7 @@ def _parser():
     add("target", metavar="OUT", help="where to write the restored one, .png or .jpg; - writes a PNG to standard output")
     add("--weights", help="released weights: a name in data/weights (photo)")
     add("--strength", type=float, default=1.0, help="share of the restored picture in what is written, 0 to 1 (1)")
+    add("--map", metavar="MAP", help="a .png to write, too: the lighter, the larger the error to expect (five times as long)")
     add("--strict", action="store_true", help="write nothing where the weights do not fit the picture")
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
     add("--quiet", action="store_true", help="no progress")
@@ -167,9 +168,16 @@ def _picture(arguments):
     pictures.check_target(arguments.target, arguments.source, (".laec",) if arguments.command == "compress" else pictures.SUFFIXES)
     checks.number(arguments.quality, "quality", 1, 100, whole=True)
     checks.number(getattr(arguments, "strength", 1), "strength", 0, 1)
+    if (target := getattr(arguments, "map", None)) is not None:
+        pictures.check_target(target, arguments.source, (".png",))
+        if target in ("-", arguments.target):
+            raise ValueError(f"map must be a .png file of its own, got {target!r}")
     names = sorted(path.stem for path in paths.released_dir("" if arguments.command == "restore" else "compress").glob("*.json"))
     if arguments.weights and names:
         checks.choice(arguments.weights, "weights", names)
+    card = paths.released_dir() / f"{arguments.weights or 'photo'}.json"
+    if target is not None and not files.read_json(card)["card"].get("trust"):
+        raise ValueError(f"the weights {arguments.weights} have no map of errors; photo has")
 
     def show(message, category, *rest):
         if category is pictures.PictureWarning:
@@ -189,7 +197,12 @@ def _write_picture(arguments, source, target, weights):
         from lstm_ae_lib import files, paths, restoring
 
         options = {"quality": arguments.quality, "strength": arguments.strength, "strict": arguments.strict}
+        source = files.read(source) if arguments.map else source
         shape = restoring.restore_file(source, target, weights, **options, progress=not arguments.quiet)
+        if arguments.map:
+            from lstm_ae_lib.tasks import trust
+
+            trust.write_map(source, arguments.map, restoring.load_restorer(weights or restoring.DEFAULT), not arguments.quiet)
         task = files.read_json(paths.released_dir() / f"{weights or restoring.DEFAULT}.json")["card"].get("task")
         return shape, f", restored with {weights or restoring.DEFAULT}, which {task}"
     from lstm_ae_lib.tasks import codec

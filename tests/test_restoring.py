@@ -651,6 +651,19 @@ def test_release_by_the_command_line(finished_run, monkeypatch, capsys):
     assert __main__.main(["release", "mine", "../good"]) == 2
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_line_of_1024_pixels_is_restored_as_well_as_its_pieces_of_128(axis):
+    """Scans go along whole lines: what they learned on short ones must hold on long ones."""
+    halves = (pictures.photographs()[name][200:248, :512] for name in ("astronaut", "coffee"))
+    clean = np.concatenate(list(halves), axis=1).swapaxes(0, 1 - axis)
+    degraded = degradations.through_camera(clean, np.random.default_rng(0), **photographs.CASES["Gaussian 2, noise 3"])
+    restorer, seen = restoring.load_restorer("photo"), degraded[None] / np.float32(255)
+    whole = restorer(seen)[0]
+    pieces = np.concatenate([restorer(piece)[0] for piece in np.split(seen, 8, axis=1 + axis)], axis=axis)
+    before, at_once, apart = (metrics.per_image(clean[None], image[None])["psnr"][0] for image in (degraded, whole, pieces))
+    assert at_once > apart - 0.05 and at_once > before + 0.5
+
+
 def test_photographs_are_larger_than_what_was_trained_on():
     photographs = pictures.photographs()
     assert len(photographs) >= 3

@@ -6,7 +6,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, cifar10, degradations, metrics, models, pictures, restoring, weights
 from lstm_ae_lib.study import runs
-from lstm_ae_lib.tasks import codec, photographs
+from lstm_ae_lib.tasks import codec, photographs, trust
 
 SAMPLE_IMAGES = 50  # test images of the bundled sample, on which anyone who loads the weights can check their numbers
 _TRAINED = "Trained on CIFAR-10's 32x32 images, on one seed"
@@ -67,6 +67,7 @@ def _restorer_card(run, record, network, description, any_size=True):
     measured = {"photographs": measure_photographs(restorer, protocol)} if any_size else {}
     if protocol.blurs and any_size:  # several degradations: what becomes of each, and of pictures that are none of them
         measured |= {"cases": photographs.measure(restorer), "cases of 256 pixels": photographs.measure(restorer, 256)}
+        measured["trust"] = trust.calibrate(restorer)
     return {
         "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
         "numbers": tested_numbers(run), **measured,

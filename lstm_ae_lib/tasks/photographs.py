@@ -121,7 +121,7 @@ def measure(restorer, side: int = 0) -> list[dict]:
     """
     found = []
     for word, chosen, cases in (("photographs", pictures.photographs(), CASES), ("others", other_pictures(), OTHER_CASES)):
-        clean = [_middle(pictures.eight_bit_colours(picture), side) for picture in chosen.values()]
+        clean = [middle(pictures.eight_bit_colours(picture), side) for picture in chosen.values()]
         for case, arguments in cases.items():
             values = []
             for place, picture in enumerate(clean):
@@ -160,7 +160,7 @@ def _window():
     return window
 
 
-def _middle(picture, side):
+def middle(picture, side):
     """A square from the middle of a picture, or as much of it as there is; with 0 the picture."""
     rows, columns = (slice(max(0, (length - side) // 2), max(0, (length - side) // 2) + side) for length in picture.shape[:2])
     return picture[rows, columns] if side else picture
