@@ -18,6 +18,7 @@ def generating(images):
     keras.utils.set_random_seed(0)
     model = variational.variational_autoencoder(latent=8, width=8)
     model.compile(keras.optimizers.Adam(0.003), loss=variational.gaussian_nll)
+    model.optimizer.build(model.trainable_variables)  # else the step is traced twice, once to make these
     unit = images[0] / np.float32(255)
     history = model.fit(unit, unit, batch_size=16, epochs=8, verbose=0)
     return model, history.history
@@ -28,6 +29,7 @@ def restoring(images):
     keras.utils.set_random_seed(0)
     model = variational.conditional_vae(width=8, latent=2, linear_start="")
     model.compile(keras.optimizers.Adam(0.003), loss=variational.gaussian_nll)
+    model.optimizer.build(model.trainable_variables)  # else the step is traced twice, once to make these
     unit = images[0] / np.float32(255)
     model.fit((images[1], unit), unit, batch_size=16, epochs=8, verbose=0)
     return model
