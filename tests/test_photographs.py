@@ -370,3 +370,9 @@ def test_other_pictures_are_of_four_kinds():
     found = photographs.other_pictures()
     assert list(found) == ["page", "text", "logo", "window"] and found["window"].dtype == np.uint8
     assert len(np.unique(found["window"].reshape(-1, 3), axis=0)) > 50  # letters with soft edges
+
+
+def test_the_pipeline_is_timed_after_its_first_batch(monkeypatch):
+    moments = iter((10.0, 12.0))
+    monkeypatch.setattr(photographs.time, "perf_counter", lambda: next(moments))
+    assert photographs.crops_per_second(([0] * 16, [0] * 16) for _ in range(9)) == 8 * 16 / 2

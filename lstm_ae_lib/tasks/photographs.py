@@ -5,6 +5,7 @@ to photographs, which is measured on scikit-image's.
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,15 @@ def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int
     labels = [np.zeros(len(one), np.uint8) for one in places]
     images = cifar10.ImageSet(np.concatenate(crops), labels[0], tests, labels[1], *places, "pictures", content.hexdigest())
     return images, both[0]
+
+
+def crops_per_second(batches, count: int = 20) -> float:
+    """How fast a pipeline of ``(degraded, clean)`` batches is, if nothing else computes: over ``count`` batches after the first."""
+    batches = iter(batches)
+    next(batches)
+    started = time.perf_counter()
+    crops = sum(len(degraded) for degraded, _ in itertools.islice(batches, count))
+    return crops / (time.perf_counter() - started)
 
 
 def measure(restorer, side: int = 0) -> list[dict]:
