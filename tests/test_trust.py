@@ -31,6 +31,7 @@ def test_the_fit_finds_a_power_and_expects_the_mean_error():
     assert found["slope"] == pytest.approx(1.2, abs=0.01) and found["offset"] == pytest.approx(np.log(9) + 0.5**2 / 2, abs=0.02)
     # At a variance of 1 the squared error is 9 times the mean of what was multiplied, exp(0.125).
     assert trust.expected(np.ones(1), found)[0] == pytest.approx(3 * np.exp(0.0625), rel=0.02)
+    assert trust.fit(np.ones(100), np.full(100, 4.0)) == {"slope": 0, "offset": pytest.approx(np.log(4))}
     assert trust.expected(np.zeros(1), found)[0] == trust.expected(np.full(1, trust.LEAST), found)[0] > 0
 
 
@@ -54,7 +55,7 @@ def test_the_command_line_writes_a_map(tmp_path, capsys):
     lighter = found > np.median(found)
     assert error_now[lighter].mean() > 2 * error_now[~lighter].mean()
     capsys.readouterr()
-    for wrong, said in ((error[:-3] + "jpg", "the suffix of the file to write must be one of .png"), (source, "write to another file"),
+    for wrong, said in ((error[:-3] + "jpg", "the suffix of the file to write must be one of"), (source, "write to another file"),
                         (target, "map must be a .png file of its own"), ("-", "map must be a .png file of its own")):  # fmt: skip
         assert __main__.main(["restore", source, target, "--map", wrong]) == 2 and said in capsys.readouterr().err
     assert __main__.main(["restore", source, target, "--map", error, "--weights", "gauss2"]) == 2

@@ -56,8 +56,9 @@ def fit(variance, squared_error, bins: int = 50) -> dict:
     variance = np.maximum(variance, LEAST).ravel()
     parts = np.array_split(np.argsort(variance), bins)
     means = [(np.log(variance[part]).mean(), np.log(np.maximum(np.mean(squared_error.ravel()[part]), LEAST))) for part in parts]
-    slope, offset = np.polyfit(*np.transpose(means), 1)
-    return {"slope": float(slope), "offset": float(offset)}
+    x, y = np.transpose(means)
+    slope = float(np.cov(x, y)[0, 1] / np.var(x, ddof=1)) if np.ptp(x) else 0.0  # where nothing varies, it is one number for all
+    return {"slope": slope, "offset": float(y.mean() - slope * x.mean())}
 
 
 def calibrate(restorer, side: int = 256, bins: int = 6) -> dict:
@@ -69,26 +70,27 @@ def calibrate(restorer, side: int = 256, bins: int = 6) -> dict:
     """
     import cv2
 
-    found = []
+    halves = {"left": ([], []), "right": ([], [])}  # each: variances, squared errors
     for arguments in CASES.values():
         for place, picture in enumerate(pictures.photographs().values()):
             clean = middle(picture, side)
             random = np.random.default_rng((degradations.PROTOCOL_SEED, place))
             restored, variance = spread(degradations.through_camera(clean, random, **arguments), restorer)
-            error = np.square(255 * restored - clean).mean(axis=2, dtype=np.float32)
-            found.append((variance, cv2.GaussianBlur(error, (0, 0), SMOOTHING)))
-    variance, error = np.stack(found, axis=1)
-    half = side // 2
-    trust = fit(variance[..., :half], error[..., :half])
-    told, error = expected(variance[..., half:], trust).ravel(), error[..., half:].ravel()
+            error = cv2.GaussianBlur(np.square(255 * restored - clean).mean(axis=2, dtype=np.float32), (0, 0), SMOOTHING)
+            for kind, values in enumerate((variance, error)):
+                for half, part in zip(halves.values(), np.array_split(values, 2, axis=1), strict=True):
+                    half[kind].append(part.ravel())
+    trust = fit(*map(np.concatenate, halves["left"]))
+    variance, error = map(np.concatenate, halves["right"])
+    told = expected(variance, trust)
     parts = np.array_split(np.argsort(told), bins)
     rows = [{"expected": float(np.sqrt(np.mean(told[part] ** 2))), "found": float(np.sqrt(error[part].mean()))} for part in parts]
-    correlation = np.corrcoef(np.log(told), np.log(np.maximum(error, LEAST)))[0, 1]
-    return {**trust, "correlation": float(correlation), "bins": rows}
+    correlation = float(np.corrcoef(np.log(told), np.log(np.maximum(error, LEAST)))[0, 1]) if np.ptp(told) else 0.0
+    return {**trust, "correlation": correlation, "bins": rows}
 
 
 def write_map(source, target, restorer: restoring.ReleasedRestorer, progress: bool = False) -> None:
-    """Writes :func:`error_map` of a PNG or JPEG file as a grey PNG: :data:`GREYS` for each grey level of error, white from 32 on."""
+    """Writes :func:`error_map` of a PNG or JPEG file as a grey PNG: :data:`GREYS` for each level of error, white from 32 on."""
     pictures.check_target(target, source, (".png",))
     levels = error_map(pictures.read(source), restorer, progress)
     pictures.write(target, np.rint(np.minimum(GREYS * levels, 255)).astype(np.uint8))
