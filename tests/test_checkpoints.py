@@ -128,7 +128,8 @@ def tiny_model(units=64, **compiled):
     inputs = keras.layers.Input((64,))
     hidden = keras.layers.Dropout(0.3)(keras.layers.Dense(units, activation="relu")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(64)(hidden))
-    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"], **compiled)
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=[keras.metrics.MeanAbsoluteError("mae")], **compiled)
+    model.optimizer.build(model.trainable_variables)  # else each step is traced twice, once to make these
     return model
 
 
