@@ -22,7 +22,8 @@ def make(weight=0.1, width=4, seed=0, **options):
 
 
 def compiled(model, rate=0.01):
-    model.compile(keras.optimizers.SGD(rate), loss="mse", metrics=[metrics.PSNR(), "mse"])
+    model.compile(keras.optimizers.SGD(rate), loss="mse", metrics=[metrics.PSNR(), keras.metrics.MeanSquaredError("mse")])
+    model.optimizer.build(model.trainable_variables)  # else the step is traced twice, once to make these
     return model
 
 
@@ -81,6 +82,7 @@ def test_a_discriminator_that_trains_alone_becomes_accurate(pair):
     model = make(weight=0.0, penalty=0.0)
     model.generator.trainable = False
     model.compile(keras.optimizers.Adam(0.01), loss="mse")
+    model.optimizer.build(model.trainable_variables)
     history = model.fit(*pair, batch_size=16, epochs=15, verbose=0).history
     assert history["discriminator_accuracy"][-1] > 0.8
 
@@ -91,6 +93,7 @@ def test_the_penalty_keeps_the_discriminator_smooth(pair):
         model = make(weight=0.0, penalty=penalty)
         model.generator.trainable = False
         model.compile(keras.optimizers.Adam(0.01), loss="mse")
+        model.optimizer.build(model.trainable_variables)
         model.fit(*pair, batch_size=16, epochs=10, verbose=0)
         seen = np.concatenate([pair[1], pair[0]], axis=-1)
         moved = seen + 0.01 * np.random.default_rng(0).standard_normal(seen.shape).astype(np.float32)
