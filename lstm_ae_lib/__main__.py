@@ -168,16 +168,15 @@ def _picture(arguments):
     pictures.check_target(arguments.target, arguments.source, (".laec",) if arguments.command == "compress" else pictures.SUFFIXES)
     checks.number(arguments.quality, "quality", 1, 100, whole=True)
     checks.number(getattr(arguments, "strength", 1), "strength", 0, 1)
-    if (target := getattr(arguments, "map", None)) is not None:
-        pictures.check_target(target, arguments.source, (".png",))
-        if target in ("-", arguments.target):
-            raise ValueError(f"map must be a .png file of its own, got {target!r}")
     names = sorted(path.stem for path in paths.released_dir("" if arguments.command == "restore" else "compress").glob("*.json"))
     if arguments.weights and names:
         checks.choice(arguments.weights, "weights", names)
-    card = paths.released_dir() / f"{arguments.weights or 'photo'}.json"
-    if target is not None and not files.read_json(card)["card"].get("trust"):
-        raise ValueError(f"the weights {arguments.weights} have no map of errors; photo has")
+    if (target := getattr(arguments, "map", None)) is not None:
+        pictures.check_target(target, arguments.source, (".png",))
+        if target == "-" or Path(target).resolve() == Path(arguments.target).resolve():
+            raise ValueError(f"map must be a .png file of its own, got {target!r}")
+        if "trust" not in files.read_json(paths.released_dir() / f"{(name := arguments.weights or 'photo')}.json")["card"]:
+            raise ValueError(f"the weights {name} have no map of errors; photo has")
 
     def show(message, category, *rest):
         if category is pictures.PictureWarning:

@@ -4,7 +4,7 @@ a public layer or builder that is missing here fails a test."""
 import dataclasses
 from collections.abc import Callable
 
-from lstm_ae_lib import degradations, layers, metrics, models, peers, spectral
+from lstm_ae_lib import degradations, keras, layers, metrics, models, peers, spectral
 from lstm_ae_lib.tasks import adversarial, compression, perception, recurrent_inference, variational
 
 
@@ -71,7 +71,8 @@ MODELS = [
     # Weights that are used twice move the output twice as far: from some random weights 0.02 leaps over the minimum.
     Case("flagship-twice", lambda: models.flagship((8, 6, 3), width=8, depth=1, repeats=2), (8, 6, 3), rate=0.005),
     Case("flagship-gate", lambda: models.flagship((8, 6, 3), width=8, depth=1, gate=True), (8, 6, 3)),
-    Case("multiscale_flagship", lambda: models.multiscale_flagship((8, 4, 3), width=6, latent=4), (8, 4, 3), roundings=7, rate=0.005),
+    Case("multiscale_flagship", lambda: models.multiscale_flagship((8, 4, 3), width=6, latent=4), (8, 4, 3), rate=0.005,
+         roundings=7 if keras.backend.backend() == "torch" else 4),  # PyTorch sums in bfloat16
     Case("multiscale_flagship-plain", lambda: models.multiscale_flagship(
         (8, 6, 3), width=6, depths=(1,), recurrence="convolution", attention=False, skips=False, linear_start="dct1"), (8, 6, 3)),
     Case("recurrent_inference", lambda: recurrent_inference.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),

@@ -120,14 +120,13 @@ def test_model_has_its_shape_and_survives_a_keras_file_and_a_weights_file(case, 
     model, images = case.make(), batch(case)
     randomise(model)
     assert model.output_shape == (None, *output_shape(case))
-    assert tuple(model(batch(case, 1)).shape) == (1, *output_shape(case))
+    for count in (1, 3):
+        assert tuple(model(batch(case, count)).shape) == (count, *output_shape(case))
     expected = as_array(model(images))
-    assert expected.shape == (len(expected), *output_shape(case)) and len(expected) > 1
     model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(as_array(again(images)), expected)
+    np.testing.assert_array_equal(as_array(keras.saving.load_model(tmp_path / "model.keras")(images)), expected)
     model.save_weights(tmp_path / "model.weights.h5")
-    again.set_weights([0 * weight for weight in again.get_weights()])
+    again = case.make()
     again.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(as_array(again(images)), expected)
 

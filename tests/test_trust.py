@@ -56,7 +56,8 @@ def test_the_command_line_writes_a_map(tmp_path, capsys):
     assert error_now[lighter].mean() > 2 * error_now[~lighter].mean()
     capsys.readouterr()
     for wrong, said in ((error[:-3] + "jpg", "the suffix of the file to write must be one of"), (source, "write to another file"),
-                        (target, "map must be a .png file of its own"), ("-", "map must be a .png file of its own")):  # fmt: skip
+                        (target, "map must be a .png file of its own"), ("-", "map must be a .png file of its own"),
+                        (f"{tmp_path}/../{tmp_path.name}/out.png", "map must be a .png file of its own")):  # fmt: skip
         assert __main__.main(["restore", source, target, "--map", wrong]) == 2 and said in capsys.readouterr().err
     assert __main__.main(["restore", source, target, "--map", error, "--weights", "gauss2"]) == 2
     assert "the weights gauss2 have no map of errors; photo has" in capsys.readouterr().err
