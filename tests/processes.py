@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-PRELOADED = ["keras", "pytest", "tensorflow"]
+PRELOADED = ["keras", "nbformat", "numba", "pytest", "scipy.fft", "scipy.ndimage", "tensorflow"]
 
 
 def run(arguments, *, cwd=None, env=None, timeout=300) -> subprocess.CompletedProcess:

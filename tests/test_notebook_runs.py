@@ -62,7 +62,7 @@ def test_it_ends_with_a_table_one_figure_and_what_to_open_next(snippets, smoke):
     assert head.startswith("run mine: sample CIFAR-10, protocol gauss2, ")
     rows = [re.split("  +", line) for line in table.splitlines()]
     assert [row[0] for row in rows[2:]] == ["degraded", "linear filter", "LSTM autoencoder", "released flagship"]
-    assert [row[-1] for row in rows[2:]] == ["-", "closed form", "24 epochs of 1,600", "40 minutes, weights gauss2"]
+    assert [row[-1] for row in rows[2:]] == ["-", "closed form", "6 epochs of 1,600", "40 minutes, weights gauss2"]
     assert max(map(len, table.splitlines())) <= 120
     said = dict(line.split(":", 1) for line in end.splitlines())
     assert folder / said["figure"].strip() == run.path("figures/91_strip.png") and run.path("figures/91_strip.png").is_file()
@@ -84,26 +84,26 @@ def test_the_released_restorer_is_shown_and_not_recorded(smoke, sample):
 def test_the_run_is_complete(smoke):
     run, _ = smoke
     record = run.record
-    assert record["status"] == "finished" and record["parameters"]["epochs"] == 24 and record["data"]["kind"] == "sample"
+    assert record["status"] == "finished" and record["parameters"]["epochs"] == 6 and record["data"]["kind"] == "sample"
     for name in ("history.csv", "autoencoder.weights.h5", "autoencoder.json", "linear_filter.weights.h5", "metrics.json"):
         assert run.path(name).is_file()
     for name in runner.CHAIN:
         cells = nbformat.read(run.path(f"{name}.ipynb"), as_version=4).cells
         assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
-    assert len(run.history()["loss"]) == 24
+    assert len(run.history()["loss"]) == 6
 
 
 def test_the_learned_numbers_are_within_their_bounds(smoke):
     run, _ = smoke
     for split in ("validation", "test"):
         numbers = {record["restorer"]: record for record in run.records() if record["split"] == split}
-        assert numbers["reference_lstm"]["mse"] < 0.85 * numbers["degraded"]["mse"]
-        assert numbers["reference_lstm"]["psnr"] > numbers["degraded"]["psnr"] + 0.7
-        assert numbers["reference_lstm"]["ssim"] > numbers["degraded"]["ssim"] + 0.05
+        assert numbers["reference_lstm"]["mse"] < 0.65 * numbers["degraded"]["mse"]
+        assert numbers["reference_lstm"]["psnr"] > numbers["degraded"]["psnr"] + 2
+        assert numbers["reference_lstm"]["ssim"] > numbers["degraded"]["ssim"] + 0.15
         assert numbers["linear"]["psnr"] > numbers["degraded"]["psnr"] + 5.5
         assert numbers["reference_lstm"]["parameters"] == 170848
     history = run.history()
-    assert history["val_loss"][-1] < 0.3 * history["val_loss"][0]
+    assert history["val_loss"][-1] < 0.6 * history["val_loss"][0]
 
 
 def test_the_saved_models_give_the_recorded_numbers(smoke, sample):
