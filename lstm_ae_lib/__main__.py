@@ -43,9 +43,9 @@ def _parser():
     add("--write-sample", action="store_true", help="of cifar10: make the bundled sample again from the full set")
     command("protocols", _protocols, "list the degradations")
     add = command("run", _run, "train and evaluate: notebooks 90 and 91, headlessly, as one recorded run")
-    add("--preset", help="a parameter file of data/parameters: quick (default), full, precursor ...")
+    add("--preset", help="a parameter file of data/parameters: quick, full, precursor ... (default: the drivers' own values)")
     add("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", help="set a parameter; may be repeated")
-    add("--name", help="the run's folder under data/runs (default: preset and time)")
+    add("--name", help="the run's folder under data/runs (default: preset, or run, and time)")
     add("--resume", metavar="NAME", help="go on with a run that was interrupted or killed, from its last checkpoint")
     add("--quiet", action="store_true", help="no progress, only the result")
     add = command("sweep", _sweep, "execute the runs of a file, one after the other; given again, do what is left")
@@ -134,9 +134,9 @@ def _run(arguments):
     if arguments.resume:
         run = runner.resume_chain(arguments.resume, quiet=arguments.quiet)
     else:
-        preset = arguments.preset or "quick"
-        name = arguments.name or f"{preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        run = runner.run_chain(name, {**runner.read_preset(preset), **dict(arguments.parameters or {})}, quiet=arguments.quiet)
+        chosen = runner.read_preset(arguments.preset) if arguments.preset else {}
+        name = arguments.name or f"{arguments.preset or 'run'}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        run = runner.run_chain(name, {**chosen, **dict(arguments.parameters or {})}, quiet=arguments.quiet)
     record = run.record
     print(f"\nrun {run.name}: {record['data']['kind']} CIFAR-10, protocol {record['protocol']}, {record['minutes']:.1f} minutes\n")
     print(reporting.run_summary(run))

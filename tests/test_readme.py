@@ -312,8 +312,8 @@ def test_presets_and_parameters_named_exist():
     for words in code_lines():
         if words[:4] == ["python", "-m", "lstm_ae_lib", "run"]:
             given = [(words[place + 1], words[place + 2]) for place, word in enumerate(words) if word == "-p"]
-            preset = words[words.index("--preset") + 1] if "--preset" in words else "quick"
-            runner.check_parameters({**runner.read_preset(preset), **dict(given)})
+            preset = runner.read_preset(words[words.index("--preset") + 1]) if "--preset" in words else {}
+            runner.check_parameters({**preset, **dict(given)})
 
 
 def test_all_weights_are_named():
