@@ -1,4 +1,7 @@
-"""What all tests share: the sample, its blurred version, and a data folder of their own."""
+"""What all tests share: the sample, its blurred version, and a data folder of their own.
+
+The library is imported where it is needed: the process that only hands tests to the workers does without it, and without Keras.
+"""
 
 import gc
 import json
@@ -7,15 +10,14 @@ import matplotlib
 import numpy as np
 import pytest
 
-from lstm_ae_lib import cifar10, degradations, files, metrics, paths
-from lstm_ae_lib.study import address, reporting, runs
-
 gc.set_threshold(100_000, 50, 100)  # graphs are many small objects that live long: looking at them often costs time
 matplotlib.use("Agg")  # not by a variable: the kernels that tests start draw inline
 
 
 @pytest.fixture(scope="session")
 def sample():
+    from lstm_ae_lib import cifar10
+
     return cifar10.load_cifar10("sample")
 
 
@@ -33,6 +35,8 @@ def unit(clean):
 
 @pytest.fixture(scope="session")
 def blurred(clean):
+    from lstm_ae_lib import degradations
+
     return degradations.degrade(clean, "gauss2")
 
 
@@ -53,7 +57,7 @@ def own_data_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSTM_AE_DATA", str(tmp_path_factory.mktemp("data")))
         # No test cuts the power; on a disk that is busy each of a thousand small files would wait for all that others wrote.
-        patch.setattr(files.os, "fsync", lambda descriptor: None)
+        patch.setattr("os.fsync", lambda descriptor: None)
         yield
 
 
@@ -67,6 +71,9 @@ def made(tmp_path, monkeypatch):
 @pytest.fixture
 def run(made, sample, clean, blurred):
     """A run as notebooks 02 and 03 leave it, of the untouched images only."""
+    from lstm_ae_lib import metrics
+    from lstm_ae_lib.study import runs
+
     run = runs.start_run("one", {"seed": 3}, sample, "gauss2")
     run.path("history.csv").write_text("epoch,loss\n0,0.5\n")
     run.save_records([run.new_record(restorer="degraded", split="test", summary=metrics.evaluate(clean, blurred))])
@@ -76,6 +83,9 @@ def run(made, sample, clean, blurred):
 @pytest.fixture
 def tracked(monkeypatch, tmp_path):
     """A repository of the test's own: its READMEs, and a metrics file with a record from elsewhere and an old one."""
+    from lstm_ae_lib import paths
+    from lstm_ae_lib.study import address, reporting, runs
+
     folder = tmp_path / "tracked" / "data"
     folder.mkdir(parents=True)
     monkeypatch.setattr(paths, "data_dir", lambda: folder)

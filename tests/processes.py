@@ -1,6 +1,7 @@
 """Processes of Python for tests, forked from one that has imported TensorFlow and Keras: each starts in a tenth of a second
 instead of three. What is tested about starting and importing needs a process of its own: ``subprocess``."""
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -76,6 +77,8 @@ def _start(arguments, outputs, cwd, env):
 
 
 def _work(arguments, outputs, cwd, env):
+    gc.freeze()  # what is imported already need not be looked at, and graphs (see conftest.py) not often
+    gc.set_threshold(100_000, 50, 100)
     os.setsid()
     for descriptor, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
