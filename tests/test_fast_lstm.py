@@ -247,7 +247,7 @@ def test_xla_compiles_what_needs_no_kernel(kind):
 
 
 @only_tensorflow
-@pytest.mark.parametrize("kind", ["FastLSTM", "GatedScan"])  # one for each module of kernels; gradients of all: above
+@pytest.mark.parametrize("kind", MAKERS)
 def test_a_model_trains_as_well_when_it_is_compiled_by_xla(kind):
     make, shape = MAKERS[kind]
     losses = []
