@@ -51,7 +51,7 @@ def training_batches(degraded, clean, batch_size: int, seed: int, *, flip: bool 
     def load(indices, flips, epoch):
         return look_up(indices + count * tf.cast(flips, indices.dtype) if flip else indices)
 
-    return _quiet(_shuffled(count, batch_size, seed, first_epoch, first_step).map(load))
+    return quiet(shuffled(count, batch_size, seed, first_epoch, first_step).map(load))
 
 
 def redrawn_batches(
@@ -80,7 +80,7 @@ def redrawn_batches(
         both = tf.numpy_function(pair, [indices, flips, epoch], [tf.float32, tf.float32])
         return tuple(tf.ensure_shape(images, (None, *clean.shape[1:])) for images in both)
 
-    return _quiet(_shuffled(len(clean), **order).map(load))
+    return quiet(shuffled(len(clean), **order).map(load))
 
 
 def picture_batches(
@@ -127,7 +127,7 @@ def picture_batches(
 
     # While one group of pictures is used, the next is decoded.
     batches = tf.data.Dataset.range(start, tf.int64.max).flat_map(one_epoch).prefetch(max(1, group // batch_size))
-    return _quiet(batches.map(degrade, num_parallel_calls=threads))
+    return quiet(batches.map(degrade, num_parallel_calls=threads))
 
 
 def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int = 4, first_epoch: int = 0, first_step: int = 0):
@@ -154,7 +154,7 @@ def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int =
         numbers = (indices[:, None, None] * (height + 2 * shift) + rows[:, :, None]) * (width + 2 * shift) + columns[:, None]
         return tf.cast(tf.gather(pixels, numbers), tf.float32) / 255, tf.gather(names, indices)
 
-    return _quiet(_shuffled(count, batch_size, seed, first_epoch, first_step, moves=True).map(load))
+    return quiet(shuffled(count, batch_size, seed, first_epoch, first_step, moves=True).map(load))
 
 
 def evaluation_batches(degraded, clean, batch_size: int):
@@ -163,7 +163,7 @@ def evaluation_batches(degraded, clean, batch_size: int):
 
     look_up = _look_up(degraded, clean)
     checks.number(batch_size, "batch_size", 1, 2**31 - 1, whole=True)
-    return _quiet(tf.data.Dataset.range(len(clean)).batch(batch_size).map(look_up))
+    return quiet(tf.data.Dataset.range(len(clean)).batch(batch_size).map(look_up))
 
 
 def with_clean(batches):
@@ -193,7 +193,7 @@ def _start(count, batch_size, seed, first_epoch, first_step):
     return first_epoch + more_epochs, first_step
 
 
-def _shuffled(count, batch_size, seed, first_epoch, first_step, moves=False):
+def shuffled(count, batch_size, seed, first_epoch, first_step, moves=False):
     """Endless batches of: positions of images, which are mirrored, with ``moves`` two numbers from 0 to 1 for each, the epoch."""
     import tensorflow as tf
 
@@ -236,7 +236,7 @@ def _look_up(degraded, clean, mirrored=False):
     return look_up
 
 
-def _quiet(batches):
+def quiet(batches):
     """One thread looks up tens of thousands of images a second; more, or one that tunes them, only disturb the training."""
     import tensorflow as tf
 

@@ -38,6 +38,7 @@ class Protocol:
     jpeg_share: float = 0.0  # of the images that become a JPEG
     jpeg_range: tuple = (50, 98)  # its quality, a whole number between these two
     untouched_share: float = 0.0  # of the images that stay as they are
+    made_by: object = None  # a function of an image and a generator that does all of it, for what nothing above describes
     engine: str = "opencv"  # each channel by itself, rounded; "scipy": colours are blurred too, truncated after each axis
     eight_bit: bool = True  # the degraded image is uint8, clipped and rounded; otherwise float32, not clipped
     notes: str = ""  # what to know when numbers are compared
@@ -141,10 +142,9 @@ def get_protocol(protocol, sigma: float = 0.0) -> Protocol:
     if not protocol.in_graph:
         able = ", ".join(name for name, other in PROTOCOLS.items() if other.in_graph)
         raise ValueError(f"sigma must be 0 for the protocol {protocol.name} (others: {able}), got {sigma!r}")
-    name = f"{protocol.name.split('@')[0]}@sigma={float(sigma)!r}"
-    summary = protocol.summary.replace(f"sigma {protocol.sigma:g}", f"sigma {float(sigma)!r}")
-    source = protocol.source.replace("sigma=1.0", f"sigma={float(sigma)!r}")
-    return dataclasses.replace(protocol, name=name, summary=summary, source=source, sigma=float(sigma))
+    name, sigma, source = protocol.name.split("@")[0], float(sigma), protocol.source.replace("sigma=1.0", f"sigma={float(sigma)!r}")
+    summary = protocol.summary.replace(f"sigma {protocol.sigma:g}", f"sigma {sigma!r}")
+    return dataclasses.replace(protocol, name=f"{name}@sigma={sigma!r}", summary=summary, source=source, sigma=sigma)
 
 
 def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
@@ -187,8 +187,8 @@ def _degrade_at(images, protocol, places):
 
 
 def _degrade_one(image, protocol, random):
-    if protocol.blurs:
-        return _photographed(image, protocol, random)
+    if protocol.blurs or protocol.made_by:
+        return protocol.made_by(image, random) if protocol.made_by else _photographed(image, protocol, random)
     sigmas = protocol.passes or ((protocol.sigma,) if protocol.sigma else ())
     if protocol.sigma_range:
         sigmas = (random.uniform(*protocol.sigma_range),)
@@ -272,7 +272,7 @@ def _blurred(image, sigma, kernel):
 def is_random(protocol) -> bool:
     """Whether a protocol draws random numbers for each image: a sigma, a strength of noise, or the noise itself."""
     protocol = get_protocol(protocol)
-    return bool(protocol.strength_range or protocol.noise or protocol.blurs)
+    return bool(protocol.strength_range or protocol.noise or protocol.blurs or protocol.made_by)
 
 
 def sampled_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
@@ -282,7 +282,7 @@ def sampled_strengths(protocol, count: int, first_index: int = 0) -> np.ndarray:
     checks.number(first_index, "first_index", 0, 2**62, whole=True)
     if not protocol.strength_range:
         able = ", ".join(name for name, other in PROTOCOLS.items() if other.strength_range)
-        why = "draws more than a strength" if protocol.blurs else "degrades every image alike"
+        why = "draws more than a strength" if protocol.blurs or protocol.made_by else "degrades every image alike"
         raise ValueError(f"the protocol {protocol.name} {why} (others: {able})")
     positions = range(first_index, first_index + count)
     return np.array([np.random.default_rng((PROTOCOL_SEED, place)).uniform(*protocol.strength_range) for place in positions])

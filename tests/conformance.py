@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 
 from lstm_ae_lib import degradations, keras, layers, metrics, models, peers, spectral
-from lstm_ae_lib.tasks import adversarial, compression, perception, recurrent_inference, variational
+from lstm_ae_lib.tasks import adversarial, bursts, compression, mending, perception, recurrent_inference, variational
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,9 @@ LAYERS = [
     Case("LSTMSweep-columns", lambda **k: layers.LSTMSweep(4, "columns", **k), (8, 6, 3)),
     Case("GatedScan", lambda **k: layers.GatedScan(4, **k), (8, 6, 3)),
     Case("GatedScan-columns", lambda **k: layers.GatedScan(4, "columns", positive=True, **k), (8, 6, 3)),
+    Case("RasterAccumulator", lambda **k: mending.RasterAccumulator(4, **k), (8, 6, 3)),
+    Case("BlockFeatures", lambda **k: mending.BlockFeatures(**k), (16, 8, 3), roundings=ONE + 4),
+    Case("Registration", lambda **k: bursts.Registration(1, **k), (11, 12, 6), output_shape=(2,)),
     Case("ConvLSTMStep", lambda **k: recurrent_inference.ConvLSTMStep(3, **k), (8, 6, 10)),
     Case("SimpleGate", lambda **k: layers.SimpleGate(**k), (8, 6, 4)),
     Case("ChannelScale", lambda **k: layers.ChannelScale(0.5, **k), (8, 6, 3), roundings=ONE),
@@ -56,6 +59,7 @@ LAYERS = [
 ]
 
 SMALL = {"image_shape": (8, 6, 3), "units": (5, 4)}
+SMALL_BURST = {"image_shape": (12, 10, 3), "frames": 3, "width": 6, "state": 4, "window": 2}
 MODELS = [
     Case("reference_lstm_autoencoder", lambda: models.reference_lstm_autoencoder(**SMALL), (8, 6, 3)),
     Case("reference_lstm_autoencoder-bi", lambda: models.reference_lstm_autoencoder(**SMALL, bidirectional=True), (8, 6, 3)),
@@ -76,6 +80,11 @@ MODELS = [
     Case("multiscale_flagship-plain", lambda: models.multiscale_flagship(
         (8, 6, 3), width=6, depths=(1,), recurrence="convolution", attention=False, skips=False, linear_start="dct1"), (8, 6, 3)),
     Case("recurrent_inference", lambda: recurrent_inference.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
+    *(Case(f"jpeg_mender-{memory}", lambda memory=memory: mending.jpeg_mender((32, 24, 3), memory, 8, 1, 4), (32, 24, 3))
+      for memory in mending.MEMORIES),
+    *(Case(f"burst_restorer-{memory}", lambda memory=memory: bursts.burst_restorer(**SMALL_BURST, memory=memory), (3, 12, 10, 3),
+           output_shape=(12, 10, 3)) for memory in bursts.MEMORIES),
+    Case("block_peer-unet", lambda: mending.block_peer((32, 32, 3), "unet", 8, {"width": 4, "levels": 1}), (32, 32, 3)),
     Case("compressor", lambda: compression.compressor((8, 6, 3), latent=40, step=0.02, width=4), (8, 6, 3), roundings=5),
     Case(  # random components have the largest curvature of all: at 0.02 a step leaps over the minimum
         "compressor of components",
@@ -91,5 +100,5 @@ MODELS = [
 ]
 
 # Modules that may define layers, metrics or builders.
-LAYER_MODULES = (layers, spectral, degradations, compression, recurrent_inference, variational)
+LAYER_MODULES = (layers, spectral, degradations, bursts, compression, mending, recurrent_inference, variational)
 METRIC_MODULES = (metrics, variational)

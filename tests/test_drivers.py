@@ -11,7 +11,7 @@ import papermill
 import processes
 import pytest
 
-from lstm_ae_lib import degradations, paths
+from lstm_ae_lib import degradations, paths, pictures
 from lstm_ae_lib.study import runner, sweeps
 from lstm_ae_lib.tasks import codec
 
@@ -197,3 +197,22 @@ def test_train_adversarial():
     assert gan["psnr"] > found["linear"][0]["psnr"] and run.record["failed"] == ""
     assert 0.2 < run.history()["val_discriminator_accuracy"][-1] <= 1
     assert run.load_model("autoencoder").count_params() == gan["parameters"] == flagship["parameters"]
+
+
+def test_mend_jpegs(tmp_path, sample):
+    for number in range(5):
+        mosaic = sample.train_images[12 * number : 12 * number + 12].reshape(3, 4, 32, 32, 3).swapaxes(1, 2).reshape(96, 128, 3)
+        pictures.write(tmp_path / f"{number}.png", mosaic)
+    small = {"network": "mean", "width": 8, "options": '{"depth": 1}', "updates": 4, "check_every": 2, "batch_size": 4}
+    run, found = execute("98_mend_jpegs", folder=str(tmp_path), side=64, test_sides="64, 128", test_crops=3, **small)
+    assert [record["setting"] for record in found["mean"]] == [64, 128] and found["mean"][0]["images_seen"] == 16
+    assert all(len(record["gains"]) == 3 and len(record["far"]) == 6 and record["sound"] > 30 for record in found["mean"])
+    assert run.load_model("autoencoder").count_params() == found["mean"][0]["parameters"]
+
+
+def test_restore_bursts():
+    small = {"memory": "average", "width": 8, "depth": 1, "updates": 20, "check_every": 10, "frames": 4}
+    run, found = execute("99_restore_bursts", variant="burst50", test_frames="1, 4", test_images=20, **small)
+    assert [(record["setting"], record["drift"]) for record in found["average"]] == [(1, 1.0), (4, 1.0), (4, 2.0)]
+    psnr = [record["psnr"] for record in found["average"]]
+    assert psnr[1] > found["degraded"][1]["psnr"] + 0.2 and "val_last_psnr" in run.history()

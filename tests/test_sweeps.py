@@ -146,6 +146,6 @@ def test_drivers_by_their_other_names(tmp_path):
 def test_a_sweep_that_is_not_there(capsys):
     assert __main__.main(["sweep", "comprae"]) == 2
     assert (
-        "there is no sweep file 'comprae'; those of the study: adversarial, camera, classical, classifier, compare"
+        "there is no sweep file 'comprae'; those of the study: adversarial, broken_jpeg, bursts, camera, classical, classifier, compare"
         in capsys.readouterr().err
     )

@@ -12,9 +12,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFile
 
-from lstm_ae_lib import checks, pictures
+from lstm_ae_lib import checks, degradations, pictures
 
 BLOCK, QUALITY = 8, 85
+MOST_FLIPS, SOUND_SHARE = 3, 0.15  # of PROTOCOL, for crops of 64 to 256 pixels
 MOST_SHIFTED = 8  # blocks by which :func:`bounds` looks for those that moved along
 _BASELINE, _PROGRESSIVE, _RESTART, _SCAN = 0xC0, 0xC2, 0xDD, 0xDA
 
@@ -77,6 +78,19 @@ def damage(image, flips: int, seed, quality: int = QUALITY) -> np.ndarray:
     return decode(flip_bits(encode(image, quality), flips, seed))
 
 
+def _broken(image, random):
+    flips = int(random.integers(1, MOST_FLIPS + 1))
+    return damage(image, 0 if random.random() < SOUND_SHARE else flips, random)
+
+
+# Of a whole picture 1 to 10 flips are asked; a crop of 128 pixels is a ninth to a sixteenth of one.
+PROTOCOL = degradations.Protocol(
+    "broken_jpeg", f"a JPEG of quality {QUALITY} with 1 to {MOST_FLIPS} flipped bits, or, {SOUND_SHARE:.0%}, a sound one",
+    "this study's own: PIL.Image.save(quality=85, subsampling=0), bits of the entropy-coded data flipped, decoded by libjpeg",
+    made_by=_broken,
+)  # fmt: skip
+
+
 def bounds(photographs=None, flips: int = 60, reaches=(16, 32, 64, 128, 256), seed: int = 0) -> dict:
     """What can be undone of one flipped bit by whoever knows what happened, and by whoever sees so many pixels far.
 
@@ -110,6 +124,14 @@ def bounds(photographs=None, flips: int = 60, reaches=(16, 32, 64, 128, 256), se
     damaged, moved, undone = np.mean(errors, axis=0).tolist()
     gains = {reach: 10 * math.log10(moved / np.mean(found)) for reach, found in within.items()}
     return {"trials": len(errors), "damaged": damaged, "moved": moved, "undone": undone, "reaches": gains}
+
+
+def distance(seen, sound) -> np.ndarray:
+    """How far each pixel of a broken picture is from the nearest one before the first block that changed, the larger of the two
+    axes' distances, 0 before it: ``(height, width, 1)`` whole numbers of pixels, from the picture and its sound version, uint8."""
+    changed = np.flatnonzero((_blocks(seen) != _blocks(sound)).any(axis=(1, 2, 3)))
+    height, width = seen.shape[:2]
+    return _distance(changed[0], height, width) if len(changed) else np.zeros((height, width, 1), int)
 
 
 def _blocks(image):
