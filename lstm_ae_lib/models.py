@@ -115,7 +115,7 @@ def multiscale_flagship(
         width: channels at half the resolution, the network's size: a multiple of 2 from 4 to 1,024.
         growth: how many times as many channels each level has as the one above it, from 0.5 to 4, made even.
         depths: pairs of the encoder on each of 1 to 6 levels, and of the decoder, each 0 to 16.
-        attention: multiply each channel in a residual block by a number that all channels' means decide (Chen et al., 2022).
+        attention: multiply each channel in a residual block by a number, -1 to 1, that all means decide (Chen et al., 2022).
         latent, recurrence, skips, linear_start, gate: as for :func:`flagship`.
 
     Returns and raises as :func:`lstm_ae_lib.peers.dncnn`.
@@ -194,7 +194,8 @@ def block_pair(width, name, recurrence="scan", along="both", positive=False, rep
 
     if attention:
         mean = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")
-        weigh = layers.Conv2D(width, 1, kernel_initializer="zeros", bias_initializer="ones", name=f"{name}_attention")
+        bounded = {"activation": "hard_tanh", "bias_initializer": "ones"}  # or a picture unlike those of the training explodes
+        weigh = convolution(width, 1, f"{name}_attention", kernel_initializer="zeros", **bounded)
         attend = layers.Multiply(name=f"{name}_attend")
 
     def applied(hidden):

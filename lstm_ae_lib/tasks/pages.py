@@ -1,4 +1,5 @@
-"""Drawn pages to train on beside photographs: text, tables, windows and charts, whose edges no photograph has."""
+"""Drawn pages to train on beside photographs: text, tables, windows and charts, whose edges no photograph has; and fills, whose
+pure colours, black and fine patterns are rare in photographs."""
 
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, files
 
-PAGES = 4  # beside twenty photographs: a sixth of the crops
+PAGES, FILLS = 4, 4  # beside twenty photographs: two in seven of the crops
 _FONTS = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono")  # Matplotlib brings them
 _LETTERS = np.array(list("etaoinshrdlcumwfgypbvkjxqzEAINSTR0123456789.,-:"))
 
@@ -26,15 +27,38 @@ def draw_page(place: int) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def draw_fills(place: int) -> np.ndarray:
+    """Twelve squares of a number, 0 to 999: ``(1200, 1600, 3)`` uint8, RGB. Black, white and pure colours, any colour, shades from
+    one colour to another, stripes and chequers of 1 to 32 pixels, of pure colours too."""
+    random, side = np.random.default_rng((checks.number(place, "place", 0, 999, whole=True), 1)), 400
+    across, pures = np.arange(side), random.permutation(8)[:, None] >> np.arange(3) & 1  # the corners of the cube of colours
+    page = np.empty((3 * side, 4 * side, 3), np.uint8)
+    for cell, (row, column) in enumerate(np.ndindex(3, 4)):
+        pure, other = random.permutation(pures)[:2]
+        if cell < 5:
+            square = np.broadcast_to(pures[(cell + 4 * place) % 8] if cell < 4 else random.random(3), (side, side, 3))
+        elif cell < 8:
+            share = np.add.outer(*(across * random.uniform(-1, 1) for _ in range(2)))[..., None]
+            share = (share - share.min()) / np.ptp(share)
+            square = share * pure + (1 - share) * random.random(3)
+        else:
+            down, right = across // random.choice((1, 2, 3, 8, 32)), across // random.choice((1, 2, 3, 8, 32))
+            parity = np.add.outer(down * (cell != 8), right * (cell != 9))[..., None] % 2  # stripes along either axis, chequers
+            square = np.where(parity, pure, other if cell < 11 else random.random(3))
+        page[row * side : (row + 1) * side, column * side : (column + 1) * side] = np.rint(255 * square)
+    return page
+
+
 def write_pages(folder) -> list[Path]:
-    """Writes the pages that a folder lacks as ``drawn-0.png`` and so on, and returns all their paths."""
+    """Writes the pages that a folder lacks as ``drawn-0.png``, ``fills-0.png`` and so on, and returns all their paths."""
     import cv2
 
-    paths = [Path(folder) / f"drawn-{place}.png" for place in range(PAGES)]
-    for place, path in enumerate(paths):
-        if not path.exists():
-            files.write(path, cv2.imencode(".png", draw_page(place)[..., ::-1])[1].tobytes())
-    return paths
+    drawn = {f"drawn-{place}.png": (draw_page, place) for place in range(PAGES)}
+    drawn |= {f"fills-{place}.png": (draw_fills, place) for place in range(FILLS)}
+    for name, (draw, place) in drawn.items():
+        if not (Path(folder) / name).exists():
+            files.write(Path(folder) / name, cv2.imencode(".png", draw(place)[..., ::-1])[1].tobytes())
+    return [Path(folder) / name for name in drawn]
 
 
 def _colour(random, light):
