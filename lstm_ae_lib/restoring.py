@@ -64,15 +64,20 @@ class ReleasedRestorer:
     def __call__(self, degraded) -> np.ndarray:
         """Restores a batch ``(batch, height, width, 3)``, floating, in units of [0, 1], at least 2 pixels high and wide.
 
-        Returns float32, clipped to [0, 1]. Raises ``ValueError`` for another shape or dtype, and for values that are not finite.
+        Returns float32, clipped to [0, 1]; with a warning the image as it is, where a network without a linear start would
+        change it by more than 2. Raises ``ValueError`` for another shape or dtype, and for values that are not finite.
         """
         degraded = checks.images_float(degraded, "degraded", -np.inf, np.inf).astype(np.float32, copy=False)
-        height, width = degraded.shape[1:3]
-        if min(height, width) < 2:
+        if min(height := degraded.shape[1], width := degraded.shape[2]) < 2:
             raise ValueError(f"degraded must be at least 2 pixels high and wide, got {height} x {width}")
         # A border that is continued as the blur continued it: mirrored, the outermost pixel once.
         padded = np.pad(degraded, [(0, 0), (0, _padding(height)), (0, _padding(width)), (0, 0)], mode="reflect")
-        return np.clip(_predict(self._at_size(*padded.shape[1:3]), padded)[:, :height, :width], 0, 1)
+        restored = _predict(self._at_size(*padded.shape[1:3]), padded)[:, :height, :width]
+        most = np.inf if spectral.linear_start_of(self.model) else 2  # an inverse filter may go far beyond
+        if (wild := ~(np.abs(restored - degraded).max((1, 2, 3), keepdims=True) <= most)).any():  # NaN too
+            said = f"the weights {self.name} fail on an image unlike all that they were trained on, which stays as it was"
+            warnings.warn(said, pictures.PictureWarning, stacklevel=2)
+        return np.clip(np.where(wild, degraded, restored), 0, 1)
 
     def _build(self, height, width):
         if tuple(self.model.inputs[0].shape[1:3]) == (height, width):
@@ -194,12 +199,10 @@ def measured(before, after, protocol: str) -> dict:
     - ``change``: ``after`` less ``before``, as a multiple of the detail before.
     - ``misfit``: ``after``, degraded again, less ``before``, as a multiple of the detail before; 0 for a random protocol.
     """
-    sums, places = np.zeros(7), _places(*before.shape[:2], TILE, OVERLAP)
-    for top, left in places:
-        part = slice(top, top + TILE), slice(left, left + TILE)
+    sums, places = np.zeros(7), list(itertools.product(*(_tiles(side, TILE, OVERLAP) for side in before.shape[:2])))
+    for part in places:
         seen, made = (255 * picture for picture in (pictures.to_colours(before[part]), after[part]))
-        eight_bit = np.rint(made).astype(np.uint8)[None]
-        again = seen if degradations.is_random(protocol) else degradations.degrade(eight_bit, protocol)[0]
+        again = seen if degradations.is_random(protocol) else degradations.degrade(np.rint(made).astype(np.uint8)[None], protocol)[0]
         inner = slice(EDGE, -EDGE), slice(EDGE, -EDGE)  # a tile's edge is not blurred as it was within the picture
         sums += [np.mean(np.square(pixels, dtype=float)) for pixels in (
             _fine(seen, 5), _fine(seen, 2), _fine(made, 5), _neighbours(seen), _neighbours(made), made - seen,
@@ -231,23 +234,19 @@ def _misfit(before, after, restorer):
     return ""
 
 
-def _places(height, width, tile, overlap):
-    return [(top, left) for top in _tile_offsets(height, tile, overlap) for left in _tile_offsets(width, tile, overlap)]
-
-
-def _tile_offsets(size, tile, overlap):
-    """Where tiles begin: all of one size, spread evenly, sharing at least ``overlap`` pixels."""
-    if size <= tile:
-        return [0]
-    count = math.ceil((size - overlap) / (tile - overlap))
-    return [round(place * (size - tile) / (count - 1)) for place in range(count)]
+def _tiles(size, tile, overlap):
+    """Along one axis, slices: as few as can be, then as short, in steps of STRIDE, evenly spread, sharing ``overlap`` or more."""
+    count = max(1, math.ceil((size - overlap) / (tile - overlap)))
+    length = min(size, tile, -(-(size + (count - 1) * overlap) // (count * STRIDE)) * STRIDE)
+    starts = (round(place * (size - length) / max(1, count - 1)) for place in range(count))
+    return [slice(start, start + length) for start in starts]
 
 
 def _blended(size, tile, overlap):
     """Tiles along one axis, as slices, each with its weights, which add up to 1: nothing in the outer third of a border that is
     shared, where the network sees least, then rising over the next third."""
-    parts = [slice(start, min(start + tile, size)) for start in _tile_offsets(size, tile, overlap)]
-    rising = np.clip(3 * (np.arange(min(tile, size), dtype=np.float32) + 0.5) / overlap - 1, 0, 1)
+    parts = _tiles(size, tile, overlap)
+    rising = np.clip(3 * (np.arange(parts[0].stop, dtype=np.float32) + 0.5) / overlap - 1, 0, 1)
     weights = [np.pad((rising if part.start else np.ones_like(rising)) * (rising[::-1] if part.stop < size else 1),
                       (part.start, size - part.stop)) for part in parts]  # fmt: skip
     return [(part, (weight / sum(weights))[part]) for part, weight in zip(parts, weights, strict=True)]

@@ -1,5 +1,7 @@
 """Pages drawn to train on: the same each time, light and dark in turn, written once."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from lstm_ae_lib.tasks import pages, photographs
 
 def test_a_page_is_drawn_once_and_always_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "PAGES", 1)
+    monkeypatch.setattr(pages, "FILLS", 0)
     (written,) = pages.write_pages(tmp_path)
     page = cv2.imread(str(written))[..., ::-1]
     assert written.name == "drawn-0.png" and page.shape == (1200, 1600, 3)
@@ -17,6 +20,20 @@ def test_a_page_is_drawn_once_and_always_the_same(tmp_path, monkeypatch):
     written.write_bytes(b"mine")
     assert pages.write_pages(tmp_path) == [written] and written.read_bytes() == b"mine"
     np.testing.assert_array_equal(pages.draw_page(0), page)
+
+
+def test_fills_hold_every_pure_colour_flat_and_fine_patterns(tmp_path, monkeypatch):
+    """Twelve squares of 400 pixels a page; black alone made released weights explode that had seen no large black area."""
+    monkeypatch.setattr(pages, "PAGES", 0)
+    written = pages.write_pages(tmp_path)
+    assert [path.name for path in written] == ["fills-0.png", "fills-1.png", "fills-2.png", "fills-3.png"]
+    drawn = [cv2.imread(str(path))[..., ::-1] for path in written]
+    np.testing.assert_array_equal(drawn[0], pages.draw_fills(0))
+    squares = np.concatenate([photographs.squares(page, 400) for page in drawn])
+    flat = [tuple(square[0, 0].tolist()) for square in squares if np.ptp(square, axis=(0, 1)).max() == 0]
+    assert set(flat) > set(itertools.product((0, 255), repeat=3))
+    jumps = [np.abs(np.diff(square.astype(int), axis=axis)).max(-1) > 100 for square in squares for axis in (0, 1)]
+    assert sum(jump.mean() > 0.9 for jump in jumps) >= 2  # patterns of single pixels
 
 
 def test_every_other_page_is_dark():

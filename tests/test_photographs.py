@@ -354,8 +354,8 @@ def test_another_picture_is_another_content_hash(folder, tmp_path):
 def test_what_a_restorer_does_is_measured_on_every_case():
     """On the identity, which changes nothing."""
     found = photographs.measure(lambda batch: batch, 64)
-    assert [record["case"] for record in found] == [*photographs.CASES, *photographs.OTHER_CASES]
-    assert {record["images"] for record in found} == {4}
+    assert [record["case"] for record in found] == [*photographs.CASES, *photographs.OTHER_CASES, *photographs.FILL_CASES]
+    assert {record["pictures"]: record["images"] for record in found} == {"photographs": 4, "others": 4, "fills": 2}
     for record in found:
         if record["case"] == "untouched":
             assert record["before"] is record["after"] is record["least"] is None  # without an error there is no PSNR

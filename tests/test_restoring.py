@@ -24,7 +24,7 @@ from lstm_ae_lib._backend import keras
 from lstm_ae_lib.kernels import blur, disc, motion
 from lstm_ae_lib.models import reference_lstm_autoencoder
 from lstm_ae_lib.study import releasing, runs
-from lstm_ae_lib.tasks import photographs
+from lstm_ae_lib.tasks import pages, photographs
 
 
 def numbers(*shape, seed=0):
@@ -93,15 +93,19 @@ def test_tiles_leave_no_seam(store):
         np.testing.assert_allclose(tiled[inside], whole[inside], atol=1e-5)
 
 
-def test_tiles_cover_everything_and_are_of_one_size():
+def test_tiles_cover_everything_are_of_one_size_and_no_larger_than_they_must():
     for size in range(1, 200):
-        starts = restoring._tile_offsets(size, 32, 8)
+        tiles = restoring._tiles(size, 32, 8)
+        (length,) = {part.stop - part.start for part in tiles}
         covered = np.zeros(size, int)
-        for start in starts:
-            assert start + min(32, size) <= size
-            covered[start : start + 32] += 1
-        assert covered.min() > 0
-        assert all(after - before <= 24 for before, after in zip(starts, starts[1:], strict=False))
+        for part in tiles:
+            covered[part] += 1
+        assert tiles[0].start == 0 and tiles[-1].stop == size and covered.min() > 0
+        assert all(before.stop - after.start >= 8 for before, after in zip(tiles, tiles[1:], strict=False))
+        assert length == min(size, 32) or length % 8 == 0 and len(tiles) * (length - 8) < size + (len(tiles) - 1) * 8
+    for size, count, length in ((512, 1, 512), (600, 2, 336), (3000, 7, 488), (4000, 9, 504)):
+        tiles = restoring._tiles(size, restoring.TILE, restoring.OVERLAP)
+        assert (len(tiles), tiles[0].stop) == (count, length)  # 336 x 336 in the place of 512 x 512 are less than half
 
 
 def test_the_linear_filter_works_at_another_size(sample):
@@ -298,6 +302,27 @@ def test_noise_far_above_what_photo_was_trained_on_is_told():
         before, after = (metrics.per_image(image[None], one[None])["psnr"][0] for one in (noisy, restored))
         assert bool(said) != fits and (after > before) == fits
     assert "the weights photo hardly fit this picture, and may make it worse: its noise" in str(said[0].message)
+
+
+def test_black_pure_colours_and_patterns_come_back_as_they_were():
+    """Of a drawing that no training has seen. Weights whose attention had no bound made 1e35 of them, in [0, 1]."""
+    squares = photographs.squares(pages.draw_fills(100), 400)[:, :64, :64]
+    squares = np.concatenate([squares, np.zeros_like(squares[:1]), np.full_like(squares[:1], 255)])
+    restored = restoring.load_restorer("photo")(squares / 255)  # a warning is an error here
+    errors = np.sqrt(np.mean((restored - squares / 255) ** 2, axis=(1, 2, 3)))
+    assert errors.max() < 0.1 and np.median(errors) < 0.02, errors
+
+
+def test_an_image_on_which_a_network_explodes_stays_as_it_was():
+    restorer = restoring.load_restorer("photo")
+    calm = restorer.model.get_weights()
+    restorer.model.set_weights([10 * weight for weight in calm])
+    image = numbers(16, 16, 3)
+    image = np.stack([image, np.zeros_like(image)]).astype(np.float32)
+    with pytest.warns(pictures.PictureWarning, match="the weights photo fail on an image unlike all"):
+        restored = restoring.ReleasedRestorer("photo", restorer.model, restorer.builder, restorer.arguments, {})(image)
+    restorer.model.set_weights(calm)
+    np.testing.assert_array_equal(restored, image)
 
 
 def test_a_small_image_or_other_weights_are_not_judged(loaded_once, same):

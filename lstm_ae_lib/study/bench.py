@@ -8,6 +8,7 @@ import contextlib
 import functools
 import io
 import json
+import math
 import os
 import resource
 import statistics
@@ -176,9 +177,9 @@ def restore(repeats: int = 3) -> list:
 
 def _restoring_multiply_adds(restorer, height, width):
     """Of a picture of that size: those of its tiles, which overlap and are continued where they must."""
-    sides = [min(side, restoring.TILE) + restoring._padding(min(side, restoring.TILE)) for side in (height, width)]
-    places = restoring._places(height, width, restoring.TILE, restoring.OVERLAP)
-    return models.multiply_adds(restorer._at_size(*sides)) * len(places)
+    tiles = [restoring._tiles(side, restoring.TILE, restoring.OVERLAP) for side in (height, width)]
+    sides = [parts[0].stop + restoring._padding(parts[0].stop) for parts in tiles]
+    return models.multiply_adds(restorer._at_size(*sides)) * math.prod(map(len, tiles))
 
 
 def _restore_once(source, target):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_ae_lib import checks, cifar10, datasets, degradations, files, metrics, paths, pictures, restoring
-from lstm_ae_lib.tasks.pages import write_pages
+from lstm_ae_lib.tasks.pages import draw_fills, write_pages
 from lstm_ae_lib.tasks.picture_folder import PictureFolder, picture_crops
 
 AT_LEAST = 10  # half of the list: another release of the packages may lack some
@@ -36,8 +36,9 @@ CASES = {
     "Gaussian 5": {"kind": "gaussian", "sizes": (5.0,)}, "noise 40": {"noise": 40 / 255}, "JPEG 20": {"quality": 20},
     "enlarged 2 times": {"kind": "enlarged", "sizes": (2.0,)},
 }  # fmt: skip
-# And to a picture that is no photograph.
+# And to a picture that is no photograph, and to one of flat areas and fine patterns.
 OTHER_CASES = {"untouched": {}, "JPEG 80": {"quality": 80}, "Gaussian 1.2": {"kind": "gaussian", "sizes": (1.2,)}}
+FILL_CASES = {name: OTHER_CASES[name] for name in ("untouched", "JPEG 80")}
 
 
 def listed() -> list[dict]:
@@ -127,11 +128,14 @@ def measure(restorer, side: int = 0) -> list[dict]:
     """What a restorer, as :func:`lstm_ae_lib.restoring.restore` takes it, does to photographs and to other pictures.
 
     ``side``: of a crop from the middle of each, in pixels; 0 for whole pictures. Returns a record for each of :data:`CASES` on
-    scikit-image's photographs, and of :data:`OTHER_CASES` on :func:`other_pictures`: ``case``, ``pictures`` (a word), ``images``,
-    mean PSNR in dB ``before`` (None for untouched ones) and ``after``, and ``least``, the smallest gain of one picture.
+    scikit-image's photographs, of :data:`OTHER_CASES` on :func:`other_pictures`, and of :data:`FILL_CASES` on flat areas and
+    patterns of pure colours: ``case``, ``pictures`` (a word), ``images``, mean PSNR in dB ``before`` (None for untouched ones) and
+    ``after``, and ``least``, the smallest gain of one picture.
     """
     found = []
-    for word, chosen, cases in (("photographs", pictures.photographs(), CASES), ("others", other_pictures(), OTHER_CASES)):
+    groups = [("photographs", pictures.photographs(), CASES), ("others", other_pictures(), OTHER_CASES)]
+    groups.append(("fills", {place: draw_fills(place) for place in (100, 101)}, FILL_CASES))  # not those of any training
+    for word, chosen, cases in groups:
         clean = [middle(pictures.eight_bit_colours(picture), side) for picture in chosen.values()]
         for case, arguments in cases.items():
             values = []
