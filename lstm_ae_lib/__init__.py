@@ -21,8 +21,8 @@ __all__ = sorted(_HOMES)
 _REGISTERED = {
     "layers": "ImageToRows RowsToImage FastLSTM LSTMSweep GatedScan SimpleGate ChannelScale ChangeGate DepthToSpace",
     "spectral": "SpectralWiener SpectralMixture", "degradations": "GaussianBlur", "metrics": "PSNR log_mse",
-    "training": "Cooldown Muon", "tasks.adversarial": "AdversarialTraining",
-    "tasks.compression": "SpectralLatent SpectralImage Quantize",
+    "training": "Cooldown Muon", "tasks.adversarial": "AdversarialTraining", "tasks.bursts": "Registration",
+    "tasks.compression": "SpectralLatent SpectralImage Quantize", "tasks.mending": "BlockFeatures RasterAccumulator",
     "tasks.recurrent_inference": "ConvLSTMStep", "tasks.variational": "LatentSample gaussian_nll",
 }  # fmt: skip
 

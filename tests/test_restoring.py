@@ -666,6 +666,7 @@ def test_what_was_trained_on_pictures_is_released_with_what_it_does_case_by_case
     monkeypatch.setattr(pictures, "photographs", lambda: {"noise": photograph})
     monkeypatch.setattr(photographs, "CASES", {"untouched": {}, "JPEG 20": {"quality": 20}})
     monkeypatch.setattr(photographs, "other_pictures", lambda: {"page": photograph[:30]})
+    monkeypatch.setattr(photographs, "draw_fills", lambda place: photograph[:30])
     data = {"kind": "pictures", "hash": "none"}
     finished_run.update(status="finished", protocol="camera", data=data, parameters={"protocol": "camera", "seed": 3})
     assert __main__.main(["release", "mine", "any"]) == 0

@@ -284,7 +284,8 @@ def test_a_run_recorded_with_other_names_goes_on_with_the_drivers(notebooks, mon
 
 def test_the_other_names_are_no_drivers_and_lead_to_all_of_them():
     drivers = {path.stem for path in paths.notebooks_dir().glob("9*.ipynb")}
-    assert set(filter(None, runner.RENAMED.values())) == drivers and not drivers & set(runner.RENAMED)
+    never_renamed = {"98_mend_jpegs", "99_restore_bursts"}
+    assert set(filter(None, runner.RENAMED.values())) == drivers - never_renamed and not drivers & set(runner.RENAMED)
 
 
 def test_a_run_that_is_running_is_not_resumed(notebooks, made):
