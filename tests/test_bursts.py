@@ -62,6 +62,12 @@ def test_a_drift_is_measured_to_a_tenth_of_a_pixel(sample, variant, error):
         assert np.sqrt(np.mean((found - wanted) ** 2)) < error
 
 
+@pytest.mark.parametrize("shape", [(2, 32, 32, 2), (2, 32, 32, 8), (2, 8, 32, 6), (2, 32, 6)])
+def test_a_shape_that_cannot_be_registered_is_told(shape):
+    with pytest.raises(ValueError, match=r"Registration needs \(batch, height, width, 6\), sides from 9 pixels on, got \("):
+        bursts.Registration()(np.zeros(shape, np.float32))
+
+
 def test_shortened_bursts_repeat_their_oldest_frame(clean):
     frames = bursts.degrade(clean[:3], "burst", 4)
     short = bursts.shortened(frames, [1, 3, 4])

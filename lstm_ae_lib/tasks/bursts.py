@@ -148,8 +148,8 @@ class Registration(keras.layers.Layer):
     Args:
         steps: 1 to 100.
 
-    Input: ``(batch, height, width, 2 * channels)``, sides known, ``before`` beside ``now``. Output: ``(batch, 2)`` in pixels, along
-    height and width, -3 to 3. Raises ``ValueError`` for an odd number of channels.
+    Input: ``(batch, height, width, 6)``, sides known and from 9 pixels on, ``before`` beside ``now``. Output: ``(batch, 2)`` in
+    pixels, along height and width, -3 to 3. Raises ``ValueError`` for another shape.
     """
 
     def __init__(self, steps=3, **kwargs):
@@ -182,8 +182,8 @@ class Registration(keras.layers.Layer):
         return {**super().get_config(), "steps": self.steps}
 
     def compute_output_shape(self, input_shape):
-        if len(input_shape) != 4 or None in input_shape[1:] or input_shape[3] % 2:
-            raise ValueError(f"Registration needs (batch, height, width, an even number of channels), got {tuple(input_shape)}")
+        if len(input_shape) != 4 or None in input_shape[1:] or min(input_shape[1:3]) < 9 or input_shape[3] != 6:
+            raise ValueError(f"Registration needs (batch, height, width, 6), sides from 9 pixels on, got {tuple(input_shape)}")
         return (input_shape[0], 2)
 
 
@@ -241,7 +241,7 @@ def burst_restorer(
     if every and memory != "recurrent":
         raise ValueError(f"every needs memory 'recurrent', got {memory!r}")
     peers.check_divides(image_shape, 2)
-    height, wide, colours = image_shape
+    colours = image_shape[-1]
     burst = layers.Input((frames, *image_shape), name="burst")
     seen = [burst[:, place] for place in range(frames)]
     first = layers.Conv2D(width, 6, strides=2, padding="same", activation="relu", name="first")
