@@ -13,8 +13,8 @@ WORKERS ?= 2
 # nbval waits for a dead kernel as long as its cell timeout. Its runs stay out of data/, its kernels are forked (tests/processes.py).
 NBVAL   = -m pytest --nbval --nbval-cell-timeout=600 --nbval-kernel-name=python3 -p forked_kernels -p no:warnings $(wildcard notebooks/[0-8]*.ipynb)
 NBDATA  = export PYTHONPATH=tests LSTM_AE_DATA="$$(mktemp -d)"; trap 'rm -rf "$$LSTM_AE_DATA"' EXIT
-# Both at once: the notebooks' report is shown when the tests have ended. Side by side, more threads only wait for each other.
-both    = export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1; ($(NBDATA); $(1) $(NBVAL)) > .nbval.log 2>&1 & notebooks=$$!; \
+# Both at once, lessons' trainings cut short: the notebooks' report is shown when the tests have ended. Side by side, more threads only wait for each other.
+both    = export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1; ($(NBDATA); $(1) $(NBVAL) -p short_trainings) > .nbval.log 2>&1 & notebooks=$$!; \
           $(1) $(PYTEST); tests=$$?; wait $$notebooks; notebooks=$$?; cat .nbval.log; rm -f .nbval.log; exit $$((tests | notebooks))
 
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ test: $(VENV)/.installed-test  ## install, then pytest and the notebooks' regres
 test-quick: $(VENV)/.installed-test  ## pytest alone
 	$(RUN) $(PYTEST)
 
-test-nbval: $(VENV)/.installed-test  ## the notebooks' regression test alone
+test-nbval: $(VENV)/.installed-test  ## the notebooks' regression test alone, trainings as long as the lessons say
 	@$(NBDATA); $(RUN) $(NBVAL)
 
 test-colab: $(COLAB)/.installed  ## the tests with the versions that Colab has

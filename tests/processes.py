@@ -10,7 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 PRELOADED = ["keras", "nbformat", "numba", "pytest", "scipy.fft", "scipy.ndimage", "tensorflow"]
 
@@ -79,6 +82,8 @@ def _start(arguments, outputs, cwd, env):
 def _work(arguments, outputs, cwd, env):
     gc.freeze()  # what is imported already need not be looked at, and graphs (see conftest.py) not often
     gc.set_threshold(100_000, 50, 100)
+    # What it starts is forked from where it came from itself: not from a second process that would import all of it again.
+    forkserver._forkserver.ensure_running = lambda: None
     os.setsid()
     for descriptor, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -96,6 +101,9 @@ def _work(arguments, outputs, cwd, env):
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
     elif kind == "-m":
         sys.argv = [what, *others]
+        if others[0] in ("run", "sweep"):
+            sys.path.append(os.path.dirname(__file__))  # where the kernels find this module
+            fork_kernels(pytest.MonkeyPatch())
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
         sys.argv = list(arguments)
