@@ -131,9 +131,8 @@ def made_once(units, steps_per_execution):
     inputs = keras.layers.Input((64,))
     hidden = keras.layers.Dropout(0.3)(keras.layers.Dense(units, activation="relu")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(64)(hidden))
-    model.compile(
-        keras.optimizers.Adam(0.01), "mse", metrics=[keras.metrics.MeanAbsoluteError("mae")], steps_per_execution=steps_per_execution
-    )
+    metrics = [keras.metrics.MeanAbsoluteError("mae")]
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=metrics, steps_per_execution=steps_per_execution)
     model.optimizer.build(model.trainable_variables)  # else each step is traced twice, once to make these
     return model, weights(model)
 
