@@ -78,6 +78,10 @@ def _parser():
     add = command("release", _study, "put a finished run's network into data/weights, with a card from its records")
     add("run_name", metavar="RUN", help="a finished run")
     add("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
+    add = command("export", _study, "write a released network as an ONNX file, for images of any size")
+    add("name", metavar="NAME", help="released weights: a name in data/weights, with --half in data/weights/compress")
+    add("target", metavar="OUT", help="the .onnx file to write")
+    add("--half", choices=("encoder", "decoder"), help="which half of a compressor")
     add = command("bench", _study, "measure speed on this machine; prints, asserts nothing")
     add("what", nargs="?", default="overview", choices=("overview", "train", "scaling", "restore"),
         help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost; restore")  # fmt: skip
@@ -214,9 +218,13 @@ def _write_picture(arguments, source, target, weights):
 
 def _study(arguments):
     """The commands about runs that are finished, speed, and the notebooks."""
-    from lstm_ae_lib.study import bench, notebooks, records, releasing, reporting, runs
+    from lstm_ae_lib.study import bench, exporting, notebooks, records, releasing, reporting, runs
 
     match arguments.command:
+        case "export":
+            half = (arguments.half,) if arguments.half else ()
+            written = (exporting.export_codec if half else exporting.export)(arguments.name, arguments.target, *half)
+            print(f"{arguments.target}: {written['builder']}, {Path(arguments.target).stat().st_size / 1e6:.1f} MB")
         case "runs":
             chosen = [runs.open_run(name) for name in arguments.names] or runs.list_runs()
             print(reporting.runs_table(chosen) if chosen else "no runs yet; `python -m lstm_ae_lib run` makes one")

@@ -57,6 +57,7 @@ class ReleasedRestorer:
     def __init__(self, name: str, model, builder: str, arguments: dict, card: dict):
         self.name, self.model, self.builder, self.arguments, self.card = name, model, builder, dict(arguments), dict(card)
         self._at_size = functools.lru_cache(maxsize=4)(self._build)
+        self.most = np.inf if spectral.linear_start_of(model) else 2  # an inverse filter may change an image by far more
 
     def __reduce__(self):
         return _rebuilt, (self.name, self.model.get_weights(), self.builder, self.arguments, self.card)
@@ -73,8 +74,7 @@ class ReleasedRestorer:
         # A border that is continued as the blur continued it: mirrored, the outermost pixel once.
         padded = np.pad(degraded, [(0, 0), (0, _padding(height)), (0, _padding(width)), (0, 0)], mode="reflect")
         restored = _predict(self._at_size(*padded.shape[1:3]), padded)[:, :height, :width]
-        most = np.inf if spectral.linear_start_of(self.model) else 2  # an inverse filter may go far beyond
-        if (wild := ~(np.abs(restored - degraded).max((1, 2, 3), keepdims=True) <= most)).any():  # NaN too
+        if (wild := ~(np.abs(restored - degraded).max((1, 2, 3), keepdims=True) <= self.most)).any():  # NaN too
             said = f"the weights {self.name} fail on an image unlike all that they were trained on, which stays as it was"
             warnings.warn(said, pictures.PictureWarning, stacklevel=2)
         return np.clip(np.where(wild, degraded, restored), 0, 1)

@@ -171,7 +171,7 @@ def variables(model):
 
 
 def weights(model):
-    return [keras.ops.convert_to_numpy(variable) for variable in variables(model)]
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables(model)]  # PyTorch would share its memory
 
 
 @pytest.fixture(scope="module")

@@ -125,16 +125,17 @@ class Quantize(keras.layers.Layer):
         middle = 1 - (ops.exp(-(0.5 + ops.minimum(far, 0.5)) * width) + ops.exp(-(0.5 - ops.minimum(far, 0.5)) * width)) / 2
         return -ops.log(ops.maximum(ops.where(far < 0.5, middle, tail), 1e-9)) / math.log(2)
 
-    def _gain(self):
+    def gain(self) -> np.ndarray:
+        """How many steps 1 is, ``(latent,)`` float64."""
         return np.exp(ops.convert_to_numpy(self.log_gain).astype(np.float64)) / self.step
 
     def symbols(self, latent) -> np.ndarray:
         """A latent ``(batch, latent)`` as whole numbers of steps, int32."""
-        return np.rint(np.asarray(latent) * self._gain()).astype(np.int32)
+        return np.rint(np.asarray(latent) * self.gain()).astype(np.int32)
 
     def values(self, symbols) -> np.ndarray:
         """The latent, float32, of symbols ``(batch, latent)``."""
-        return (np.asarray(symbols) / self._gain()).astype(np.float32)
+        return (np.asarray(symbols) / self.gain()).astype(np.float32)
 
     def multiply_adds(self, given, made):
         return 0

@@ -1,0 +1,380 @@
+"""Released networks as ONNX files, which run where neither Keras nor this library is: standard operators only, any image size.
+
+Each Keras layer is written as the operators that it stands for, channels first. A :class:`~lstm_ae_lib.layers.GatedScan` becomes
+one ``Scan`` an axis, which goes through a line of any length once; a linear start makes its cosine transform, and its filters for
+the size at hand, from the size of the picture. Exporters write a graph for one size, with scans unrolled to log2(n) levels.
+"""
+
+import functools
+import json
+
+import numpy as np
+
+from lstm_ae_lib import checks, files, restoring, spectral, weights
+from lstm_ae_lib._backend import keras
+from lstm_ae_lib.tasks import codec
+
+OPSET, IR = 17, 8
+VERSION = 1  # of what stands in a file's metadata
+HALVES = ("encoder", "decoder")  # of a compressor
+FIRST, LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # channels first, and last again
+
+
+def export(name: str, target, folder=None) -> dict:
+    """Writes a released restorer as an ONNX file: ``degraded`` -> ``restored``, ``(batch, height, width, 3)`` float32, not clipped.
+
+    Sides are multiples of 8 from 16 pixels on. The metadata, text all: ``card``, the JSON of the weights' card; ``builder``,
+    ``weights``, their SHA-256; ``version``; and how a picture is restored tile by tile: ``stride``, ``smallest``, ``tile``,
+    ``overlap``, and ``most``, the change beyond which the network has failed and the image stays as it was.
+
+    Args:
+        name: of released weights; ``folder`` is as for :func:`lstm_ae_lib.weights.read_released`.
+        target: an ``.onnx`` file to write.
+
+    Returns the metadata. Raises ``ValueError`` for another target, and for a network with a layer that is not known here;
+    ``ImportError`` without the package onnx.
+    """
+    _check(target)
+    model, description = weights.read_released(name, folder)
+    restorer = restoring.ReleasedRestorer(name, model, description["builder"], description["arguments"], description["card"])
+    graph = Graph()
+    (made,) = follow(graph, model, graph.add("Transpose", "degraded", perm=FIRST))
+    graph.add("Transpose", made, perm=LAST, output="restored")
+    rule = {"stride": restoring.STRIDE, "smallest": 2 * restoring.STRIDE, "tile": restoring.TILE, "overlap": restoring.OVERLAP,
+            "most": restorer.most}  # fmt: skip
+    shape = ["batch", "height", "width", 3]
+    return _write(target, graph, name, {"degraded": shape}, {"restored": shape}, description, rule)
+
+
+def export_codec(name: str, target, half: str, folder=None) -> dict:
+    """Writes one half of a released compressor: ``"encoder"``, ``clean`` ``(batch, 32, 32, 3)`` in [0, 1] -> ``symbols`` ``(batch,
+    latent)``, whole numbers from -1023 to 1023 as float32; or ``"decoder"``, ``symbols`` -> ``reconstruction``, not clipped.
+
+    ``folder``: as for :func:`lstm_ae_lib.tasks.codec.load_codec`. The rest is as for :func:`export`; the metadata has ``tables``,
+    the distribution of each symbol, too.
+    """
+    _check(target)
+    checks.choice(half, "half", HALVES)
+    model, description = weights.read_released(name, folder or weights.released_dir("compress"))
+    own, graph = codec.codec_of(model, description, name), Graph()
+    gain, most = np.asarray(model.get_layer("quantize").gain(), np.float64), np.float64(codec.LARGEST)
+    image, symbols = ["batch", codec.BLOCK, codec.BLOCK, 3], ["batch", len(own.tables)]
+    if half == "encoder":
+        (latent,) = follow(graph, own.analysis, graph.add("Transpose", "clean", perm=FIRST))
+        steps = graph.add("Round", graph.add("Mul", graph.cast(latent, "DOUBLE"), gain))
+        graph.cast(graph.add("Clip", steps, -most, most), output="symbols")
+        ends = {"clean": image}, {"symbols": symbols}
+    else:
+        latent = graph.cast(graph.add("Div", graph.cast("symbols", "DOUBLE"), gain))
+        (made,) = follow(graph, own.synthesis, latent)
+        graph.add("Transpose", made, perm=LAST, output="reconstruction")
+        ends = {"symbols": symbols}, {"reconstruction": image}
+    return _write(target, graph, f"{name}-{half}", *ends, description, {"tables": own.tables.tolist()})
+
+
+def _check(target):
+    _onnx()
+    if not str(target).endswith(".onnx"):
+        raise ValueError(f"target must be an .onnx file, got {target}")
+
+
+def _write(target, graph, name, inputs, outputs, description, more):
+    metadata = {"version": VERSION, "name": name, "builder": description["builder"], "weights": description["sha256"],
+                "card": json.dumps(description["card"]), **more}  # fmt: skip
+    model = graph.model(name, inputs, outputs, metadata)
+    _onnx().checker.check_model(model, full_check=True)
+    with files.replacing(target) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+    return {key: str(value) for key, value in metadata.items()}
+
+
+def _onnx():
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise ImportError("exporting needs the package onnx: pip install onnx") from None
+    return onnx
+
+
+class Graph:
+    """An ONNX graph that is written operator by operator; tensors are names."""
+
+    def __init__(self, prefix=""):
+        self.prefix, self.nodes, self.constants, self._seen = prefix, [], [], {}
+
+    def add(self, kind, *inputs, outputs=1, output="", **attributes):
+        """Adds an operator of inputs, names or arrays, and returns its output's name, or the list of names of several."""
+        inputs = [one if isinstance(one, str) else self.constant(one) for one in inputs]
+        names = [output] if output else [f"{self.prefix}{kind}{len(self.nodes)}_{place}" for place in range(outputs)]
+        self.nodes.append(_onnx().helper.make_node(kind, inputs, names, **attributes))
+        return names if outputs > 1 else names[0]
+
+    def cast(self, values, kind="FLOAT", output=""):
+        return self.add("Cast", values, to=getattr(_onnx().TensorProto, kind), output=output)
+
+    def constant(self, values):
+        values = np.asarray(values)
+        key = values.dtype.str, values.shape, values.tobytes()
+        if key not in self._seen:
+            self._seen[key] = f"{self.prefix}constant{len(self._seen)}"
+            self.constants.append(_onnx().numpy_helper.from_array(values, self._seen[key]))
+        return self._seen[key]
+
+    def model(self, name, inputs, outputs, metadata):
+        helper, kind = _onnx().helper, _onnx().TensorProto.FLOAT
+        given, made = ([helper.make_tensor_value_info(*one) for one in ((key, kind, shape) for key, shape in ends.items())]
+                       for ends in (inputs, outputs))  # fmt: skip
+        graph = helper.make_graph(self.nodes, name, given, made, self.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="lstm_ae_lib")
+        helper.set_model_props(model, {key: str(value) for key, value in metadata.items()})
+        return model
+
+
+def follow(graph, model, *inputs):
+    """Writes what a Keras model makes of ``inputs``, names of tensors, channels first; returns the list of its outputs' names."""
+
+    def write(operation):
+        if isinstance(operation, keras.Model):
+            return lambda *within, **_: follow(graph, operation, *within)
+        known = [kind for kind in type(operation).__mro__ if kind.__name__ in WRITERS]
+        if not known:
+            raise ValueError(f"the layer {operation.name} is a {type(operation).__name__}, which has no ONNX form here")
+        return functools.partial(WRITERS[known[0].__name__], graph, operation)
+
+    return keras.tree.flatten(model._run_through_graph(list(inputs), write))
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def _convolution(graph, layer, image):
+    if layer.groups != 1 or tuple(layer.dilation_rate) != (1, 1):
+        raise ValueError(f"the layer {layer.name} has groups or dilation, which have no ONNX form here")
+    kernel = np.transpose(layer.get_weights()[0], (3, 2, 0, 1))
+    bias = layer.get_weights()[1:]
+    padding = {"same": "SAME_UPPER", "valid": "VALID"}[layer.padding]
+    made = graph.add("Conv", image, kernel, *bias, strides=layer.strides, auto_pad=padding, kernel_shape=layer.kernel_size)
+    return _activation(graph, layer, made)
+
+
+def _activation(graph, layer, values):
+    match layer.activation.__name__:
+        case "linear":
+            return values
+        case "relu":
+            return graph.add("Relu", values)
+        case "hard_tanh":
+            return graph.add("Clip", values, np.float32(-1), np.float32(1))
+        case other:
+            raise ValueError(f"the activation {other} of the layer {layer.name} has no ONNX form here")
+
+
+def _join(kind):
+    return lambda graph, layer, values: functools.reduce(functools.partial(graph.add, kind), values)
+
+
+def _split(graph, operation, values):
+    if operation.axis not in (-1, 3) or not isinstance(operation.indices_or_sections, int):
+        raise ValueError(f"{operation.name} is no split into equal parts of the channels: it has no ONNX form here")
+    return graph.add("Split", values, outputs=operation.indices_or_sections, axis=1)
+
+
+def _change_gate(graph, layer, change):
+    square = graph.add("ReduceMean", graph.add("Mul", change, change), axes=[1], keepdims=1)
+    around = graph.add("AveragePool", square, kernel_shape=[layer.size] * 2, auto_pad="SAME_UPPER", count_include_pad=0)
+    root = graph.add("Sqrt", graph.add("Add", around, np.float32(layer.FLOOR)))
+    return graph.add("Tanh", graph.add("Mul", root, np.float32(layer.slope)))
+
+
+def _gated_scan(graph, layer, images):
+    """A product for all ways, all gates first; then one ``Scan`` along each axis, both ways at once."""
+    ways, units = layer.WAYS[layer.along], layer.units
+    kernel, bias = (np.asarray(weight).reshape(-1, len(ways), 2, units) for weight in layer.get_weights())
+    kernel, bias = (np.moveaxis(weight, 2, 1).reshape(len(weight), -1) for weight in (kernel, bias))  # gates, then candidates
+    projected = graph.add("Conv", images, kernel.T[:, :, None, None], bias[0], kernel_shape=(1, 1))
+    gate, candidate = graph.add("Split", projected, outputs=2, axis=1)
+    forget = graph.add("Sigmoid" if layer.positive else "Tanh", gate)
+    entering = graph.add("Mul", graph.add("Sub", np.float32(1), graph.add("Abs", forget)), candidate)
+    factors, terms = (graph.add("Split", values, outputs=len(ways), axis=1) for values in (forget, entering))
+    swept = []
+    for axis in dict.fromkeys(axis for axis, _ in ways):  # of the images as Keras has them; here it is one more
+        places = [place for place, way in enumerate(ways) if way[0] == axis]
+        line = graph.add("Shape", graph.add("Gather", factors[places[0]], np.int64(0), axis=axis + 1))
+        start = graph.add("ConstantOfShape", line, value=_onnx().numpy_helper.from_array(np.zeros(1, np.float32)))
+        pairs = [values[place] for values in (factors, terms) for place in places]
+        directions = [int(ways[place][1]) for place in places]
+        outputs = graph.add(
+            "Scan", *[start] * len(places), *pairs, outputs=2 * len(places), body=_recurrence(len(places)),
+            num_scan_inputs=len(pairs), scan_input_axes=[axis + 1] * len(pairs), scan_input_directions=directions * 2,
+            scan_output_axes=[axis + 1] * len(places), scan_output_directions=directions,
+        )  # fmt: skip
+        swept += outputs[len(places) :]
+    return graph.add("Concat", *swept, axis=1)
+
+
+def _recurrence(count):
+    """The body of a ``Scan``: ``h = factor * h + term`` for so many states side by side."""
+    helper, kind = _onnx().helper, _onnx().TensorProto.FLOAT
+    parts = [[f"{what}{place}" for place in range(count)] for what in ("before", "factor", "term", "kept", "after", "out")]
+    nodes = []
+    for before, factor, term, kept, after, out in zip(*parts, strict=True):
+        nodes += [helper.make_node("Mul", [factor, before], [kept]), helper.make_node("Add", [kept, term], [after]),
+                  helper.make_node("Identity", [after], [out])]  # fmt: skip
+    given, made = ([helper.make_tensor_value_info(name, kind, [None] * 3) for group in groups for name in group]
+                   for groups in (parts[:3], parts[4:]))  # fmt: skip
+    return helper.make_graph(nodes, "recurrence", given, made)
+
+
+# --- linear starts: of a picture's height and width, which the graph reads from it ----------------------------------------
+
+
+class _Spectrum:
+    """What the writers of both linear starts share: the size of the images, and matrices for it."""
+
+    def __init__(self, graph, layer, images):
+        self.graph, self.layer = graph, layer
+        self.sides = [graph.add("Gather", graph.add("Shape", images), np.int64(axis)) for axis in (2, 3)]
+        shape = layer.get_weights()[0].shape  # of filters for one size
+        self.own = shape[:2] if isinstance(layer, spectral.SpectralWiener) else shape[1:3]
+        self.bases = [self._basis(side) for side in self.sides]
+        same = graph.add("And", *(graph.add("Equal", side, np.int64(own)) for side, own in zip(self.sides, self.own, strict=True)))
+        self.same = graph.cast(same)
+
+    def _range(self, side):
+        return self.graph.add("Range", np.int64(0), side, np.int64(1))
+
+    def _basis(self, side):
+        """:func:`lstm_ae_lib.spectral.cosine_basis` as a pair of matrices; angles are reduced to one turn as whole numbers."""
+        add, index = self.graph.add, self._range(side)
+        column, row = (add("Unsqueeze", index, np.array([axis])) for axis in (1, 0))
+        first = self.layer.transform == "dct1"
+        if first:
+            half = add("Sub", side, np.int64(1))  # samples that make half a turn
+        else:
+            half, row = add("Mul", side, np.int64(2)), add("Add", add("Mul", row, np.int64(2)), np.int64(1))
+        turned = self.graph.cast(add("Mod", add("Mul", column, row), add("Mul", half, np.int64(2))), "DOUBLE")
+        cosines = self.graph.cast(add("Cos", add("Div", add("Mul", turned, np.float64(np.pi)), self.graph.cast(half, "DOUBLE"))))
+        length = self.graph.cast(half if first else side)
+        scaled = add("Mul", cosines, add("Sqrt", add("Div", np.float32(2), length)))
+        if first:
+            ends = add("Or", add("Equal", index, np.int64(0)), add("Equal", index, half))
+            forward = add("Mul", scaled, add("Where", ends, np.float32(0.5), np.float32(1)))
+            return forward, forward
+        forward = add("Mul", scaled, add("Where", add("Equal", column, np.int64(0)), np.float32(np.sqrt(0.5)), np.float32(1)))
+        return forward, add("Transpose", forward, perm=(1, 0))
+
+    def transform(self, images, direction):
+        rows, columns = (pair[direction] for pair in self.bases)
+        return self.graph.add("MatMul", self.graph.add("MatMul", rows, images), self.graph.add("Transpose", columns, perm=(1, 0)))
+
+    def resized(self, values):
+        """Filters ``(..., height, width)``, an array, interpolated as :func:`lstm_ae_lib.spectral.resized_filter` does."""
+        add, made, dimensions = self.graph.add, np.ascontiguousarray(values, np.float32), values.ndim
+        for axis, side, own in zip((dimensions - 2, dimensions - 1), self.sides, self.own, strict=True):
+            known, asked = (own - 1, add("Sub", side, np.int64(1))) if self.layer.transform == "dct1" else (own, side)
+            step = add("Div", np.float64(known), self.graph.cast(asked, "DOUBLE"))
+            place = add("Min", add("Mul", self.graph.cast(self._range(side), "DOUBLE"), step), np.float64(own - 1))
+            below = add("Min", self.graph.cast(place, "INT64"), np.int64(own - 2))
+            share = self.graph.cast(add("Sub", place, self.graph.cast(below, "DOUBLE")))
+            share = add("Unsqueeze", share, np.array([dimensions - 1 - axis]))
+            before, after = (add("Gather", made, where, axis=axis) for where in (below, add("Add", below, np.int64(1))))
+            made = add("Add", add("Mul", before, add("Sub", np.float32(1), share)), add("Mul", after, share))
+        return made
+
+    def offset(self, values):
+        """Offsets ``(..., height, width)``, an array: at another size only their mean is kept."""
+        add, values = self.graph.add, np.ascontiguousarray(values, np.float32)
+        lengths = [add("ReduceSum", add("Gather", forward, np.int64(0)), keepdims=0) for forward, _ in self.bases]
+        known = np.prod([spectral.cosine_basis(own, self.layer.transform)[0][0].sum() for own in self.own])
+        mean = add("Mul", values[..., :1, :1], add("Div", add("Mul", *lengths), np.float32(known)))
+        padded = []
+        for part, (height, width) in ((values, self.own), (mean, (1, 1))):
+            more = [add("Unsqueeze", add("Sub", side, np.int64(own)), np.array([0]))
+                    for side, own in zip(self.sides, (height, width), strict=True)]  # fmt: skip
+            pads = add("Concat", np.zeros(2 * values.ndim - 2, np.int64), *more, axis=0)
+            padded.append(add("Pad", part, pads))
+        return add("Add", add("Mul", padded[0], self.same), add("Mul", padded[1], add("Sub", np.float32(1), self.same)))
+
+    def rings(self, bands):
+        """:func:`lstm_ae_lib.spectral.frequency_bands`, as ``(height * width, bands)``."""
+        add = self.graph.add
+        places = []
+        for axis, side in zip((1, 0), self.sides, strict=True):
+            length = add("Sub", side, np.int64(1)) if self.layer.transform == "dct1" else side
+            place = add("Div", self.graph.cast(self._range(side), "DOUBLE"), self.graph.cast(length, "DOUBLE"))
+            places.append(add("Unsqueeze", add("Mul", place, place), np.array([axis])))
+        radius = add("Sqrt", add("Div", add("Add", *places), np.float64(2)))
+        ring = add("Min", self.graph.cast(add("Mul", radius, np.float64(bands)), "INT64"), np.int64(bands - 1))
+        flat = add("Reshape", ring, np.array([-1, 1]))
+        member = self.graph.cast(add("Equal", flat, np.arange(bands)[None]))
+        count = add("Shape", flat, start=0, end=1)
+        mean_brightness = add("Unsqueeze", add("Equal", add("Range", np.int64(0), add("Squeeze", count), np.int64(1)), np.int64(0)),
+                              np.array([1]))  # fmt: skip
+        member = add("Where", mean_brightness, np.float32(0), member)
+        total = add("ReduceSum", member, np.array([0]), keepdims=1)
+        return add("Div", member, add("Max", total, np.float32(1)))
+
+
+def _wiener(graph, layer, images):
+    matrices, offset = layer.get_weights()
+    made = _Spectrum(graph, layer, images)
+    spectrum = graph.add("Unsqueeze", made.transform(images, 0), np.array([2]))  # (batch, colour, 1, height, width)
+    mixed = graph.add("Mul", spectrum, made.resized(np.moveaxis(matrices, (2, 3), (0, 1))))
+    filtered = graph.add("ReduceSum", mixed, np.array([1]), keepdims=0)
+    return made.transform(graph.add("Add", filtered, made.offset(np.moveaxis(offset, 2, 0))), 1)
+
+
+def _mixture(graph, layer, images):
+    filters, offsets, kernel, bias = layer.get_weights()
+    add, made = graph.add, _Spectrum(graph, layer, images)
+    colours = np.asarray(layer._colours, np.float32)
+    spectrum = add("Conv", made.transform(images, 0), colours[:, :, None, None])
+    flat = add("Reshape", add("Mul", spectrum, spectrum), np.array([0, 3, -1]))
+    brightness, first, second = add("Split", add("MatMul", flat, made.rings(layer.bands)), outputs=3, axis=1)
+    difference = add("Mul", add("Add", first, second), np.float32(0.5))
+    energy = add("Squeeze", add("Concat", brightness, difference, axis=2), np.array([1]))
+    features = add("Log", add("Add", energy, np.float32(layer.FLOOR)))
+    shares = add("Softmax", add("Add", add("MatMul", features, kernel), bias), axis=-1)
+    parts = [made.resized(np.moveaxis(filters, 3, 1)), made.offset(np.moveaxis(offsets, 3, 1))]
+    mixed = (add("MatMul", shares, add("Reshape", part, np.array([layer.parts, -1]))) for part in parts)
+    factor, term = (add("Reshape", part, add("Shape", images)) for part in mixed)
+    restored = add("Add", add("Mul", factor, spectrum), term)
+    return made.transform(add("Conv", restored, np.ascontiguousarray(colours.T)[:, :, None, None]), 1)
+
+
+# --- the transforms of compressors, for blocks of one size ------------------------------------------------------------------
+
+
+def _latent(graph, layer, images):
+    rows, columns, colours = (np.asarray(basis, np.float32) for basis in layer._bases)
+    spectrum = graph.add("Conv", graph.add("Sub", images, np.float32(0.5)), colours[:, :, None, None])
+    spectrum = graph.add("MatMul", graph.add("MatMul", rows, spectrum), np.ascontiguousarray(columns.T))
+    flat = graph.add("Reshape", graph.add("Transpose", spectrum, perm=LAST), np.array([0, -1]))
+    return graph.add("Gather", flat, np.asarray(layer._kept, np.int64), axis=1)
+
+
+def _image(graph, layer, latent):
+    rows, columns, colours = (np.asarray(basis, np.float32) for basis in layer._bases)
+    padded = graph.add("Pad", latent, np.array([0, 0, 0, 1]))
+    flat = graph.add("Gather", padded, np.asarray(layer._position, np.int64), axis=1)
+    spectrum = graph.add("Transpose", graph.add("Reshape", flat, np.array([-1, *layer.image_shape])), perm=FIRST)
+    images = graph.add("MatMul", graph.add("MatMul", np.ascontiguousarray(rows.T), spectrum), columns)
+    return graph.add("Add", graph.add("Conv", images, np.ascontiguousarray(colours.T)[:, :, None, None]), np.float32(0.5))
+
+
+WRITERS = {
+    "Conv2D": _convolution,
+    "Add": _join("Add"),
+    "Multiply": _join("Mul"),
+    "Subtract": _join("Sub"),
+    "Concatenate": lambda graph, layer, values: graph.add("Concat", *values, axis=1),
+    "GlobalAveragePooling2D": lambda graph, layer, values: graph.add("GlobalAveragePool", values),
+    "DepthToSpace": lambda graph, layer, values: graph.add("DepthToSpace", values, blocksize=layer.factor, mode="DCR"),
+    "Split": _split,
+    "ChangeGate": _change_gate,
+    "GatedScan": _gated_scan,
+    "SpectralWiener": _wiener,
+    "SpectralMixture": _mixture,
+    "SpectralLatent": _latent,
+    "SpectralImage": _image,
+}  # by the name of a Keras class, so that a layer of this library and an operation of Keras are found alike
