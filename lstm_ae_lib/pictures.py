@@ -40,8 +40,8 @@ _LARGEST = 2**24  # of what a chunk holds, inflated: a few bytes can become bill
 _HELD = threading.Lock()
 
 
-class PictureWarning(UserWarning):
-    """What a person should know about a picture that was read, restored or written."""
+class PictureWarning(UserWarning, ValueError):
+    """What a person should know about a picture that was read, restored or written; with ``strict`` an error."""
 
 
 def read(source, quiet: bool = False) -> np.ndarray:

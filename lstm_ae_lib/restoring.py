@@ -75,7 +75,8 @@ class ReleasedRestorer:
         padded = np.pad(degraded, [(0, 0), (0, _padding(height)), (0, _padding(width)), (0, 0)], mode="reflect")
         restored = _predict(self._at_size(*padded.shape[1:3]), padded)[:, :height, :width]
         if (wild := ~(np.abs(restored - degraded).max((1, 2, 3), keepdims=True) <= self.most)).any():  # NaN too
-            said = f"the weights {self.name} fail on an image unlike all that they were trained on, which stays as it was"
+            said = f"the weights {self.name} fail on an image unlike all that they were trained on, "
+            said += "or a tile of one, which stays as it was"
             warnings.warn(said, pictures.PictureWarning, stacklevel=2)
         return np.clip(np.where(wild, degraded, restored), 0, 1)
 
@@ -141,7 +142,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
         restorer: released weights' name, or any function of a batch ``(1, height, width, 3)``, float32 in [0, 1], whose result
             is clipped. With none, :data:`DEFAULT`.
         strength: share of the restored picture in the result, the rest is ``image``: 0 gives ``image``, 1 the restored picture.
-        strict: raise ``ValueError`` where the warning would say that the weights do not fit.
+        strict: raise such a warning, which is a ``ValueError``, where the weights do not fit, or fail.
         tile, overlap: side of a tile, at least twice ``overlap``, and what neighbours share, at least 2; pixels.
         progress: show a bar.
 
@@ -157,16 +158,15 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     restore_tile = load_restorer(restorer or DEFAULT) if by_name else restorer
     if strength == 0:
         return image.copy()
-    restored = _restored(image, restore_tile, tile, overlap, progress)
-    result = pictures.from_colours(restored, image)
-    if by_name and (why := _misfit(image, restored, restore_tile)):
-        said = f"the weights {restore_tile.name} hardly fit this picture, and may make it worse: {why}; "
-        said += f"{restore_tile.name} {restore_tile.card.get('task')}"
-        if restore_tile.name != GENERAL and GENERAL in weights.released():
-            said += f"; the weights {GENERAL} are for pictures with an unknown degradation"
-        if strict:
-            raise ValueError(said)
-        warnings.warn(said, pictures.PictureWarning, stacklevel=2)
+    with warnings.catch_warnings(**({"action": "error", "category": pictures.PictureWarning} if strict else {})):
+        restored = _restored(image, restore_tile, tile, overlap, progress)
+        result = pictures.from_colours(restored, image)
+        if by_name and (why := _misfit(image, restored, restore_tile)):
+            said = f"the weights {restore_tile.name} hardly fit this picture, and may make it worse: {why}; "
+            said += f"{restore_tile.name} {restore_tile.card.get('task')}"
+            if restore_tile.name != GENERAL and GENERAL in weights.released():
+                said += f"; the weights {GENERAL} are for pictures with an unknown degradation"
+            warnings.warn(said, pictures.PictureWarning, stacklevel=2)
     if strength < 1:
         restored = strength * np.clip(restored, 0, 1) + (1 - strength) * pictures.to_colours(image)
     return result if strength == 1 else pictures.from_colours(restored, image)

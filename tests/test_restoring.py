@@ -323,6 +323,8 @@ def test_stripes_that_make_photo_explode_stay_as_they_were():
         restored = restoring.load_restorer("photo")(np.concatenate([stripes, calm]))
     np.testing.assert_array_equal(restored[0], stripes[0])
     assert 0 < np.abs(restored[1] - calm[0]).max() < 0.02
+    with pytest.raises(ValueError, match="the weights photo fail on an image unlike all .* or a tile of one, which stays as it was"):
+        restoring.restore((255 * stripes[0]).astype(np.uint8), strict=True)
 
 
 def test_an_image_on_which_a_network_explodes_stays_as_it_was():

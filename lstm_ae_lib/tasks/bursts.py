@@ -129,8 +129,8 @@ def shifted(images, shifts):
     for axis, equation in ((1, "bij,bjwc->biwc"), (2, "bij,bhjc->bhic")):
         length, margin = images.shape[axis], [(0, 0)] * 4
         margin[axis] = (4, 4)
-        where = ops.arange(0.0, length) + ops.cast(shifts[:, axis - 1 : axis], "float32")
-        distance = ops.abs(ops.arange(-4.0, length + 4) - where[..., None])  # (batch, length, length + 8)
+        where = ops.cast(shifts[:, axis - 1 : axis], "float32") + ops.arange(0.0, length)  # what may be symbolic stands first: JAX
+        distance = ops.abs(where[..., None] - ops.arange(-4.0, length + 4))  # (batch, length, length + 8)
         near = (1.5 * distance - 2.5) * distance**2 + 1
         far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
         taps = ops.where(distance < 1, near, ops.where(distance < 2, far, 0.0))
