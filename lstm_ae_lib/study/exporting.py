@@ -23,8 +23,8 @@ FIRST, LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # channels first, and last again
 def export(name: str, target, folder=None) -> dict:
     """Writes a released restorer as an ONNX file: ``degraded`` -> ``restored``, ``(batch, height, width, 3)`` float32, not clipped.
 
-    Sides are multiples of 8 from 16 pixels on. The metadata, text all: ``card``, the JSON of the weights' card; ``builder``,
-    ``weights``, their SHA-256; ``version``; and how a picture is restored tile by tile: ``stride``, ``smallest``, ``tile``,
+    Sides are multiples of 8 from 16 pixels on. The metadata, text all: ``card``, the JSON of the weights' card; ``weights``, their
+    SHA-256; ``name``, ``licence``, ``builder``, ``version``; and how a picture is restored tile by tile: ``stride``, ``smallest``, ``tile``,
     ``overlap``, and ``most``, the change beyond which the network has failed and the image stays as it was.
 
     Args:
@@ -79,8 +79,8 @@ def _check(target):
 
 
 def _write(target, graph, name, inputs, outputs, description, more):
-    metadata = {"version": VERSION, "name": name, "builder": description["builder"], "weights": description["sha256"],
-                "card": json.dumps(description["card"]), **more}  # fmt: skip
+    metadata = {"version": VERSION, "name": name, "licence": "MIT", "builder": description["builder"],
+                "weights": description["sha256"], "card": json.dumps(description["card"]), **more}  # fmt: skip
     model = graph.model(name, inputs, outputs, metadata)
     _onnx().checker.check_model(model, full_check=True)
     with files.replacing(target) as temporary:
@@ -99,13 +99,13 @@ def _onnx():
 class Graph:
     """An ONNX graph that is written operator by operator; tensors are names."""
 
-    def __init__(self, prefix=""):
-        self.prefix, self.nodes, self.constants, self._seen = prefix, [], [], {}
+    def __init__(self):
+        self.nodes, self.constants, self._seen = [], [], {}
 
     def add(self, kind, *inputs, outputs=1, output="", **attributes):
         """Adds an operator of inputs, names or arrays, and returns its output's name, or the list of names of several."""
         inputs = [one if isinstance(one, str) else self.constant(one) for one in inputs]
-        names = [output] if output else [f"{self.prefix}{kind}{len(self.nodes)}_{place}" for place in range(outputs)]
+        names = [output] if output else [f"{kind}{len(self.nodes)}_{place}" for place in range(outputs)]
         self.nodes.append(_onnx().helper.make_node(kind, inputs, names, **attributes))
         return names if outputs > 1 else names[0]
 
@@ -116,7 +116,7 @@ class Graph:
         values = np.asarray(values)
         key = values.dtype.str, values.shape, values.tobytes()
         if key not in self._seen:
-            self._seen[key] = f"{self.prefix}constant{len(self._seen)}"
+            self._seen[key] = f"constant{len(self._seen)}"
             self.constants.append(_onnx().numpy_helper.from_array(values, self._seen[key]))
         return self._seen[key]
 
