@@ -24,8 +24,8 @@ def export(name: str, target, folder=None) -> dict:
     """Writes a released restorer as an ONNX file: ``degraded`` -> ``restored``, ``(batch, height, width, 3)`` float32, not clipped.
 
     Sides are multiples of 8 from 16 pixels on. The metadata, text all: ``card``, the JSON of the weights' card; ``weights``, their
-    SHA-256; ``name``, ``licence``, ``builder``, ``version``; and how a picture is restored tile by tile: ``stride``, ``smallest``, ``tile``,
-    ``overlap``, and ``most``, the change beyond which the network has failed and the image stays as it was.
+    SHA-256; ``name``, ``licence``, ``builder``, ``version``; and how a picture is restored tile by tile: ``stride``, ``smallest``,
+    ``tile``, ``overlap``, and ``most``, the change beyond which the network has failed and the image stays as it was.
 
     Args:
         name: of released weights; ``folder`` is as for :func:`lstm_ae_lib.weights.read_released`.
