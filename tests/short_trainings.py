@@ -5,7 +5,7 @@ import re
 
 AMOUNTS = {
     "epochs": 1, "small_epochs": 1, "decoder_epochs": 1, "lstm_epochs": 1, "codec_epochs": 1, "classifier_epochs": 3,
-    "passes": 1, "denoiser_steps": 50, "head_start": 1, "rounds": 5,
+    "passes": 1, "denoiser_steps": 50, "head_start": 1, "rounds": 10,
 }  # fmt: skip
 
 
