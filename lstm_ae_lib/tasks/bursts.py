@@ -266,9 +266,10 @@ def burst_restorer(
             new = frame - estimate
             out = shuffle(last(deep(first(join([frame, estimate, new, remembered])))))
             more, trust, forget, candidate = ops.split(out, [colours, colours + 1, colours + 1 + state], axis=-1)
-            estimate = estimate + ops.sigmoid(trust) * new + more
+            # What comes back to the network is bounded, or one bright frame could grow from frame to frame.
+            estimate = estimate + ops.sigmoid(trust) * new + ops.tanh(more)
             forget = ops.sigmoid(forget)
-            remembered = forget * remembered + (1 - forget) * candidate
+            remembered = forget * remembered + (1 - forget) * ops.tanh(candidate)
             estimates.append(estimate)
         outputs = ops.stack(estimates, 1) if every else estimate
         return keras.Model(burst, outputs, name=name)
