@@ -104,6 +104,16 @@ def test_a_trained_network_takes_any_number_of_frames(unit, memory):
         assert made[1] == pytest.approx(made[5], abs=1e-4)
 
 
+def test_whatever_its_weights_a_recurrent_network_adds_at_most_1_a_frame():
+    """Without a bound one in training went on from frame to frame, and the loss was 1e10."""
+    network = bursts.burst_restorer(frames=4, align=False, every=True, **QUIET)
+    random = np.random.default_rng(0)
+    network.set_weights([30 * random.standard_normal(weight.shape).astype(np.float32) for weight in network.get_weights()])
+    estimates = models.apply(network, random.random((2, 4, 32, 32, 3), np.float32))
+    assert np.all(np.abs(estimates).max((0, 2, 3, 4)) <= 1.001 + np.arange(1, 5)) and np.abs(estimates).max() > 1.5
+
+
+
 def test_a_new_network_begins_near_the_frames_and_follows_them(clean):
     """Untrained, aligned: half of the estimate so far, moved, and half of the new frame. Without moving, edges are blurred."""
     seen = bursts.degrade(clean, "burst50", 6)
