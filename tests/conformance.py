@@ -84,8 +84,8 @@ MODELS = [
       for memory in mending.MEMORIES),
     # A shift that is measured between two rounded estimates is another shift: the recurrent one is aligned in test_bursts.py only.
     *(Case(f"burst_restorer-{memory}", lambda memory=memory: bursts.burst_restorer(
-        **SMALL_BURST, memory=memory, align=memory != "recurrent"), (3, 12, 10, 3), output_shape=(12, 10, 3),
-        roundings=8 if memory == "recurrent" else 4) for memory in bursts.MEMORIES),
+        **SMALL_BURST, memory=memory, align=memory != "recurrent"), (3, 12, 10, 3), output_shape=(12, 10, 3))
+      for memory in bursts.MEMORIES),
     Case("block_peer-unet", lambda: mending.block_peer((32, 32, 3), "unet", 8, {"width": 4, "levels": 1}), (32, 32, 3)),
     Case("compressor", lambda: compression.compressor((8, 6, 3), latent=40, step=0.02, width=4), (8, 6, 3), roundings=5),
     Case(  # random components have the largest curvature of all: at 0.02 a step leaps over the minimum

@@ -113,7 +113,6 @@ def test_whatever_its_weights_a_recurrent_network_adds_at_most_1_a_frame():
     assert np.all(np.abs(estimates).max((0, 2, 3, 4)) <= 1.001 + np.arange(1, 5)) and np.abs(estimates).max() > 1.5
 
 
-
 def test_a_new_network_begins_near_the_frames_and_follows_them(clean):
     """Untrained, aligned: half of the estimate so far, moved, and half of the new frame. Without moving, edges are blurred."""
     seen = bursts.degrade(clean, "burst50", 6)
