@@ -29,7 +29,7 @@ class PictureFolder:
             smooth pixel by pixel. 1 to 64.
     """
 
-    def __init__(self, folder, side: int = 128, crops: int = 64, shrink: float = 4.0):
+    def __init__(self, folder, side: int = 128, crops: int = 64, shrink: float = 12.0):
         self.side = checks.number(side, "side", 8, 1024, whole=True)
         self.crops = checks.number(crops, "crops", 1, 4096, whole=True)
         self.shrink = checks.number(shrink, "shrink", 1, 64)
