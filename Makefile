@@ -80,10 +80,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing requirements.txt into $(VENV) (a few minutes the first time)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[study]'
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-test: $(VENV)/.installed tests/requirements.txt
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
@@ -94,6 +94,6 @@ $(COLAB)/.installed: tests/colab-constraints.txt requirements.txt pyproject.toml
 
 $(VENV)-backends/.installed: requirements.txt pyproject.toml
 	$(call new_environment,$(VENV)-backends)
-	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax onnx onnxruntime
+	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax
 	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@

@@ -19,8 +19,8 @@ __all__ = sorted(_HOMES)
 
 # What saved models may hold, so that Keras finds it whatever has been imported.
 _REGISTERED = {
-    "layers": "ImageToRows RowsToImage FastLSTM LSTMSweep GatedScan SimpleGate ChannelScale ChangeGate DepthToSpace",
-    "spectral": "SpectralWiener SpectralMixture", "degradations": "GaussianBlur", "metrics": "PSNR log_mse",
+    "layers": "ImageToRows RowsToImage FastLSTM LSTMSweep GatedScan SimpleGate ChannelScale ChangeGate DepthToSpace GaussianBlur",
+    "spectral": "SpectralWiener SpectralMixture", "metrics": "PSNR log_mse",
     "training": "Cooldown Muon", "tasks.adversarial": "AdversarialTraining", "tasks.bursts": "Registration",
     "tasks.compression": "SpectralLatent SpectralImage Quantize", "tasks.mending": "BlockFeatures RasterAccumulator",
     "tasks.recurrent_inference": "ConvLSTMStep", "tasks.variational": "LatentSample gaussian_nll",
@@ -60,7 +60,7 @@ class _WhenKerasIsImported:
         return spec
 
 
-if "keras" in sys.modules:
+if sys.modules.get("keras"):
     _register(sys.modules["keras"])
 else:
     sys.meta_path.insert(0, _WhenKerasIsImported)

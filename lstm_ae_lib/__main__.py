@@ -22,7 +22,8 @@ def main(argv=None) -> int:
         print("interrupted", file=sys.stderr)
         return 75 if type(reason).__name__ == "Terminated" else 130
     except (RuntimeError, ValueError, OSError, ImportError, MemoryError) as error:
-        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
+        lacks = "; the study's packages: pip install 'lstm_ae_lib[study]'" * isinstance(error, ModuleNotFoundError)
+        print(f"error: {str(error) or type(error).__name__}{lacks}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError | ImportError | MemoryError) else getattr(error, "exit_code", 2)
 
 
@@ -51,6 +52,7 @@ def _parser():
     add = command("sweep", _sweep, "execute the runs of a file, one after the other; given again, do what is left")
     add("file", help="a YAML file, or the name of one in data/sweeps (compare)")
     add("--quiet", action="store_true", help="no progress, only the result")
+    engines, engine = ("onnx", "keras"), "what computes (onnx, ONNX Runtime, where it is installed and the weights have a file)"
     add = command("restore", _picture, "restore a picture: PNG or JPEG, any size")
     add("source", metavar="IN", help="the picture; - reads standard input")
     add("target", metavar="OUT", help="where to write the restored one, .png or .jpg; - writes a PNG to standard output")
@@ -58,16 +60,19 @@ def _parser():
     add("--strength", type=float, default=1.0, help="share of the restored picture in what is written, 0 to 1 (1)")
     add("--map", metavar="MAP", help="a .png to write, too: the lighter, the larger the error to expect (five times as long)")
     add("--strict", action="store_true", help="write nothing where the weights do not fit the picture")
+    add("--engine", default="", choices=engines, help=engine)
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
     add("--quiet", action="store_true", help="no progress")
     add = command("compress", _picture, "write a picture, PNG or JPEG, as few bytes", quality=95)
     add("source", metavar="IN", help="the picture; - reads standard input")
     add("target", metavar="OUT", help="where to write the compressed one, .laec; - writes to standard output")
     add("--weights", default="default", help="released compressor: a name in data/weights/compress (default)")
+    add("--engine", default="", choices=engines, help=engine)
     add = command("decompress", _picture, "make a picture of what compress has written")
     add("source", metavar="IN", help="what compress has written; - reads standard input")
     add("target", metavar="OUT", help="where to write the picture, .png or .jpg; - writes a PNG to standard output")
     add("--weights", default="default", help="the compressor it was written with (default)")
+    add("--engine", default="", choices=engines, help=engine)
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
     command("runs", _study, "list runs and compare their numbers")("names", nargs="*", help="which ones (default: all)")
     add = command("publish", _study, "copy runs' records to data/reference_metrics.json and data/published, and into the READMEs")
@@ -80,7 +85,7 @@ def _parser():
     add("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
     add = command("export", _study, "write a released network as an ONNX file, for images of any size")
     add("name", metavar="NAME", help="released weights: a name in data/weights, with --half in data/weights/compress")
-    add("target", metavar="OUT", help="the .onnx file to write")
+    add("target", metavar="OUT", nargs="?", help="the .onnx file to write; none: beside the weights, a compressor's both halves")
     add("--half", choices=("encoder", "decoder"), help="which half of a compressor")
     add = command("bench", _study, "measure speed on this machine; prints, asserts nothing")
     add("what", nargs="?", default="overview", choices=("overview", "train", "scaling", "restore"),
@@ -199,29 +204,35 @@ def _write_picture(arguments, source, target, weights):
     if arguments.command == "restore":
         from lstm_ae_lib import files, paths, restoring
 
-        options = {"quality": arguments.quality, "strength": arguments.strength, "strict": arguments.strict}
+        options = {option: getattr(arguments, option) for option in ("quality", "strength", "strict", "engine")}
         source = files.read(source) if arguments.map else source
         shape = restoring.restore_file(source, target, weights, **options, progress=not arguments.quiet)
         if arguments.map:
             from lstm_ae_lib.tasks import trust
 
-            trust.write_map(source, arguments.map, restoring.load_restorer(weights or restoring.DEFAULT), not arguments.quiet)
+            restorer = restoring.load_restorer(weights or restoring.DEFAULT, engine=arguments.engine)
+            trust.write_map(source, arguments.map, restorer, not arguments.quiet)
         task = files.read_json(paths.released_dir() / f"{weights or restoring.DEFAULT}.json")["card"].get("task")
         return shape, f", restored with {weights or restoring.DEFAULT}, which {task}"
     from lstm_ae_lib.tasks import codec
 
     if arguments.command == "decompress":
-        return codec.decompress_file(source, target, weights, arguments.quality), ""
-    shape, count = codec.compress_file(source, target, weights)
+        return codec.decompress_file(source, target, weights, arguments.quality, arguments.engine), ""
+    shape, count = codec.compress_file(source, target, weights, arguments.engine)
     return shape, f" in {count:,} bytes, {8 * count / (shape[0] * shape[1]):.2f} bits per pixel"
 
 
 def _study(arguments):
     """The commands about runs that are finished, speed, and the notebooks."""
+    from lstm_ae_lib import weights
     from lstm_ae_lib.study import bench, exporting, notebooks, records, releasing, reporting, runs
 
     match arguments.command:
         case "export":
+            if arguments.target is None:
+                written = exporting.export_released(arguments.name, weights.released_dir("compress" if arguments.half else ""))
+                print("\n".join(f"{name}.onnx: SHA-256 {sha256}" for name, sha256 in written["onnx"].items()))
+                return
             half = (arguments.half,) if arguments.half else ()
             written = (exporting.export_codec if half else exporting.export)(arguments.name, arguments.target, *half)
             print(f"{arguments.target}: {written['builder']}, {Path(arguments.target).stat().st_size / 1e6:.1f} MB")

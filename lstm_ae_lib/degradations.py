@@ -1,7 +1,8 @@
 """Degradations of images of any size, and the protocols that fix every constant of them.
 
 :func:`degrade` defines each protocol by SciPy's or OpenCV's own code; random numbers come from a generator seeded by the image's
-position in its data set. Protocols that blur every image alike exist as a Keras layer too (:func:`operator`), with the same pixels.
+position in its data set. Protocols that blur every image alike exist as a Keras layer too (:func:`operator`), with the same pixels;
+nothing else here needs Keras.
 """
 
 import dataclasses
@@ -10,9 +11,6 @@ import functools
 import numpy as np
 
 from lstm_ae_lib import checks, kernels
-from lstm_ae_lib._backend import WIDE_FLOAT, keras
-
-ops = keras.ops
 
 LARGEST_SIGMA = 64.0
 BORDERS = ("reflect_101", "reflect")
@@ -295,17 +293,19 @@ def as_float(degraded) -> np.ndarray:
 
 
 def operator(protocol, eight_bit: bool = True):
-    """The protocol as a :class:`GaussianBlur` layer; ``ValueError`` for one without (``Protocol.in_graph``).
+    """The protocol as a :class:`lstm_ae_lib.layers.GaussianBlur`; ``ValueError`` for one without (``Protocol.in_graph``).
 
     ``eight_bit``: the protocol's own arithmetic (multiples of 1/255, gradient zero), or the linear operator before rounding.
     """
+    from lstm_ae_lib import layers
+
     protocol = get_protocol(protocol)
     if not protocol.in_graph:
         raise ValueError(f"the protocol {protocol.name} has no in-graph operator: degrade() makes its images")
     scipy = protocol.engine == "scipy"
     rounding = ("truncate" if scipy else "opencv") if checks.choice(eight_bit, "eight_bit", (True, False)) else None
     name, border = f"degrade_{protocol.name}".replace("@sigma=", "_"), "reflect" if scipy else "reflect_101"
-    return GaussianBlur(protocol.sigma, border, mix_channels=scipy, rounding=rounding, dtype="float32", name=name)
+    return layers.GaussianBlur(protocol.sigma, border, mix_channels=scipy, rounding=rounding, dtype="float32", name=name)
 
 
 def kernel_radius(sigma: float, border: str) -> int:
@@ -323,7 +323,7 @@ def kernel_taps(sigma: float, border: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _opencv_taps_in_256ths(sigma):
+def opencv_taps_in_256ths(sigma: float) -> tuple:
     """The integer kernel, sum 256, that OpenCV blurs 8-bit images with, from its impulse response."""
     # A blurred stripe of 255 is round(255 * tap / 256): the tap itself below 128. The centre is what is missing to 256.
     radius = kernel_radius(sigma, "reflect_101")
@@ -348,71 +348,3 @@ def blur_matrix(size: int, taps, border: str) -> np.ndarray:
     matrix = np.zeros((size, size))
     np.add.at(matrix, (np.arange(size)[:, None], np.lib.stride_tricks.sliding_window_view(mirrored, len(taps))), taps)
     return matrix
-
-
-@keras.saving.register_keras_serializable(package="lstm_ae_lib")
-class GaussianBlur(keras.layers.Layer):
-    """Gaussian blur of images, with the border, the kernel size and the rounding of SciPy or of OpenCV.
-
-    Each axis is one product with a fixed matrix, at these sizes faster than a convolution. Input: ``(batch, height, width, 3)`` in
-    [0, 1], or uint8; height and width must be known (``ValueError``). Output: float in [0, 1], same shape.
-
-    Args:
-        sigma: standard deviation in pixels, above 0, at most 64.
-        border: ``"reflect_101"`` (OpenCV) or ``"reflect"`` (SciPy).
-        mix_channels: blur across the three colours too, as ``scipy.ndimage.gaussian_filter`` does with one scalar sigma.
-        rounding: None for the linear operator; ``"opencv"`` for its fixed-point arithmetic (weights in 256ths, rounded once; the
-            same pixels); ``"truncate"`` for SciPy's, cut to whole grey levels after each axis (the same pixels in float64; in
-            float32, as on JAX, one level off in a few pixels of 10,000).
-    """
-
-    def __init__(self, sigma, border="reflect_101", mix_channels=False, rounding=None, **kwargs):
-        super().__init__(**kwargs)
-        self.sigma = float(checks.number(sigma, "sigma", 0, LARGEST_SIGMA, above_low=True))
-        self.border = checks.choice(border, "border", BORDERS)
-        self.mix_channels = checks.choice(mix_channels, "mix_channels", (True, False))
-        self.rounding = checks.choice(rounding, "rounding", (None, "opencv", "truncate"))
-        if rounding == "opencv" and (border != "reflect_101" or mix_channels):
-            raise ValueError("rounding 'opencv' needs border 'reflect_101' and mix_channels False")
-
-    def build(self, input_shape):
-        _, height, width, channels = input_shape
-        if height is None or width is None or channels != 3:
-            raise ValueError(f"GaussianBlur needs images (batch, height, width, 3) of a known size, got {tuple(input_shape)}")
-        taps = _opencv_taps_in_256ths(self.sigma) if self.rounding == "opencv" else kernel_taps(self.sigma, self.border)
-        rows, columns = (blur_matrix(size, taps, self.border) for size in (height, width))
-        self._products = [("ij,bjwc->biwc", rows), ("ij,bhjc->bhic", columns)]
-        if width * channels <= 128 and self.rounding != "truncate":
-            # On small images, multiplying by the zeros between the colours costs less than transposing.
-            self._products[1] = (None, np.kron(columns.T, np.eye(channels)))
-        if self.mix_channels:
-            self._products.append(("ij,bhwj->bhwi", blur_matrix(channels, taps, self.border)))
-        self.built = True
-
-    def call(self, images):
-        grey = keras.backend.standardize_dtype(images.dtype) == "uint8"
-        if self.rounding is None:
-            return self._blur_axes(ops.cast(images, self.compute_dtype) / 255.0 if grey else images)
-        # Whole grey levels: exact in float32 for OpenCV's integer weights (sums below 2**24); SciPy adds in float64.
-        dtype = WIDE_FLOAT if self.rounding == "truncate" else "float32"
-        levels = self._blur_axes(ops.cast(images if grey else ops.round(ops.cast(images, "float32") * 255.0), dtype))
-        levels = ops.floor(levels / 65536.0 + 0.5) if self.rounding == "opencv" else levels
-        return ops.cast(ops.cast(levels, "float32") / 255.0, self.compute_dtype)
-
-    def _blur_axes(self, values):
-        dtype = keras.backend.standardize_dtype(values.dtype)
-        for equation, matrix in self._products:
-            shape, matrix = (-1, *values.shape[1:]), ops.convert_to_tensor(matrix, dtype)
-            values = ops.reshape(values, (-1, matrix.shape[0])) if equation is None else values
-            values = ops.matmul(values, matrix) if equation is None else ops.einsum(equation, matrix, values)
-            values = ops.reshape(values, shape)
-            if self.rounding == "truncate":
-                # A whole sum may come out a hair below. By way of int32: on PyTorch, ops.floor takes float64 down to float32.
-                values = ops.cast(ops.cast(values + (1e-9 if dtype == "float64" else 1e-4), "int32"), dtype)
-        return values
-
-    def get_config(self):
-        return super().get_config() | {name: getattr(self, name) for name in ("sigma", "border", "mix_channels", "rounding")}
-
-    def compute_output_shape(self, input_shape):
-        return input_shape

@@ -2,8 +2,8 @@
 
 import math
 
-from lstm_ae_lib import checks, fast
-from lstm_ae_lib._backend import keras
+from lstm_ae_lib import checks, degradations, fast
+from lstm_ae_lib._backend import WIDE_FLOAT, keras
 
 ops = keras.ops
 
@@ -328,3 +328,72 @@ class DepthToSpace(keras.layers.Layer):
             raise ValueError(f"DepthToSpace needs {wanted}, got {tuple(input_shape)}")
         batch, height, width, channels = input_shape
         return (batch, height and height * self.factor, width * self.factor, channels // self.factor**2)
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class GaussianBlur(keras.layers.Layer):
+    """Gaussian blur of images, with the border, the kernel size and the rounding of SciPy or of OpenCV.
+
+    Each axis is one product with a fixed matrix, at these sizes faster than a convolution. Input: ``(batch, height, width, 3)`` in
+    [0, 1], or uint8; height and width must be known (``ValueError``). Output: float in [0, 1], same shape.
+
+    Args:
+        sigma: standard deviation in pixels, above 0, at most 64.
+        border: ``"reflect_101"`` (OpenCV) or ``"reflect"`` (SciPy).
+        mix_channels: blur across the three colours too, as ``scipy.ndimage.gaussian_filter`` does with one scalar sigma.
+        rounding: None for the linear operator; ``"opencv"`` for its fixed-point arithmetic (weights in 256ths, rounded once; the
+            same pixels); ``"truncate"`` for SciPy's, cut to whole grey levels after each axis (the same pixels in float64; in
+            float32, as on JAX, one level off in a few pixels of 10,000).
+    """
+
+    def __init__(self, sigma, border="reflect_101", mix_channels=False, rounding=None, **kwargs):
+        super().__init__(**kwargs)
+        self.sigma = float(checks.number(sigma, "sigma", 0, degradations.LARGEST_SIGMA, above_low=True))
+        self.border = checks.choice(border, "border", degradations.BORDERS)
+        self.mix_channels = checks.choice(mix_channels, "mix_channels", (True, False))
+        self.rounding = checks.choice(rounding, "rounding", (None, "opencv", "truncate"))
+        if rounding == "opencv" and (border != "reflect_101" or mix_channels):
+            raise ValueError("rounding 'opencv' needs border 'reflect_101' and mix_channels False")
+
+    def build(self, input_shape):
+        _, height, width, channels = input_shape
+        if height is None or width is None or channels != 3:
+            raise ValueError(f"GaussianBlur needs images (batch, height, width, 3) of a known size, got {tuple(input_shape)}")
+        exact = self.rounding == "opencv"
+        taps = degradations.opencv_taps_in_256ths(self.sigma) if exact else degradations.kernel_taps(self.sigma, self.border)
+        rows, columns = (degradations.blur_matrix(size, taps, self.border) for size in (height, width))
+        self._products = [("ij,bjwc->biwc", rows), ("ij,bhjc->bhic", columns)]
+        if width * channels <= 128 and self.rounding != "truncate":
+            # On small images, multiplying by the zeros between the colours costs less than transposing.
+            self._products[1] = (None, np.kron(columns.T, np.eye(channels)))
+        if self.mix_channels:
+            self._products.append(("ij,bhwj->bhwi", degradations.blur_matrix(channels, taps, self.border)))
+        self.built = True
+
+    def call(self, images):
+        grey = keras.backend.standardize_dtype(images.dtype) == "uint8"
+        if self.rounding is None:
+            return self._blur_axes(ops.cast(images, self.compute_dtype) / 255.0 if grey else images)
+        # Whole grey levels: exact in float32 for OpenCV's integer weights (sums below 2**24); SciPy adds in float64.
+        dtype = WIDE_FLOAT if self.rounding == "truncate" else "float32"
+        levels = self._blur_axes(ops.cast(images if grey else ops.round(ops.cast(images, "float32") * 255.0), dtype))
+        levels = ops.floor(levels / 65536.0 + 0.5) if self.rounding == "opencv" else levels
+        return ops.cast(ops.cast(levels, "float32") / 255.0, self.compute_dtype)
+
+    def _blur_axes(self, values):
+        dtype = keras.backend.standardize_dtype(values.dtype)
+        for equation, matrix in self._products:
+            shape, matrix = (-1, *values.shape[1:]), ops.convert_to_tensor(matrix, dtype)
+            values = ops.reshape(values, (-1, matrix.shape[0])) if equation is None else values
+            values = ops.matmul(values, matrix) if equation is None else ops.einsum(equation, matrix, values)
+            values = ops.reshape(values, shape)
+            if self.rounding == "truncate":
+                # A whole sum may come out a hair below. By way of int32: on PyTorch, ops.floor takes float64 down to float32.
+                values = ops.cast(ops.cast(values + (1e-9 if dtype == "float64" else 1e-4), "int32"), dtype)
+        return values
+
+    def get_config(self):
+        return super().get_config() | {name: getattr(self, name) for name in ("sigma", "border", "mix_channels", "rounding")}
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

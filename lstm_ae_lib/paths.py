@@ -43,9 +43,12 @@ def runs_dir() -> Path:
     return output_dir() / "runs"
 
 
+def _bundled(name: str) -> Path:  # what an installed copy brings along, too
+    return (checkout() or Path(__file__).resolve().parent) / "data" / name
+
+
 def sample_file() -> Path:
-    """The bundled sample: in the checkout's ``data/``, or in the installed package's."""
-    return (checkout() or Path(__file__).resolve().parent) / "data" / "cifar10_sample.npz"
+    return _bundled("cifar10_sample.npz")
 
 
 def published_dir() -> Path:
@@ -53,8 +56,8 @@ def published_dir() -> Path:
 
 
 def released_dir(kind: str = "") -> Path:
-    """Released weights: of restorers, or of a ``kind``, such as ``"compress"``."""
-    return data_dir() / "weights" / kind
+    """Released weights: of restorers, or of a ``kind``, such as ``"compress"``; an installed copy has ``.onnx`` files only."""
+    return _bundled("weights") / kind
 
 
 def reference_metrics_file() -> Path:

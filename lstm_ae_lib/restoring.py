@@ -8,12 +8,12 @@ import functools
 import itertools
 import math
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, degradations, pictures, spectral, weights
-from lstm_ae_lib._backend import keras
+from lstm_ae_lib import checks, degradations, pictures, weights
 
 # A larger picture is cut into tiles, which share a border, where one fades into the other. At its cut edges a tile is wrong, for
 # 16 pixels with the weights photo, by more than a grey level for 22 with gauss2: a third of the overlap is unused.
@@ -48,19 +48,17 @@ DEFAULT = GENERAL = "photo"  # the weights for pictures with an unknown degradat
 STRIDE = 8  # networks halve an image at most three times; what does not divide is continued at its border and cut off again
 
 
-class ReleasedRestorer:
-    """A released network, ready to use: degraded images in, restored images out, of any size. :func:`load_restorer` makes it.
+ENGINES = ("keras", "onnx")
 
-    ``model`` is built for one image size; ``builder`` and ``arguments`` (:func:`lstm_ae_lib.weights.build`) build other sizes.
+
+class Restorer:
+    """Released weights, ready to use: degraded images in, restored images out, of any size; :func:`load_restorer` makes it.
+
+    ``name`` and ``card`` are the weights'; an image that would change by more than ``most`` stays as it is.
     """
 
-    def __init__(self, name: str, model, builder: str, arguments: dict, card: dict):
-        self.name, self.model, self.builder, self.arguments, self.card = name, model, builder, dict(arguments), dict(card)
-        self._at_size = functools.lru_cache(maxsize=4)(self._build)
-        self.most = np.inf if spectral.linear_start_of(model) else 2  # an inverse filter may change an image by far more
-
-    def __reduce__(self):
-        return _rebuilt, (self.name, self.model.get_weights(), self.builder, self.arguments, self.card)
+    def __init__(self, name: str, card: dict, most: float):
+        self.name, self.card, self.most = name, dict(card), most
 
     def __call__(self, degraded) -> np.ndarray:
         """Restores a batch ``(batch, height, width, 3)``, floating, in units of [0, 1], at least 2 pixels high and wide.
@@ -73,20 +71,48 @@ class ReleasedRestorer:
             raise ValueError(f"degraded must be at least 2 pixels high and wide, got {height} x {width}")
         # A border that is continued as the blur continued it: mirrored, the outermost pixel once.
         padded = np.pad(degraded, [(0, 0), (0, _padding(height)), (0, _padding(width)), (0, 0)], mode="reflect")
-        restored = _predict(self._at_size(*padded.shape[1:3]), padded)[:, :height, :width]
+        restored = self._restored(padded)[:, :height, :width]
         if (wild := ~(np.abs(restored - degraded).max((1, 2, 3), keepdims=True) <= self.most)).any():  # NaN too
             said = f"the weights {self.name} fail on an image unlike all that they were trained on, "
             said += "or a tile of one, which stays as it was"
             warnings.warn(said, pictures.PictureWarning, stacklevel=2)
         return np.clip(np.where(wild, degraded, restored), 0, 1)
 
+
+class ReleasedRestorer(Restorer):
+    """A released Keras network. ``model`` is built for one image size; ``builder`` and ``arguments``
+    (:func:`lstm_ae_lib.weights.build`) build other sizes."""
+
+    def __init__(self, name: str, model, builder: str, arguments: dict, card: dict):
+        from lstm_ae_lib import spectral
+
+        self.model, self.builder, self.arguments, self._start = model, builder, dict(arguments), spectral.linear_start_of(model)
+        self._at_size = functools.lru_cache(maxsize=4)(self._build)
+        super().__init__(name, card, np.inf if self._start else 2)  # an inverse filter may change an image by far more
+
+    def __reduce__(self):
+        return _rebuilt, (self.name, self.model.get_weights(), self.builder, self.arguments, self.card)
+
+    def _restored(self, padded):
+        """``model.predict_on_batch``, without TensorFlow's warning: its count of calls that trace is one for all models."""
+        from lstm_ae_lib._backend import keras
+
+        model = self._at_size(*padded.shape[1:3])
+        if keras.backend.backend() != "tensorflow":
+            return keras.ops.convert_to_numpy(model.predict_on_batch(padded))
+        model.make_predict_function()
+        data = [(keras.ops.convert_to_tensor(padded),)]
+        return model.predict_function.get_concrete_function(data)(data).numpy()
+
     def _build(self, height, width):
+        from lstm_ae_lib import spectral
+
         if tuple(self.model.inputs[0].shape[1:3]) == (height, width):
             return self.model
         model = weights.build(self.builder, {**self.arguments, "image_shape": (height, width, 3)})
-        start = spectral.linear_start_of(self.model)
         for layer, own in zip(model.layers, self.model.layers, strict=True):
-            layer.set_weights(spectral.resized_filter(own, height, width) if own is start else own.get_weights())
+            resized = own is self._start
+            layer.set_weights(spectral.resized_filter(own, height, width) if resized else own.get_weights())
         return model
 
 
@@ -94,15 +120,6 @@ def _rebuilt(name, values, builder, arguments, card):
     model = weights.build(builder, arguments)
     model.set_weights(values)
     return ReleasedRestorer(name, model, builder, arguments, card)
-
-
-def _predict(model, images):
-    """``model.predict_on_batch``, without TensorFlow's warning: its count of calls that trace is one for all models."""
-    if keras.backend.backend() != "tensorflow":
-        return keras.ops.convert_to_numpy(model.predict_on_batch(images))
-    model.make_predict_function()
-    data = [(keras.ops.convert_to_tensor(images),)]
-    return model.predict_function.get_concrete_function(data)(data).numpy()
 
 
 def _padding(size):
@@ -113,6 +130,8 @@ def _padding(size):
 
 def linear_part(restorer):
     """The linear estimate that a :class:`ReleasedRestorer` starts from, as a restorer of its own, or None."""
+    from lstm_ae_lib import spectral
+
     layer = spectral.linear_start_of(restorer.model)
     if layer is None:
         return None
@@ -124,14 +143,23 @@ def linear_part(restorer):
     return ReleasedRestorer(f"{restorer.name}, linear start", model, builder, arguments, {})
 
 
-def load_restorer(name: str, folder=None) -> ReleasedRestorer:
-    """A released network by its name, such as ``"gauss2"``; else as :func:`lstm_ae_lib.weights.read_released`."""
-    model, description = weights.read_released(name, folder)
+def load_restorer(name: str, folder=None, engine: str = "keras") -> Restorer:
+    """Released weights by their name, such as ``"gauss2"``; else as :func:`lstm_ae_lib.weights.read_released`.
+
+    ``engine``: ``"keras"``, or ``"onnx"``, ONNX Runtime, where the weights have an ``.onnx`` file, which Keras is not needed for;
+    of none, that which is there, ONNX Runtime first. ``ImportError`` where it is not.
+    """
+    from lstm_ae_lib.fast import runtime
+
+    description = weights.describe_released(name, folder)
+    if checks.choice(engine or runtime.engine_for(description), "engine", ENGINES) == "onnx":
+        return runtime.open_restorer(name, description, folder or weights.released_dir())
+    model, _ = weights.read_released(name, folder)
     return ReleasedRestorer(name, model, description["builder"], description["arguments"], description["card"])
 
 
-def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False, tile: int = TILE, overlap: int = OVERLAP,
-            progress: bool = False) -> np.ndarray:
+def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False, engine: str = "", tile: int = TILE,
+            overlap: int = OVERLAP, progress: bool = False) -> np.ndarray:
     """Restores one picture of any size, tile by tile: memory grows with the picture, not with the network's layers.
 
     With weights given by name, a :class:`lstm_ae_lib.pictures.PictureWarning` says where the picture, or what became of it, shows
@@ -143,6 +171,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
             is clipped. With none, :data:`DEFAULT`.
         strength: share of the restored picture in the result, the rest is ``image``: 0 gives ``image``, 1 the restored picture.
         strict: raise such a warning, which is a ``ValueError``, where the weights do not fit, or fail.
+        engine: of weights given by name, as for :func:`load_restorer`.
         tile, overlap: side of a tile, at least twice ``overlap``, and what neighbours share, at least 2; pixels.
         progress: show a bar.
 
@@ -155,7 +184,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     checks.number(tile, "tile", 2 * overlap, 2**20, whole=True)
     by_name = restorer is None or isinstance(restorer, str)
     pictures.check_pixels(image := pictures.as_array(image))
-    restore_tile = load_restorer(restorer or DEFAULT) if by_name else restorer
+    restore_tile = load_restorer(restorer or DEFAULT, engine=engine) if by_name else restorer
     if strength == 0:
         return image.copy()
     with warnings.catch_warnings(**({"action": "error", "category": pictures.PictureWarning} if strict else {})):
@@ -197,12 +226,14 @@ def measured(before, after, protocol: str) -> dict:
     - ``whiteness``: ``noise`` as a multiple of the same from second differences, 1 for white noise.
     - ``rise``: the detail after, as a multiple of before.
     - ``change``: ``after`` less ``before``, as a multiple of the detail before.
-    - ``misfit``: ``after``, degraded again, less ``before``, as a multiple of the detail before; 0 for a random protocol.
+    - ``misfit``: ``after``, degraded again, less ``before``, as a multiple of the detail before; 0 for a random protocol,
+      and for one of SciPy's where that is not installed.
     """
+    fixed = not degradations.is_random(protocol) and (degradations.get_protocol(protocol).engine == "opencv" or find_spec("scipy"))
     sums, places = np.zeros(7), list(itertools.product(*(_tiles(side, TILE, OVERLAP) for side in before.shape[:2])))
     for part in places:
         seen, made = (255 * picture for picture in (pictures.to_colours(before[part]), after[part]))
-        again = seen if degradations.is_random(protocol) else degradations.degrade(np.rint(made).astype(np.uint8)[None], protocol)[0]
+        again = degradations.degrade(np.rint(made).astype(np.uint8)[None], protocol)[0] if fixed else seen
         inner = slice(EDGE, -EDGE), slice(EDGE, -EDGE)  # a tile's edge is not blurred as it was within the picture
         sums += [np.mean(np.square(pixels, dtype=float)) for pixels in (
             _fine(seen, 5), _fine(seen, 2), _fine(made, 5), _neighbours(seen), _neighbours(made), made - seen,
@@ -253,7 +284,7 @@ def _blended(size, tile, overlap):
 
 
 def restore_file(source, target, restorer=None, *, quality: int = pictures.QUALITY, strength: float = 1.0, strict: bool = False,
-                 progress: bool = False) -> tuple:
+                 engine: str = "", progress: bool = False) -> tuple:
     """Restores a PNG or JPEG file, and keeps its metadata. Returns the shape of what was written.
 
     Arguments and errors are those of :func:`lstm_ae_lib.pictures.read`, :func:`lstm_ae_lib.pictures.check_target` (the folder must
@@ -263,6 +294,6 @@ def restore_file(source, target, restorer=None, *, quality: int = pictures.QUALI
     image, metadata = pictures.read_with_metadata(source)
     if image.ndim == 3 and image.shape[2] == 4 and Path(target).suffix.lower() in pictures.FORMATS["JPEG"]:
         raise ValueError(f"{pictures.title(source)} has transparent pixels, which JPEG cannot hold: write a .png")
-    restored = restore(image, restorer, strength=strength, strict=strict, progress=progress)
+    restored = restore(image, restorer, strength=strength, strict=strict, engine=engine, progress=progress)
     pictures.write(target, restored, metadata, quality)
     return restored.shape

@@ -3,12 +3,14 @@
 import importlib
 from pathlib import Path
 
-from lstm_ae_lib import checks, files, models, paths, peers, spectral
+from lstm_ae_lib import checks, files, paths
 
-BUILDERS = {builder.__name__: builder for builder in (
-    models.reference_lstm_autoencoder, models.flagship, models.multiscale_flagship, spectral.linear_filter, spectral.linear_mixture,
-    peers.dncnn, peers.rednet, peers.unet, peers.nafnet,
-)}  # fmt: skip
+# A builder's name -> the function, or the module that has it: reading a card needs no Keras.
+BUILDERS = {
+    **dict.fromkeys(("reference_lstm_autoencoder", "flagship", "multiscale_flagship"), "models"),
+    **dict.fromkeys(("linear_filter", "linear_mixture"), "spectral"),
+    **dict.fromkeys(("dncnn", "rednet", "unet", "nafnet"), "peers"),
+}  # fmt: skip
 
 
 def register(builder):
@@ -25,16 +27,18 @@ RENAMED_ARGUMENTS = {
 
 def _check_known(builder):
     if isinstance(builder, str) and builder not in BUILDERS:
-        importlib.import_module("lstm_ae_lib.tasks")  # whose builders register themselves
+        importlib.import_module("lstm_ae_lib.tasks").load_all()  # whose builders register themselves
     checks.choice(builder, "builder", BUILDERS)
 
 
 def build(builder: str, arguments: dict):
     """Builds a model; raises ``ValueError`` for an unknown builder, or arguments that it does not take."""
     _check_known(builder)
-    new_names = RENAMED_ARGUMENTS.get(builder, {})
+    new_names, make = RENAMED_ARGUMENTS.get(builder, {}), BUILDERS[builder]
+    if isinstance(make, str):
+        make = getattr(importlib.import_module(f"lstm_ae_lib.{make}"), builder)
     try:
-        return BUILDERS[builder](**{new_names.get(name, name): value for name, value in arguments.items()})
+        return make(**{new_names.get(name, name): value for name, value in arguments.items()})
     except TypeError as error:
         raise ValueError(f"{builder} does not take these arguments: {error}") from error
 
@@ -61,22 +65,28 @@ def write(model, folder, name: str, builder: str, arguments: dict, **more) -> di
     return description
 
 
+def describe(folder, name: str) -> dict:
+    """What stands in the JSON of a model; errors as for :func:`read`."""
+    path = Path(folder) / f"{name}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}")
+    description = files.read_json(path)
+    expected, found = {"builder": str, "arguments": dict, "sha256": str}, description if isinstance(description, dict) else {}
+    if wrong := [key for key, kind in expected.items() if not isinstance(found.get(key), kind)]:
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(wrong)}")
+    return description
+
+
 def read(folder, name: str) -> tuple:
     """A model that :func:`write` has written, and what stands in its JSON.
 
     Raises ``FileNotFoundError`` where a file is missing, ``ValueError`` where the JSON or the weights are damaged.
     """
-    described, weights = Path(folder) / f"{name}.json", Path(folder) / f"{name}.weights.h5"
-    for path in (described, weights):
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no {path}")
-    description = files.read_json(described)
-    expected, found = {"builder": str, "arguments": dict, "sha256": str}, description if isinstance(description, dict) else {}
-    wrong = [key for key, kind in expected.items() if not isinstance(found.get(key), kind)]
-    if wrong:
-        raise ValueError(f"{described} is damaged: it lacks {', '.join(wrong)}")
+    description, weights = describe(folder, name), Path(folder) / f"{name}.weights.h5"
+    if not weights.is_file():
+        raise FileNotFoundError(f"there is no {weights}")
     if files.sha256(weights) != description["sha256"]:
-        raise ValueError(f"{weights} is damaged: its SHA-256 is not the one in {described.name}")
+        raise ValueError(f"{weights} is damaged: its SHA-256 is not the one in {name}.json")
     model = build(description["builder"], description["arguments"])
     model.load_weights(weights)
     return model, description
@@ -92,8 +102,8 @@ def released(folder=None) -> list:
     return sorted(path.stem for path in Path(folder or released_dir()).glob("*.json"))
 
 
-def read_released(name: str, folder=None) -> tuple:
-    """Released weights by their name, one of :func:`released`, as :func:`read` returns them.
+def describe_released(name: str, folder=None) -> dict:
+    """What stands in the JSON of released weights, one of :func:`released`, with its ``card``.
 
     Raises as :func:`read`; ``FileNotFoundError`` also for a folder without weights, ``ValueError`` for an unknown name.
     """
@@ -101,7 +111,13 @@ def read_released(name: str, folder=None) -> tuple:
     known = released(folder)
     if not known:
         raise FileNotFoundError(f"there are no released weights in {folder}")
-    model, description = read(folder, checks.choice(checks.file_name(name, "weights"), "weights", known))
+    description = describe(folder, checks.choice(checks.file_name(name, "weights"), "weights", known))
     if "card" not in description:
         raise ValueError(f"{folder / name}.json is damaged: it lacks card")
-    return model, description
+    return description
+
+
+def read_released(name: str, folder=None) -> tuple:
+    """Released weights by their name, as :func:`read` returns them; errors as for :func:`describe_released`."""
+    describe_released(name, folder)
+    return read(folder or released_dir(), name)

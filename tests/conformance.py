@@ -52,10 +52,10 @@ LAYERS = [
     Case("Quantize", lambda **k: compression.Quantize(0.02, 1e-4, **k), (40,), False, roundings=0.02 * 2**8 + 0.5),
     Case("LatentSample", lambda **k: variational.LatentSample(beta=0.01, free_nats=0.1, **k), (8,)),
     Case("LatentSample-prior", lambda **k: variational.LatentSample(True, beta=0.01, kl_warmup_steps=3, **k), (8, 6, 8)),
-    Case("GaussianBlur", lambda **k: degradations.GaussianBlur(1.5, **k), (8, 6, 3)),
-    Case("GaussianBlur-scipy", lambda **k: degradations.GaussianBlur(1.0, "reflect", True, **k), (8, 6, 3)),
-    Case("GaussianBlur-8-bit", lambda **k: degradations.GaussianBlur(1.0, rounding="opencv", **k), (8, 6, 3), False),
-    Case("GaussianBlur-truncate", lambda **k: degradations.GaussianBlur(1.0, "reflect", True, "truncate", **k), (8, 6, 3), False),
+    Case("GaussianBlur", lambda **k: layers.GaussianBlur(1.5, **k), (8, 6, 3)),
+    Case("GaussianBlur-scipy", lambda **k: layers.GaussianBlur(1.0, "reflect", True, **k), (8, 6, 3)),
+    Case("GaussianBlur-8-bit", lambda **k: layers.GaussianBlur(1.0, rounding="opencv", **k), (8, 6, 3), False),
+    Case("GaussianBlur-truncate", lambda **k: layers.GaussianBlur(1.0, "reflect", True, "truncate", **k), (8, 6, 3), False),
 ]
 
 SMALL = {"image_shape": (8, 6, 3), "units": (5, 4)}

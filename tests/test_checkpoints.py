@@ -277,7 +277,7 @@ def resumed_with(folder, first, now, at=(2, 3)):
 def test_arguments_are_those_given_now_and_state_is_restored(tmp_path):
     first, now = (
         [
-            training.TimeBudget(minutes, rate, SAMPLES, BATCH),
+            budgets.TimeBudget(minutes, rate, SAMPLES, BATCH),
             keras.callbacks.EarlyStopping(patience=patience, min_delta=delta),
             keras.callbacks.ReduceLROnPlateau(patience=patience, min_delta=delta),
         ]

@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from lstm_ae_lib import classical, degradations, metrics
+from lstm_ae_lib import classical, degradations, layers, metrics
 from lstm_ae_lib._backend import keras
 
 pytestmark = pytest.mark.backends
@@ -192,7 +192,7 @@ def test_where_the_border_is_known_the_wiener_filter_inverts_a_blur_exactly():
     """Without rounding there is nothing to regularise: what comes back is the clean image, borders included."""
     clean = np.random.default_rng(0).random((1, 20, 24, 3))
     protocol = degradations.Protocol("sharp", "a narrow blur", "-", sigma=0.5)
-    blur = degradations.GaussianBlur(0.5)
+    blur = layers.GaussianBlur(0.5)
     degraded = keras.ops.convert_to_numpy(blur(clean.astype(np.float32)))
     restorer = classical.Wiener(protocol)
     np.testing.assert_allclose(restorer._restore(degraded, sigma=0.5, balance=1e-12), clean, atol=2e-4)

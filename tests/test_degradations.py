@@ -294,7 +294,7 @@ def test_channels_do_not_mix(name, clean):
 
 
 def test_two_blurs_are_one_wider_blur_away_from_the_border(unit):
-    first, second, both = (degradations.GaussianBlur(sigma, border="reflect") for sigma in (1.5, 2.0, 2.5))
+    first, second, both = (layers.GaussianBlur(sigma, border="reflect") for sigma in (1.5, 2.0, 2.5))
     twice, once = run(second, run(first, unit)), run(both, unit)
     inside = (slice(None), slice(10, -10), slice(10, -10))
     np.testing.assert_allclose(twice[inside], once[inside], atol=1e-3)
@@ -334,7 +334,7 @@ def test_absurd_sigma_is_refused(sigma):
     with pytest.raises(ValueError, match="sigma must be a number from 0 to 64, got"):
         degradations.get_protocol("gauss2", sigma)
     with pytest.raises(ValueError, match="sigma must be a number above 0 up to 64, got"):
-        degradations.GaussianBlur(sigma)
+        layers.GaussianBlur(sigma)
 
 
 def test_a_variant_says_so():
@@ -362,11 +362,11 @@ def test_kinds_of_blur_and_shares_are_checked():
 
 def test_layer_refuses_bad_arguments():
     with pytest.raises(ValueError, match="border must be one of reflect_101, reflect; got 'wrap'"):
-        degradations.GaussianBlur(1.0, border="wrap")
+        layers.GaussianBlur(1.0, border="wrap")
     with pytest.raises(ValueError, match="rounding 'opencv' needs border 'reflect_101'"):
-        degradations.GaussianBlur(1.0, border="reflect", rounding="opencv")
+        layers.GaussianBlur(1.0, border="reflect", rounding="opencv")
     with pytest.raises(ValueError, match="of a known size"):
-        degradations.GaussianBlur(1.0).build((None, None, 32, 3))
+        layers.GaussianBlur(1.0).build((None, None, 32, 3))
 
 
 def test_degrading_again_draws_anew_by_position_and_epoch():
@@ -420,8 +420,8 @@ GREY = np.zeros((3, 8, 8, 3), np.uint8)
         (lambda: degradations.blur_matrix(8, [1.0], 101), "border must be one of"),
         (lambda: degradations.Protocol("new", "", "", sigma="2"), "sigma must be a number from 0 to 64, got '2'"),
         (lambda: degradations.Protocol("new", "", "", noise=-1), "noise must be a number from 0"),
-        (lambda: degradations.GaussianBlur(1.0, mix_channels="yes"), "mix_channels must be one of True, False"),
-        (lambda: degradations.GaussianBlur(1.0, rounding=8), "rounding must be one of None, opencv, truncate; got 8"),
+        (lambda: layers.GaussianBlur(1.0, mix_channels="yes"), "mix_channels must be one of True, False"),
+        (lambda: layers.GaussianBlur(1.0, rounding=8), "rounding must be one of None, opencv, truncate; got 8"),
     ],
 )
 def test_the_argument_that_is_wrong_is_named(call, message):

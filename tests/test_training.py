@@ -7,6 +7,7 @@ import processes
 import pytest
 
 from lstm_ae_lib import datasets, degradations, training
+from lstm_ae_lib.study import budgets
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.study import checkpoints
 
@@ -137,7 +138,7 @@ def test_two_devices_lose_as_one():
 
 
 def budgeted(tmp_path, minutes, **options):
-    budget = training.TimeBudget(minutes, 0.01, images=90, batch_size=8, **options)
+    budget = budgets.TimeBudget(minutes, 0.01, images=90, batch_size=8, **options)
     return budget, checkpoints.Checkpoints(tmp_path / "budget", history=tmp_path / "history.csv", callbacks=[budget])
 
 
@@ -165,7 +166,7 @@ def clock(monkeypatch):
         shown.seconds += TICK
         return shown.seconds
 
-    monkeypatch.setattr(training.TimeBudget, "_now", now)
+    monkeypatch.setattr(budgets.TimeBudget, "_now", now)
     return shown
 
 
@@ -218,7 +219,7 @@ def test_only_steps_count(clock):
         on_test_batch_end = on_epoch_end = on_train_batch_end
 
     model, images = model_to_train(), pairs_to_train()[1] / np.float32(255)
-    budget = training.TimeBudget(1.0, 0.01, images=90, batch_size=18)
+    budget = budgets.TimeBudget(1.0, 0.01, images=90, batch_size=18)
     callbacks, held_out = [budget, Lazy()], (images[:8], images[:8])
     model.fit(images, images, batch_size=18, epochs=2, verbose=0, callbacks=callbacks, validation_data=held_out)
     assert budget.steps == 10 and budget.seconds == 9 * (1 + TICK)
@@ -227,7 +228,7 @@ def test_only_steps_count(clock):
 def test_a_clock_is_that_of_the_wall_or_of_the_processor():
     passed = {}
     for clock in ("wall", "cpu"):
-        budget = training.TimeBudget(1.0, 0.01, images=90, batch_size=18, clock=clock)
+        budget = budgets.TimeBudget(1.0, 0.01, images=90, batch_size=18, clock=clock)
         before = budget._now()
         time.sleep(0.3)
         passed[clock] = budget._now() - before
@@ -245,7 +246,7 @@ def test_a_clock_is_that_of_the_wall_or_of_the_processor():
 )
 def test_bad_budgets_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        training.TimeBudget(*arguments)
+        budgets.TimeBudget(*arguments)
 
 
 def one_step(optimizer):

@@ -7,17 +7,21 @@ the size at hand, from the size of the picture. Exporters write a graph for one 
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 
 from lstm_ae_lib import checks, files, restoring, spectral, weights
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.fast.runtime import HALVES, VERSION
 from lstm_ae_lib.tasks import codec
 
 OPSET, IR = 17, 8
-VERSION = 1  # of what stands in a file's metadata
-HALVES = ("encoder", "decoder")  # of a compressor
 FIRST, LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # channels first, and last again
+
+
+class NoFormError(ValueError):
+    """A network has a layer that is not known here."""
 
 
 def export(name: str, target, folder=None) -> dict:
@@ -31,12 +35,12 @@ def export(name: str, target, folder=None) -> dict:
         name: of released weights; ``folder`` is as for :func:`lstm_ae_lib.weights.read_released`.
         target: an ``.onnx`` file to write.
 
-    Returns the metadata. Raises ``ValueError`` for another target, and for a network with a layer that is not known here;
-    ``ImportError`` without the package onnx.
+    Returns the metadata. Raises :class:`NoFormError` for a network with a layer that is not known here, ``ValueError`` for another
+    target, ``ImportError`` without the package onnx.
     """
     _check(target)
-    model, description = weights.read_released(name, folder)
-    restorer = restoring.ReleasedRestorer(name, model, description["builder"], description["arguments"], description["card"])
+    restorer = restoring.load_restorer(name, folder)
+    model, description = restorer.model, weights.describe_released(name, folder)
     graph = Graph()
     (made,) = follow(graph, model, graph.add("Transpose", "degraded", perm=FIRST))
     graph.add("Transpose", made, perm=LAST, output="restored")
@@ -72,6 +76,22 @@ def export_codec(name: str, target, half: str, folder=None) -> dict:
     return _write(target, graph, f"{name}-{half}", *ends, description, {"tables": own.tables.tolist()})
 
 
+def export_released(name: str, folder=None) -> dict:
+    """Writes the ``.onnx`` files of released weights beside them, of a compressor both halves, and their SHA-256 into the JSON.
+
+    ``folder``: by default that of the restorers. Returns what stands in the JSON. Nothing in it changes but ``onnx``: file's name,
+    without its suffix -> SHA-256.
+    """
+    folder = Path(folder or weights.released_dir())
+    description = weights.describe_released(name, folder)
+    parts = {name: ()} if "tables" not in description else {f"{name}-{half}": (half,) for half in HALVES}
+    for part, half in parts.items():
+        (export_codec if half else export)(name, folder / f"{part}.onnx", *half, folder=folder)
+    description["onnx"] = {part: files.sha256(folder / f"{part}.onnx") for part in parts}
+    files.write_json(folder / f"{name}.json", description)
+    return description
+
+
 def _check(target):
     _onnx()
     if not str(target).endswith(".onnx"):
@@ -97,17 +117,21 @@ def _onnx():
 
 
 class Graph:
-    """An ONNX graph that is written operator by operator; tensors are names."""
+    """An ONNX graph that is written operator by operator; tensors are names, which begin with ``prefix``."""
 
-    def __init__(self):
-        self.nodes, self.constants, self._seen = [], [], {}
+    def __init__(self, prefix=""):
+        self.nodes, self.constants, self._seen, self._prefix = [], [], {}, prefix
 
     def add(self, kind, *inputs, outputs=1, output="", **attributes):
         """Adds an operator of inputs, names or arrays, and returns its output's name, or the list of names of several."""
         inputs = [one if isinstance(one, str) else self.constant(one) for one in inputs]
-        names = [output] if output else [f"{kind}{len(self.nodes)}_{place}" for place in range(outputs)]
+        names = [output] if output else [f"{self._prefix}{kind}{len(self.nodes)}_{place}" for place in range(outputs)]
         self.nodes.append(_onnx().helper.make_node(kind, inputs, names, **attributes))
         return names if outputs > 1 else names[0]
+
+    def join(self, kind, values, **attributes):
+        """Adds an operator of several inputs, or nothing where there is only one."""
+        return self.add(kind, *values, **attributes) if len(values) > 1 else values[0]
 
     def cast(self, values, kind="FLOAT", output=""):
         return self.add("Cast", values, to=getattr(_onnx().TensorProto, kind), output=output)
@@ -116,7 +140,7 @@ class Graph:
         values = np.asarray(values)
         key = values.dtype.str, values.shape, values.tobytes()
         if key not in self._seen:
-            self._seen[key] = f"constant{len(self._seen)}"
+            self._seen[key] = f"{self._prefix}constant{len(self._seen)}"
             self.constants.append(_onnx().numpy_helper.from_array(values, self._seen[key]))
         return self._seen[key]
 
@@ -138,7 +162,7 @@ def follow(graph, model, *inputs):
             return lambda *within, **_: follow(graph, operation, *within)
         known = [kind for kind in type(operation).__mro__ if kind.__name__ in WRITERS]
         if not known:
-            raise ValueError(f"the layer {operation.name} is a {type(operation).__name__}, which has no ONNX form here")
+            raise NoFormError(f"the layer {operation.name} is a {type(operation).__name__}, which has no ONNX form here")
         return functools.partial(WRITERS[known[0].__name__], graph, operation)
 
     return keras.tree.flatten(model._run_through_graph(list(inputs), write))
@@ -149,7 +173,7 @@ def follow(graph, model, *inputs):
 
 def _convolution(graph, layer, image):
     if layer.groups != 1 or tuple(layer.dilation_rate) != (1, 1):
-        raise ValueError(f"the layer {layer.name} has groups or dilation, which have no ONNX form here")
+        raise NoFormError(f"the layer {layer.name} has groups or dilation, which have no ONNX form here")
     kernel = np.transpose(layer.get_weights()[0], (3, 2, 0, 1))
     bias = layer.get_weights()[1:]
     padding = {"same": "SAME_UPPER", "valid": "VALID"}[layer.padding]
@@ -166,7 +190,7 @@ def _activation(graph, layer, values):
         case "hard_tanh":
             return graph.add("Clip", values, np.float32(-1), np.float32(1))
         case other:
-            raise ValueError(f"the activation {other} of the layer {layer.name} has no ONNX form here")
+            raise NoFormError(f"the activation {other} of the layer {layer.name} has no ONNX form here")
 
 
 def _join(kind):
@@ -175,7 +199,7 @@ def _join(kind):
 
 def _split(graph, operation, values):
     if operation.axis not in (-1, 3) or not isinstance(operation.indices_or_sections, int):
-        raise ValueError(f"{operation.name} is no split into equal parts of the channels: it has no ONNX form here")
+        raise NoFormError(f"{operation.name} is no split into equal parts of the channels: it has no ONNX form here")
     return graph.add("Split", values, outputs=operation.indices_or_sections, axis=1)
 
 
@@ -187,42 +211,47 @@ def _change_gate(graph, layer, change):
 
 
 def _gated_scan(graph, layer, images):
-    """A product for all ways, all gates first; then one ``Scan`` along each axis, both ways at once."""
+    """One ``Scan`` along each axis, both ways at once, over steps that lie side by side in memory: the axis comes first. The gates
+    are made within it, while a step is in the cache; a product for each way comes before it."""
     ways, units = layer.WAYS[layer.along], layer.units
-    kernel, bias = (np.asarray(weight).reshape(-1, len(ways), 2, units) for weight in layer.get_weights())
-    kernel, bias = (np.moveaxis(weight, 2, 1).reshape(len(weight), -1) for weight in (kernel, bias))  # gates, then candidates
-    projected = graph.add("Conv", images, kernel.T[:, :, None, None], bias[0], kernel_shape=(1, 1))
-    gate, candidate = graph.add("Split", projected, outputs=2, axis=1)
-    forget = graph.add("Sigmoid" if layer.positive else "Tanh", gate)
-    entering = graph.add("Mul", graph.add("Sub", np.float32(1), graph.add("Abs", forget)), candidate)
-    factors, terms = (graph.add("Split", values, outputs=len(ways), axis=1) for values in (forget, entering))
-    swept = []
+    kernel, bias = (np.asarray(weight).reshape(-1, len(ways), 2, units) for weight in layer.get_weights())  # 2: gate, candidate
+    channels, swept = len(kernel), []
     for axis in dict.fromkeys(axis for axis, _ in ways):  # of the images as Keras has them; here it is one more
-        places = [place for place, way in enumerate(ways) if way[0] == axis]
-        line = graph.add("Shape", graph.add("Gather", factors[places[0]], np.int64(0), axis=axis + 1))
-        start = graph.add("ConstantOfShape", line, value=_onnx().numpy_helper.from_array(np.zeros(1, np.float32)))
-        pairs = [values[place] for values in (factors, terms) for place in places]
-        directions = [int(ways[place][1]) for place in places]
+        order = (axis + 1, 0, 1, 4 - axis)
+        moved = graph.add("Transpose", images, perm=order)
+        length, batch, _, across = graph.add("Split", graph.add("Shape", moved), outputs=4)
+        lines = graph.add("Reshape", moved, graph.add("Concat", np.int64([-1, channels]), across, axis=0))
+        projected = []
+        for place in (place for place, way in enumerate(ways) if way[0] == axis):
+            both = [weight[:, place].reshape(len(weight), 2 * units) for weight in (kernel, bias)]
+            made = graph.add("Conv", lines, both[0].T[:, :, None], both[1][0], kernel_shape=[1])
+            shape = graph.add("Concat", length, batch, np.int64([2 * units]), across, axis=0)
+            projected.append(graph.add("Reshape", made, shape))
+        first = graph.add("ConstantOfShape", graph.add("Concat", batch, np.int64([units]), across, axis=0),
+                          value=_onnx().numpy_helper.from_array(np.zeros(1, np.float32)))  # fmt: skip
+        directions = [int(backwards) for own, backwards in ways if own == axis]
         outputs = graph.add(
-            "Scan", *[start] * len(places), *pairs, outputs=2 * len(places), body=_recurrence(len(places)),
-            num_scan_inputs=len(pairs), scan_input_axes=[axis + 1] * len(pairs), scan_input_directions=directions * 2,
-            scan_output_axes=[axis + 1] * len(places), scan_output_directions=directions,
+            "Scan", *[first] * len(projected), *projected, outputs=2 * len(projected), num_scan_inputs=len(projected),
+            scan_input_directions=directions, scan_output_directions=directions, body=_recurrence(len(projected), layer.positive),
         )  # fmt: skip
-        swept += outputs[len(places) :]
-    return graph.add("Concat", *swept, axis=1)
+        states = graph.join("Concat", outputs[len(projected) :], axis=2)
+        swept.append(graph.add("Transpose", states, perm=[order.index(place) for place in range(4)]))
+    return graph.join("Concat", swept, axis=1)
 
 
-def _recurrence(count):
-    """The body of a ``Scan``: ``h = factor * h + term`` for so many states side by side."""
-    helper, kind = _onnx().helper, _onnx().TensorProto.FLOAT
-    parts = [[f"{what}{place}" for place in range(count)] for what in ("before", "factor", "term", "kept", "after", "out")]
-    nodes = []
-    for before, factor, term, kept, after, out in zip(*parts, strict=True):
-        nodes += [helper.make_node("Mul", [factor, before], [kept]), helper.make_node("Add", [kept, term], [after]),
-                  helper.make_node("Identity", [after], [out])]  # fmt: skip
-    given, made = ([helper.make_tensor_value_info(name, kind, [None] * 3) for group in groups for name in group]
-                   for groups in (parts[:3], parts[4:]))  # fmt: skip
-    return helper.make_graph(nodes, "recurrence", given, made)
+def _recurrence(count, positive):
+    """The body of a ``Scan``: ``h = a * h + (1 - |a|) * candidate``, ``a`` of a gate, for so many states side by side."""
+    onnx, graph, after, out = _onnx(), Graph("step_"), [], []  # names of a graph within another must differ from its names
+    before, entering = [[f"{what}{place}" for place in range(count)] for what in ("before", "entering")]
+    for state, pair in zip(before, entering, strict=True):
+        gate, candidate = graph.add("Split", pair, outputs=2, axis=1)
+        forget = graph.add("Sigmoid" if positive else "Tanh", gate)
+        term = graph.add("Mul", graph.add("Sub", np.float32(1), graph.add("Abs", forget)), candidate)
+        after.append(graph.add("Add", graph.add("Mul", forget, state), term))
+        out.append(graph.add("Identity", after[-1]))
+    given, made = ([onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 3) for name in names]
+                   for names in (before + entering, after + out))  # fmt: skip
+    return onnx.helper.make_graph(graph.nodes, "recurrence", given, made, graph.constants)
 
 
 # --- linear starts: of a picture's height and width, which the graph reads from it ----------------------------------------

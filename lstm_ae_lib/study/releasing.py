@@ -1,11 +1,12 @@
 """Released weights, each with a card that is read from the records of the run that trained them."""
 
 import functools
+import warnings
 
 import numpy as np
 
 from lstm_ae_lib import checks, cifar10, degradations, metrics, models, pictures, restoring, weights
-from lstm_ae_lib.study import runs
+from lstm_ae_lib.study import exporting, runs
 from lstm_ae_lib.tasks import codec, photographs, trust
 
 SAMPLE_IMAGES = 50  # test images of the bundled sample, on which anyone who loads the weights can check their numbers
@@ -31,7 +32,8 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
     """Release what a finished run has trained: a restorer, an LSTM autoencoder, a compressor, a classifier or a variational pair.
 
     ``name`` is that of the weights, as ``"gauss2"``; of a variational pair, the network that draws images gets ``NAME-drawing``.
-    Returns what stands in the JSON, and ``folder`` (by default that of its kind in ``data/weights``). ``FileNotFoundError`` for a
+    A restorer and a compressor get their ``.onnx`` files, too (with a warning none, where a layer has no such form). Returns what
+    stands in the JSON, and ``folder`` (by default that of its kind in ``data/weights``). ``FileNotFoundError`` for a
     run without a network or records, ``ValueError`` for one that is not finished, or a name of other characters.
     """
     checks.file_name(name, "the name of weights")
@@ -57,6 +59,11 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
         prior = {"task": "draws images from the prior"}
         weights.write(drawing, folder, f"{name}-drawing", its["builder"], its["arguments"], card=card | prior)
     written = weights.write(network, folder, name, description["builder"], description["arguments"], card=card, **more)
+    if kind in ("autoencoder", "compressor"):
+        try:
+            written = exporting.export_released(name, folder)
+        except exporting.NoFormError as reason:
+            warnings.warn(f"no .onnx file is released: {reason}", stacklevel=2)
     return written | {"folder": str(folder)}
 
 

@@ -91,7 +91,7 @@ class Run:
 
     def load_model(self, name: str):
         """Build a saved model again and load its weights, as :func:`lstm_ae_lib.weights.read` does."""
-        from lstm_ae_lib import tasks, weights  # noqa: F401 - so that the tasks' builders are known
+        from lstm_ae_lib import weights
 
         self.need(f"{name}.json")
         self.need(f"{name}.weights.h5")

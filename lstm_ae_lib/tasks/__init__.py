@@ -1,6 +1,18 @@
-"""One module a task: its networks, and what its notebook measures. Importing this package makes all its builders known."""
+"""One module a task: its networks, and what its notebook measures. Each is imported when it is first used."""
 
-from lstm_ae_lib.tasks import (  # noqa: F401
-    adversarial, broken_jpeg, bursts, codec, compression, mending, pages, perception, photographs, picture_folder,
-    recurrent_inference, trust, uncertainty, variational,
-)  # fmt: skip
+import importlib
+import pkgutil
+
+MODULES = tuple(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def __getattr__(name):
+    if name in MODULES:
+        return importlib.import_module(f"lstm_ae_lib.tasks.{name}")
+    raise AttributeError(f"module 'lstm_ae_lib.tasks' has no attribute {name!r}")
+
+
+def load_all() -> None:
+    """Imports all tasks, which makes their builders known to :mod:`lstm_ae_lib.weights`."""
+    for name in MODULES:
+        importlib.import_module(f"lstm_ae_lib.tasks.{name}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, datasets, degradations, models, peers, weights
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.layers import DepthToSpace
+from lstm_ae_lib.layers import DepthToSpace, GaussianBlur
 from lstm_ae_lib.peers import convolution, relu_convolution
 
 layers, ops = keras.layers, keras.ops
@@ -155,7 +155,7 @@ class Registration(keras.layers.Layer):
     def __init__(self, steps=3, **kwargs):
         super().__init__(**kwargs)
         self.steps = int(checks.number(steps, "steps", 1, 100, whole=True))
-        self.smooth = degradations.GaussianBlur(1.0, dtype="float32")
+        self.smooth = GaussianBlur(1.0, dtype="float32")
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)

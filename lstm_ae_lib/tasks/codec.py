@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, files, models, pictures, weights
-from lstm_ae_lib._backend import keras
+from lstm_ae_lib import checks, files, pictures, restoring, weights
+from lstm_ae_lib.fast import runtime
 
 BLOCK = 32  # side of the blocks that a picture is cut into: what the compressors are trained on
 LARGEST = 1023  # symbols beyond are clipped to it
@@ -27,36 +27,30 @@ GREY = 2**31  # added to the height of a grey picture
 
 
 class Codec:
-    """A compressor with its entropy coder, as :func:`fit_codec` and :func:`load_codec` make it.
+    """A compressor's halves with their entropy coder: pictures <-> bytes. :func:`fit_codec` and :func:`load_codec` make it.
 
-    ``model``: a :func:`lstm_ae_lib.tasks.compression.compressor` for 32x32 images; ``tables``: ``(latent,)``, the
-    :func:`distribution` of each number of the latent; ``card``: what is known about it. ``fingerprint``: eight bytes of weights and
-    tables; ``analysis`` and ``synthesis``: the model's halves, images in [0, 1] -> latent -> images, without the rounding.
+    Args:
+        analyse: images ``(n, 32, 32, 3)``, float32 in [0, 1] -> symbols ``(n, latent)``, whole numbers.
+        synthesise: symbols -> images, not clipped.
+        tables: ``(latent,)``, the :func:`distribution` of each number of the latent.
+        fingerprint: eight bytes of weights and tables, which a file carries.
+        card: what is known about it.
     """
 
-    def __init__(self, model, tables, card: dict | None = None):
-        self.model, self.tables, self.card = model, np.asarray(tables, int), dict(card or {})
-        parts = [np.ascontiguousarray(weight, "<f4").tobytes() for weight in model.get_weights()]
-        self.fingerprint = hashlib.sha256(b"".join([json.dumps(self.tables.tolist()).encode(), *parts])).digest()[:8]
-        self.analysis = keras.Model(model.inputs[0], model.get_layer("latent").output)
-        latent = keras.layers.Input((len(self.tables),))
-        image = model.get_layer("from_latent")(latent)
-        if any(layer.name == "decoder" for layer in model.layers):
-            image = model.get_layer("decoder")(image)
-        self.synthesis = keras.Model(latent, image)
+    def __init__(self, analyse, synthesise, tables, fingerprint: bytes, card: dict | None = None):
+        self.analyse, self.synthesise, self.tables = analyse, synthesise, np.asarray(tables, int)
+        self.fingerprint, self.card = fingerprint, dict(card or {})
 
     def encode(self, images) -> np.ndarray:
         """Images ``(n, 32, 32, 3)``, uint8 -> symbols ``(n, latent)``, int32, from -1023 to 1023."""
         images = checks.images_uint8(images)
         if images.shape[1:3] != (BLOCK, BLOCK):
             raise ValueError(f"images must be {BLOCK}x{BLOCK} pixels, got {images.shape[1]}x{images.shape[2]}")
-        latent = models.apply(self.analysis, images / np.float32(255))
-        return np.clip(self.model.get_layer("quantize").symbols(latent), -LARGEST, LARGEST)
+        return np.clip(self.analyse(images / np.float32(255)), -LARGEST, LARGEST).astype(np.int32)
 
     def decode(self, symbols) -> np.ndarray:
         """Symbols ``(n, latent)`` -> images ``(n, 32, 32, 3)``, uint8."""
-        images = models.apply(self.synthesis, self.model.get_layer("quantize").values(symbols))
-        return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+        return np.rint(np.clip(self.synthesise(np.asarray(symbols)), 0, 1) * 255).astype(np.uint8)
 
     def compress(self, picture) -> bytes:
         """A picture of any size, ``(height, width, 3)`` or, grey, ``(height, width)``, uint8, as the content of a file; a
@@ -91,6 +85,31 @@ class Codec:
         blocks = self.decode(decode_symbols(payload, rows * columns, self.tables))
         filled = blocks.reshape(rows, columns, BLOCK, BLOCK, 3).swapaxes(1, 2).reshape(rows * BLOCK, -1, 3)[:height, :width]
         return np.rint(filled.mean(axis=2)).astype(np.uint8) if mark else filled.copy()
+
+
+class KerasCodec(Codec):
+    """The codec of a Keras network: ``model``, a :func:`lstm_ae_lib.tasks.compression.compressor` for 32x32 images.
+
+    ``analysis`` and ``synthesis``: the model's halves, images in [0, 1] -> latent -> images, without the rounding.
+    """
+
+    def __init__(self, model, tables, card: dict | None = None):
+        from lstm_ae_lib import models
+        from lstm_ae_lib._backend import keras
+
+        tables = np.asarray(tables, int)
+        parts = [np.ascontiguousarray(weight, "<f4").tobytes() for weight in model.get_weights()]
+        fingerprint = hashlib.sha256(b"".join([json.dumps(tables.tolist()).encode(), *parts])).digest()[:8]
+        self.model, self.analysis = model, keras.Model(model.inputs[0], model.get_layer("latent").output)
+        latent = keras.layers.Input((len(tables),))
+        image = model.get_layer("from_latent")(latent)
+        if any(layer.name == "decoder" for layer in model.layers):
+            image = model.get_layer("decoder")(image)
+        self.synthesis, quantize = keras.Model(latent, image), model.get_layer("quantize")
+        super().__init__(
+            lambda images: quantize.symbols(models.apply(self.analysis, images)),
+            lambda symbols: models.apply(self.synthesis, quantize.values(symbols)), tables, fingerprint, card,
+        )  # fmt: skip
 
 
 def _header(fingerprint, height, width, payload):
@@ -190,20 +209,26 @@ def _checked_symbols(symbols):
     return symbols
 
 
-def fit_codec(model, clean, card: dict | None = None) -> Codec:
+def fit_codec(model, clean, card: dict | None = None) -> KerasCodec:
     """A codec of a trained compressor, with the tables that code the training images ``clean``, ``(n, 32, 32, 3)``, uint8, best."""
     latent = model.get_layer("latent").output.shape[-1]
-    return Codec(model, choose_tables(Codec(model, np.zeros(latent)).encode(clean)), card)
+    return KerasCodec(model, choose_tables(KerasCodec(model, np.zeros(latent)).encode(clean)), card)
 
 
-def load_codec(name: str, folder=None) -> Codec:
-    """A released codec; ``folder``: default ``data/weights/compress``. Errors as :func:`lstm_ae_lib.weights.read_released`."""
-    return codec_of(*weights.read_released(name, folder or weights.released_dir("compress")), name)
+def load_codec(name: str, folder=None, engine: str = "keras") -> Codec:
+    """A released codec; ``folder``: default ``data/weights/compress``. ``engine`` and errors as for
+    :func:`lstm_ae_lib.restoring.load_restorer`."""
+    folder = folder or weights.released_dir("compress")
+    description = weights.describe_released(name, folder)
+    if checks.choice(engine or runtime.engine_for(description), "engine", restoring.ENGINES) == "keras":
+        return codec_of(*weights.read_released(name, folder), name)
+    halves = runtime.open_halves(name, description, folder)
+    return Codec(*halves, description["tables"], bytes.fromhex(description["fingerprint"]), description["card"])
 
 
-def codec_of(model, description: dict, name: str) -> Codec:
+def codec_of(model, description: dict, name: str) -> KerasCodec:
     """The codec of a compressor's weights and JSON; a ``ValueError`` where the tables are not those of the weights."""
-    codec = Codec(model, description["tables"], description.get("card"))
+    codec = KerasCodec(model, description["tables"], description.get("card"))
     if codec.fingerprint.hex() != description["fingerprint"]:
         raise ValueError(f"{name}.json is damaged: its tables are not those of the weights")
     return codec
@@ -214,18 +239,19 @@ def described(codec: Codec) -> dict:
     return {"tables": codec.tables.tolist(), "fingerprint": codec.fingerprint.hex(), "card": codec.card}
 
 
-def compress_file(source, target, codec="default") -> tuple:
+def compress_file(source, target, codec="default", engine: str = "") -> tuple:
     """Compress a PNG or JPEG file, grey or in colours, of 8 or 16 bits (8 are kept); returns the picture's shape and the bytes.
 
     ``target``: a ``.laec`` file, written whole or not at all, or ``-`` for standard output; ``codec``: a :class:`Codec` or a
-    released one's name. Raises ``OSError`` for a missing or read-only file or folder; ``ValueError`` for a source that is damaged,
-    animated, empty, too large or transparent, an unknown codec, and a target of another suffix or the source itself.
+    released one's name, with an ``engine`` as for :func:`load_codec`. Raises ``OSError`` for a missing or read-only file or folder;
+    ``ValueError`` for a source that is damaged, animated, empty, too large or transparent, an unknown codec, and a target of
+    another suffix or the source itself.
     """
     pictures.check_target(target, source, (".laec",))
     image, metadata = pictures.read_with_metadata(source)
     if image.ndim == 3 and image.shape[2] == 4:
         raise ValueError(f"{pictures.title(source)} has transparent pixels, which `compress` cannot hold: save it without")
-    codec = load_codec(codec) if isinstance(codec, str) else codec
+    codec = load_codec(codec, engine=engine) if isinstance(codec, str) else codec
     picture = pictures.eight_bit_colours(image)
     content = codec.compress(picture[..., 0] if image.ndim == 2 else picture)
     files.write(target, content)
@@ -233,14 +259,14 @@ def compress_file(source, target, codec="default") -> tuple:
     return image.shape, len(content)
 
 
-def decompress_file(source, target, codec="default", quality: int = pictures.QUALITY) -> tuple:
+def decompress_file(source, target, codec="default", quality: int = pictures.QUALITY, engine: str = "") -> tuple:
     """Write what :func:`compress_file` has compressed as a PNG or JPEG file (of a ``quality`` of 1 to 100); returns its shape.
 
     Raises ``OSError`` as :func:`compress_file`, and ``ValueError`` as :meth:`Codec.decompress` or for a target of another format.
     """
     pictures.check_target(target, source)
     content = files.read(source)
-    picture = (load_codec(codec) if isinstance(codec, str) else codec).decompress(content)
+    picture = (load_codec(codec, engine=engine) if isinstance(codec, str) else codec).decompress(content)
     pictures.write(target, picture, quality=quality)
     return picture.shape
 

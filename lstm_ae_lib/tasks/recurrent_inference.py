@@ -81,7 +81,7 @@ def recurrent_inference(image_shape=(32, 32, 3), width: int = 64, iterations: in
     degraded = estimate = keras.layers.Input(image_shape, name="degraded")
     if linear_start:
         estimate = spectral.linear_layer(linear_start, trainable=False, dtype="float32", name="linear")(degraded)
-    blur = degradations.GaussianBlur(sigma, border, dtype="float32", name="blur") if sigma else None
+    blur = layers.GaussianBlur(sigma, border, dtype="float32", name="blur") if sigma else None
     subtract = keras.layers.Subtract(dtype="float32", name="difference")
     join = keras.layers.Concatenate(dtype="float32", name="seen")
     first = models.convolution(width, 6, "first", strides=2, activation="relu")

@@ -7,7 +7,6 @@ is the squared error to expect. ``release`` fits it on one half of scikit-image'
 import numpy as np
 
 from lstm_ae_lib import degradations, pictures, restoring
-from lstm_ae_lib.tasks.photographs import CASES, middle
 
 SMOOTHING = 2.0  # pixels: the logarithms of variance and squared error correlate 0.70 without, 0.79 with it
 LEAST = 1e-3  # squared grey levels, the smallest variance or error that counts
@@ -34,7 +33,7 @@ def spread(image, restorer, progress: bool = False) -> tuple:
     return first, cv2.GaussianBlur(variance, (0, 0), SMOOTHING)
 
 
-def error_map(image, restorer: restoring.ReleasedRestorer, progress: bool = False) -> np.ndarray:
+def error_map(image, restorer: restoring.Restorer, progress: bool = False) -> np.ndarray:
     """The error to expect of each restored pixel: ``(height, width)`` float32, root mean square in grey levels.
 
     Takes four times as long as restoring. Raises ``ValueError`` for weights whose card does not say how to tell, and as
@@ -70,6 +69,8 @@ def calibrate(restorer, side: int = 256, bins: int = 6) -> dict:
     """
     import cv2
 
+    from lstm_ae_lib.tasks.photographs import CASES, middle
+
     halves = {"left": ([], []), "right": ([], [])}  # each: variances, squared errors
     for arguments in CASES.values():
         for place, picture in enumerate(pictures.photographs().values()):
@@ -89,7 +90,7 @@ def calibrate(restorer, side: int = 256, bins: int = 6) -> dict:
     return {**trust, "correlation": correlation, "bins": rows}
 
 
-def write_map(source, target, restorer: restoring.ReleasedRestorer, progress: bool = False) -> None:
+def write_map(source, target, restorer: restoring.Restorer, progress: bool = False) -> None:
     """Writes :func:`error_map` of a PNG or JPEG file as a grey PNG: :data:`GREYS` for each level of error, white from 32 on."""
     pictures.check_target(target, source, (".png",))
     levels = error_map(pictures.read(source), restorer, progress)
