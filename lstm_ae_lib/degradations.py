@@ -1,8 +1,7 @@
 """Degradations of images of any size, and the protocols that fix every constant of them.
 
 :func:`degrade` defines each protocol by SciPy's or OpenCV's own code; random numbers come from a generator seeded by the image's
-position in its data set. Protocols that blur every image alike exist as a Keras layer too (:func:`operator`), with the same pixels;
-nothing else here needs Keras.
+position in its data set. Protocols that blur every image alike exist as a Keras layer too (:func:`operator`), with the same pixels.
 """
 
 import dataclasses

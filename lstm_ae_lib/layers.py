@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from lstm_ae_lib import checks, degradations, fast
 from lstm_ae_lib._backend import WIDE_FLOAT, keras
 

@@ -111,8 +111,7 @@ class ReleasedRestorer(Restorer):
             return self.model
         model = weights.build(self.builder, {**self.arguments, "image_shape": (height, width, 3)})
         for layer, own in zip(model.layers, self.model.layers, strict=True):
-            resized = own is self._start
-            layer.set_weights(spectral.resized_filter(own, height, width) if resized else own.get_weights())
+            layer.set_weights(spectral.resized_filter(own, height, width) if own is self._start else own.get_weights())
         return model
 
 

@@ -315,7 +315,7 @@ def test_a_codec_leaves_the_cost_of_its_compressor(made_codec):
     model = compression.compressor(width=8)
     before = models.multiply_adds(model)
     for _ in range(2):
-        codec.Codec(model, np.zeros(768))
+        codec.KerasCodec(model, np.zeros(768))
     assert models.multiply_adds(model) == before == 2_934_784
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from lstm_ae_lib import degradations
+from lstm_ae_lib import degradations, layers
 from lstm_ae_lib._backend import keras
 
 OPENCV = ("gauss1", "gauss2", "gauss3")

@@ -193,6 +193,12 @@ def _activation(graph, layer, values):
             raise NoFormError(f"the activation {other} of the layer {layer.name} has no ONNX form here")
 
 
+def _batch_normalization(graph, layer, values, **_):
+    if not (layer.scale and layer.center and layer.axis in (-1, 3)):
+        raise NoFormError(f"the layer {layer.name} normalises without scale or centre, or another axis: it has no ONNX form here")
+    return graph.add("BatchNormalization", values, *map(np.asarray, layer.get_weights()), epsilon=layer.epsilon)
+
+
 def _join(kind):
     return lambda graph, layer, values: functools.reduce(functools.partial(graph.add, kind), values)
 
@@ -393,6 +399,8 @@ def _image(graph, layer, latent):
 
 WRITERS = {
     "Conv2D": _convolution,
+    "BatchNormalization": _batch_normalization,
+    "ReLU": lambda graph, layer, values: graph.add("Relu", values),
     "Add": _join("Add"),
     "Multiply": _join("Mul"),
     "Subtract": _join("Sub"),
