@@ -87,6 +87,9 @@ def _parser():
     add("name", metavar="NAME", help="released weights: a name in data/weights, with --half in data/weights/compress")
     add("target", metavar="OUT", nargs="?", help="the .onnx file to write; none: beside the weights, a compressor's both halves")
     add("--half", choices=("encoder", "decoder"), help="which half of a compressor")
+    add = command("page", _study, "write a static page that restores pictures in a browser")
+    add("folder", metavar="OUT", help="the folder to write; any web server serves it")
+    add("--runtime", metavar="TGZ", help="the npm package onnxruntime-web (default: fetched once by npm)")
     add = command("bench", _study, "measure speed on this machine; prints, asserts nothing")
     add("what", nargs="?", default="overview", choices=("overview", "train", "scaling", "restore"),
         help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost; restore")  # fmt: skip
@@ -225,7 +228,7 @@ def _write_picture(arguments, source, target, weights):
 def _study(arguments):
     """The commands about runs that are finished, speed, and the notebooks."""
     from lstm_ae_lib import weights
-    from lstm_ae_lib.study import bench, exporting, notebooks, records, releasing, reporting, runs
+    from lstm_ae_lib.study import bench, exporting, notebooks, page, records, releasing, reporting, runs
 
     match arguments.command:
         case "export":
@@ -236,6 +239,10 @@ def _study(arguments):
             half = (arguments.half,) if arguments.half else ()
             written = (exporting.export_codec if half else exporting.export)(arguments.name, arguments.target, *half)
             print(f"{arguments.target}: {written['builder']}, {Path(arguments.target).stat().st_size / 1e6:.1f} MB")
+        case "page":
+            names = page.write_page(arguments.folder, arguments.runtime)
+            print(f"{arguments.folder}: a page with the weights {', '.join(names)}")
+            print(f"serve it: {_shown(sys.executable)} -m http.server --directory {arguments.folder} --bind 127.0.0.1")
         case "runs":
             chosen = [runs.open_run(name) for name in arguments.names] or runs.list_runs()
             print(reporting.runs_table(chosen) if chosen else "no runs yet; `python -m lstm_ae_lib run` makes one")
