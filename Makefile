@@ -17,13 +17,8 @@ NBDATA  = export PYTHONPATH=tests LSTM_AE_DATA="$$(mktemp -d)"; trap 'rm -rf "$$
 both    = export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1; ($(NBDATA); $(1) $(NBVAL) -p short_trainings) > .nbval.log 2>&1 & notebooks=$$!; \
           $(1) $(PYTEST); tests=$$?; wait $$notebooks; notebooks=$$?; cat .nbval.log; rm -f .nbval.log; exit $$((tests | notebooks))
 
-# Chromium, installed where that can be done without asking.
-BROWSER = command -v chromium chromium-browser google-chrome > /dev/null || \
-          { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get install -qq -y --no-install-recommends chromium > /dev/null; } || \
-          { echo "the page is tested in Chromium (on Debian: apt install chromium)"; exit 2; }
-
 .DEFAULT_GOAL := help
-.PHONY: help study full data test test-quick test-nbval test-colab test-backends test-web soak bench bench-train notebooks address clean
+.PHONY: help study full data test test-quick test-nbval test-colab test-backends test-web chromium soak bench bench-train notebooks book address clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,10 +48,16 @@ test-backends: $(VENV)-backends/.installed  ## layer, model and metric tests on 
 	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest -m backends
 	KERAS_BACKEND=jax $(VENV)-backends/bin/python -m pytest -m backends
 
-test-web: $(VENV)/.installed-test  ## the page in headless Chromium (Debian's package), and a base installation from scratch
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[web]'
-	@$(BROWSER)
+test-web: $(VENV)/.installed-test chromium  ## the page in headless Chromium (Debian's package), and a base installation from scratch
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[web,book]'
 	$(RUN) -m pytest -m web tests/test_web.py
+
+# Installed only where that can be done without asking.
+chromium:
+	@command -v chromium chromium-browser google-chrome > /dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq > /dev/null && \
+	    apt-get install -qq -y --no-install-recommends chromium > /dev/null 2>&1; } || \
+	  { echo "the page is tested in Chromium (on Debian: apt install chromium)"; exit 2; }
 
 soak: $(VENV)/.installed-test  ## the tests that take minutes: a training killed twenty times
 	$(RUN) -m pytest -m soak
@@ -69,6 +70,10 @@ bench-train: $(VENV)-backends/.installed  ## measure training and inference besi
 
 notebooks: $(VENV)/.installed  ## execute the lessons whose outputs are stale in place (ALL=1: all lessons)
 	$(RUN) -m lstm_ae_lib notebooks $(if $(ALL),--all)
+
+book: $(VENV)/.installed  ## the READMEs, all notebooks and the API as a static site in build/book; nothing is executed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[book]'
+	$(RUN) -m lstm_ae_lib.study.book build/book
 
 address:  ## REPO=account/name: set the repository's address in badges, notebooks and READMEs
 	@test -n "$(REPO)" || { echo "usage: make address REPO=account/name"; exit 2; }

@@ -83,6 +83,7 @@ def _parser():
     add = command("release", _study, "put a finished run's network into data/weights, with a card from its records")
     add("run_name", metavar="RUN", help="a finished run")
     add("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
+    command("card", _study, "print the card of released weights")("name", metavar="NAME", help="as photo, or compress/default")
     add = command("export", _study, "write a released network as an ONNX file, for images of any size")
     add("name", metavar="NAME", help="released weights: a name in data/weights, with --half in data/weights/compress")
     add("target", metavar="OUT", nargs="?", help="the .onnx file to write; none: beside the weights, a compressor's both halves")
@@ -228,7 +229,7 @@ def _write_picture(arguments, source, target, weights):
 def _study(arguments):
     """The commands about runs that are finished, speed, and the notebooks."""
     from lstm_ae_lib import weights
-    from lstm_ae_lib.study import bench, exporting, notebooks, page, records, releasing, reporting, runs
+    from lstm_ae_lib.study import bench, cards, exporting, notebooks, page, records, releasing, reporting, runs
 
     match arguments.command:
         case "export":
@@ -239,6 +240,8 @@ def _study(arguments):
             half = (arguments.half,) if arguments.half else ()
             written = (exporting.export_codec if half else exporting.export)(arguments.name, arguments.target, *half)
             print(f"{arguments.target}: {written['builder']}, {Path(arguments.target).stat().st_size / 1e6:.1f} MB")
+        case "card":
+            print(cards.card(arguments.name), end="")
         case "page":
             names = page.write_page(arguments.folder, arguments.runtime)
             print(f"{arguments.folder}: a page with the weights {', '.join(names)}")

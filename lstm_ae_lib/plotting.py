@@ -46,7 +46,7 @@ def image_row(images, titles, scale: float | None = None, columns: int = 6):
 
 
 def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_titles=None):
-    """One row an image: degraded, restored, clean, |error|, each ``(n, h, w, 3)`` in [0, 1], with PSNR ``(n,)`` in dB.
+    """One row an image: degraded, restored, clean, absolute error, each ``(n, h, w, 3)`` in [0, 1], with PSNR ``(n,)`` in dB.
 
     The error is the mean over the colours, on a scale from 0 to :data:`LARGEST_ERROR`.
     """

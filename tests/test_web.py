@@ -14,8 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lstm_ae_lib import __main__, pictures
-from lstm_ae_lib.study import page
+from lstm_ae_lib import __main__, degradations, pictures
+from lstm_ae_lib.study import book, page
 
 pytestmark = pytest.mark.web
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +99,8 @@ def test_a_picture_comes_out_as_from_the_command_line_and_goes_nowhere_else(open
     asked = []
     opened.on("request", lambda request: asked.append(request.url))
     source = picture(tmp_path, name, 101, 523)
+    if weights == "gauss2":  # of a picture that was not blurred so, an inverse filter makes noise out of roundings
+        pictures.write(source, degradations.degrade(pictures.read(source)[None], weights)[0])
     opened.select_option("#weights", weights)
     drop(opened, source)
     opened.wait_for_selector(DONE)
@@ -253,6 +255,29 @@ def test_a_page_without_its_runtime_or_its_folder_is_told(tmp_path, monkeypatch,
     assert __main__.main(["page", str(tmp_path / "page")]) == 2
     assert "ONNX Runtime Web is missing, and so is the command npm" in capsys.readouterr().err
     assert not (tmp_path / "page").exists()
+
+
+def test_the_book_is_whole_and_asks_no_other_server(chromium, tmp_path):
+    """Its builder fails on any warning, such as a link to nothing."""
+    book.write_book(tmp_path / "book")
+    tab, asked = chromium.new_page(viewport={"width": 390, "height": 800}), []
+    tab.on("request", lambda request: asked.append(request.url))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "book")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}/"
+        for name in ("index", "README", "notebooks/02_train_autoencoder", "notebooks/11_remove_noise", "api/layers"):
+            tab.goto(f"{root}{name}.html")
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name
+        assert tab.locator("math").count() == 0 and "GatedScan" in tab.inner_text("article")
+        tab.goto(f"{root}search.html?q=bootstrap")
+        tab.locator("#search-results li").first.wait_for()
+        tab.goto(f"{root}restore.html")
+        tab.get_by_role("link", name="open the page").click()
+        tab.wait_for_selector("body[data-ready]")
+        tab.close()
+        server.shutdown()
+    assert all(url.startswith((root, "data:")) for url in asked)
 
 
 def test_a_base_installation_from_scratch(tmp_path):

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from lstm_ae_lib import checks, cifar10, degradations, metrics, models, pictures, restoring, weights
-from lstm_ae_lib.study import exporting, runs
+from lstm_ae_lib.study import cards, exporting, runs
 from lstm_ae_lib.tasks import codec, photographs, trust
 
 SAMPLE_IMAGES = 50  # test images of the bundled sample, on which anyone who loads the weights can check their numbers
@@ -32,9 +32,10 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
     """Release what a finished run has trained: a restorer, an LSTM autoencoder, a compressor, a classifier or a variational pair.
 
     ``name`` is that of the weights, as ``"gauss2"``; of a variational pair, the network that draws images gets ``NAME-drawing``.
-    A restorer and a compressor get their ``.onnx`` files, too (with a warning none, where a layer has no such form). Returns what
-    stands in the JSON, and ``folder`` (by default that of its kind in ``data/weights``). ``FileNotFoundError`` for a
-    run without a network or records, ``ValueError`` for one that is not finished, or a name of other characters.
+    Beside them come the card, ``NAME.md``, and a restorer's or compressor's ``.onnx`` files (with a warning none, where a layer has
+    no such form). Returns what stands in the JSON, and ``folder`` (by default that of its kind in ``data/weights``).
+    ``FileNotFoundError`` for a run without a network or records, ``ValueError`` for one that is not finished, or a name of other
+    characters.
     """
     checks.file_name(name, "the name of weights")
     run = runs.open_run(run_name)
@@ -64,6 +65,8 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
             written = exporting.export_released(name, folder)
         except exporting.NoFormError as reason:
             warnings.warn(f"no .onnx file is released: {reason}", stacklevel=2)
+    for one in (name, f"{name}-drawing") if kind == "drawing" else (name,):
+        cards.write_card(f"{FOLDERS[kind]}/{one}".lstrip("/"), folder)
     return written | {"folder": str(folder)}
 
 
