@@ -48,7 +48,7 @@ test-backends: $(VENV)-backends/.installed  ## layer, model and metric tests on 
 	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest -m backends
 	KERAS_BACKEND=jax $(VENV)-backends/bin/python -m pytest -m backends
 
-test-web: $(VENV)/.installed-test chromium  ## the page in headless Chromium (Debian's package), and a base installation from scratch
+test-web: $(VENV)/.installed-test chromium  ## the page and the book in headless Chromium, OpenVINO, a base installation from scratch
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[web,book]'
 	$(RUN) -m pytest -m web tests/test_web.py
 

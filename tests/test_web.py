@@ -1,4 +1,4 @@
-"""The page in real headless Chromium, and a base installation from scratch: `make test-web`."""
+"""The page and the book in real headless Chromium, OpenVINO, and a base installation from scratch: `make test-web`."""
 
 import functools
 import http.server
@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lstm_ae_lib import __main__, degradations, pictures
+from lstm_ae_lib import __main__, degradations, pictures, restoring, weights
 from lstm_ae_lib.study import book, page
 
 pytestmark = pytest.mark.web
@@ -278,6 +278,19 @@ def test_the_book_is_whole_and_asks_no_other_server(chromium, tmp_path):
         tab.close()
         server.shutdown()
     assert all(url.startswith((root, "data:")) for url in asked)
+
+
+@pytest.mark.parametrize("name", weights.released())
+def test_openvino_restores_from_the_same_file(name, sample):
+    import openvino
+
+    restorer, core = restoring.load_restorer(name, engine="onnx"), openvino.Core()
+    network = core.compile_model(core.read_model(weights.released_dir() / f"{name}.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    photographs = [pictures.photographs()["astronaut"][None, :136, 40:152]] if name in ("photo", "reference") else []
+    for clean in (sample.test_images[:100], *photographs):
+        degraded = degradations.as_float(degradations.degrade(clean, restorer.card["protocol"]))
+        found = np.clip(network(degraded)[0], 0, 1)
+        assert np.abs(found - restorer(degraded)).max() < (4e-4 if name == "noisy" else 1e-4)
 
 
 def test_a_base_installation_from_scratch(tmp_path):
