@@ -4,7 +4,7 @@ a public layer or builder that is missing here fails a test."""
 import dataclasses
 from collections.abc import Callable
 
-from lstm_ae_lib import degradations, keras, layers, metrics, models, peers, spectral
+from lstm_ae_lib import keras, layers, metrics, models, peers, spectral
 from lstm_ae_lib.tasks import adversarial, bursts, compression, mending, perception, recurrent_inference, variational
 
 
@@ -102,5 +102,5 @@ MODELS = [
 ]
 
 # Modules that may define layers, metrics or builders.
-LAYER_MODULES = (layers, spectral, degradations, bursts, compression, mending, recurrent_inference, variational)
+LAYER_MODULES = (layers, spectral, bursts, compression, mending, recurrent_inference, variational)
 METRIC_MODULES = (metrics, variational)

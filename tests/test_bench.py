@@ -101,15 +101,21 @@ def test_the_growth_is_fitted(small, monkeypatch):
 
 def test_restoring_whole_pictures_is_timed(small, monkeypatch):
     monkeypatch.setattr(bench, "PICTURES", ((64, 48), (900, 800)))
-    asked = []
-    monkeypatch.setattr(bench, "_restore_once", lambda source, target: asked.append(pictures.read(source).shape) or (2.0, 300))
+    asked, engines = [], ["keras", "onnx"]
+
+    def restore(source, target, engine):
+        asked.append((pictures.read(source).shape, engine))
+        return 2.0, 300
+
+    monkeypatch.setattr(bench, "_restore_once", restore)
     found, text = bench.run("restore", 2)
-    assert asked == [(48, 64, 3)] * 2 + [(800, 900, 3)] * 2
-    assert [(record["seconds"], record["peak_mebibytes"]) for record in found] == [(2.0, 300)] * 2
+    assert asked == [(shape, engine) for shape in ((48, 64, 3), (800, 900, 3)) for engine in engines * 2]
+    assert [(record["seconds"], record["peak_mebibytes"]) for record in found] == [(2.0, 300)] * 4
+    assert [record["engine"] for record in found] == engines * 2 and all(record["tile_seconds"] > 0 for record in found)
     # The larger one is cut into two by two tiles, as small as they can be.
     one = models.multiply_adds(restoring.load_restorer(restoring.DEFAULT)._at_size(432, 488))
-    assert found[1]["gflop"] == pytest.approx(8e-9 * one) and found[1]["fraction_of_gemm"] == pytest.approx(
-        4e-9 * one / found[1]["gemm_gflops"], rel=0.05  # which is rounded
+    assert found[2]["gflop"] == pytest.approx(8e-9 * one) and found[2]["fraction_of_gemm"] == pytest.approx(
+        4e-9 * one / found[2]["gemm_gflops"], rel=0.05  # which is rounded
     )
     assert "900 x 800" in text and "2.0 [2.0, 2.0]" in text
 

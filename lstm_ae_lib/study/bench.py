@@ -150,8 +150,9 @@ def scaling(repeats: int = 5) -> list:
 def restore(repeats: int = 3) -> list:
     """Time and peak memory of the command ``restore`` with its default weights, as a process of its own, start included.
 
-    For each of :data:`PICTURES`, width and height; ``fraction_of_gemm`` is the network's multiply-adds, those of overlapping tiles
-    too, over what matrix products of the size :data:`GEMM` would do in that time.
+    For each of :data:`PICTURES`, width and height, and each engine, in turn. ``tile_seconds`` is the median for one tile after
+    others; ``fraction_of_gemm`` the network's multiply-adds, those of overlapping tiles too, over what matrix products of the size
+    :data:`GEMM` would do in that time.
     """
     import cv2
 
@@ -161,18 +162,33 @@ def restore(repeats: int = 3) -> list:
         gemm = 2e-6 * np.prod(GEMM) / min(worker.ask("gemm", GEMM[0], measured) for measured in (False, True, True))
     shared = {"repeats": repeats, "gemm_gflops": round(float(gemm), 1), "weights": restoring.DEFAULT, **_machine()}
     photograph, released = pictures.photographs()["coffee"], restoring.load_restorer(restoring.DEFAULT)
-    found = []
+    steady, found = _tile_seconds(repeats), []
     with tempfile.TemporaryDirectory() as folder:
         for width, height in PICTURES:
             source, target = Path(folder) / "in.jpg", Path(folder) / "out.png"
             pictures.write(source, cv2.resize(photograph, (width, height), interpolation=cv2.INTER_CUBIC))
-            measured = [_restore_once(source, target) for _ in range(repeats)]
-            seconds, peaks = zip(*measured, strict=True)
+            measured = {engine: [] for engine in restoring.ENGINES}
+            for _ in range(repeats):
+                for engine, values in measured.items():
+                    values.append(_restore_once(source, target, engine))
             gflop = 2e-9 * _restoring_multiply_adds(released, height, width)
-            share = gflop / statistics.median(seconds) / float(gemm)
-            found.append({"width": width, "height": height, **_spread("seconds", seconds), "peak_mebibytes": max(peaks),
-                          "gflop": gflop, "fraction_of_gemm": share, **shared})  # fmt: skip
+            for engine, values in measured.items():
+                seconds, peaks = zip(*values, strict=True)
+                share = gflop / statistics.median(seconds) / float(gemm)
+                found.append({"width": width, "height": height, "engine": engine, **_spread("seconds", seconds),
+                              "tile_seconds": steady[engine], "peak_mebibytes": max(peaks), "gflop": gflop,
+                              "fraction_of_gemm": share, **shared})  # fmt: skip
     return found
+
+
+def _tile_seconds(repeats):
+    """Engine -> median seconds for a whole tile, after the first."""
+    image, times = np.full((1, restoring.TILE, restoring.TILE, 3), 0.5, np.float32), {engine: [] for engine in restoring.ENGINES}
+    restorers = {engine: restoring.load_restorer(restoring.DEFAULT, engine=engine) for engine in restoring.ENGINES}
+    for _ in range(repeats + 1):
+        for engine, restorer in restorers.items():
+            times[engine].append(_seconds(lambda restorer=restorer: restorer(image)))
+    return {engine: statistics.median(values[1:]) for engine, values in times.items()}
 
 
 def _restoring_multiply_adds(restorer, height, width):
@@ -182,11 +198,10 @@ def _restoring_multiply_adds(restorer, height, width):
     return models.multiply_adds(restorer._at_size(*sides)) * math.prod(map(len, tiles))
 
 
-def _restore_once(source, target):
+def _restore_once(source, target, engine):
     """Seconds and MiB of one process."""
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "lstm_ae_lib", "restore", str(source), str(target), "--quiet"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    started, command = time.perf_counter(), [sys.executable, "-m", "lstm_ae_lib", "restore", str(source), str(target)]
+    process = subprocess.Popen([*command, "--engine", engine, "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -287,10 +302,11 @@ def format_scaling(found: list) -> str:
 def format_restore(found: list) -> str:
     """Restoring whole pictures as a table."""
     columns = [Column("picture", lambda record: f"{record['width']} x {record['height']}"),
+               Column("engine", lambda record: record["engine"]),
                Column("seconds", lambda record: f"{record['seconds']:.1f} [{record['low']:.1f}, {record['high']:.1f}]"),
-               reporting.number("peak MiB", "peak_mebibytes", ","),
+               reporting.number("a tile, steady", "tile_seconds", ".2f"), reporting.number("peak MiB", "peak_mebibytes", ","),
                reporting.number("of the GEMM rate", "fraction_of_gemm", ".0%")]  # fmt: skip
-    said = "median [lowest, highest] of {repeats} processes, weights {weights}; GEMM rate {gemm_gflops:.0f} GFLOP/s; {hardware}"
+    said = "median [lowest, highest] of {repeats} processes, engines in turn, {weights}; GEMM rate {gemm_gflops:.0f} GFLOP/s; {hardware}"
     return f"{reporting.render(found, columns)}\n\n{said.format(**found[0])}"
 
 
