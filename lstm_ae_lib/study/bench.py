@@ -306,7 +306,7 @@ def format_restore(found: list) -> str:
                Column("seconds", lambda record: f"{record['seconds']:.1f} [{record['low']:.1f}, {record['high']:.1f}]"),
                reporting.number("a tile, steady", "tile_seconds", ".2f"), reporting.number("peak MiB", "peak_mebibytes", ","),
                reporting.number("of the GEMM rate", "fraction_of_gemm", ".0%")]  # fmt: skip
-    said = "median [lowest, highest] of {repeats} processes, engines in turn, {weights}; GEMM rate {gemm_gflops:.0f} GFLOP/s; {hardware}"
+    said = "median [lowest, highest] of {repeats} processes, engines in turn, {weights}; GEMM {gemm_gflops:.0f} GFLOP/s; {hardware}"
     return f"{reporting.render(found, columns)}\n\n{said.format(**found[0])}"
 
 
