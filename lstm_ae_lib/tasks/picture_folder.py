@@ -26,7 +26,7 @@ class PictureFolder:
         side: height and width of a crop in pixels, 8 to 1024.
         crops: how many a picture gives each time that it is decoded, 1 to 4096.
         shrink: a crop is cut up to so many times as large, as far as the picture goes, and shrunk, because large photographs are
-            smooth pixel by pixel. 1 to 64.
+            smooth pixel by pixel; the smaller, the more often. 1 to 64.
     """
 
     def __init__(self, folder, side: int = 128, crops: int = 64, shrink: float = 12.0):
@@ -68,7 +68,7 @@ class PictureFolder:
         height, width = image.shape[:2]
         largest = min(self.shrink * self.side, height, width)
         for scale, down, right, mirror in np.random.default_rng((SEED, *key)).random((count, 4)):
-            size = round(self.side + scale * (largest - self.side))
+            size = round(self.side + scale**2 * (largest - self.side))  # three in ten within twice the side: text must stay text
             top, left = int(down * (height - size + 1)), int(right * (width - size + 1))
             crop = image[top : top + size, left : left + size]
             crop = cv2.resize(crop, (self.side, self.side), interpolation=cv2.INTER_AREA)
