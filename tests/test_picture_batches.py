@@ -57,7 +57,7 @@ def expected_epoch(epoch, flip=True):
             for place in group:
                 image = photograph(used := {6: 7, 19: 0}.get(place, place), 40 + used, 90 - used)
                 draws = np.random.default_rng((picture_folder.SEED, SEED, epoch, place)).random((CROPS, 4))[number]
-                size = round(SIDE + draws[0] * (min(3.0 * SIDE, 40 + used, 90 - used) - SIDE))
+                size = round(SIDE + draws[0] ** 2 * (min(3.0 * SIDE, 40 + used, 90 - used) - SIDE))
                 top, left = int(draws[1] * (40 + used - size + 1)), int(draws[2] * (90 - used - size + 1))
                 crop = cv2.resize(image[top : top + size, left : left + size], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
                 clean.append(np.fliplr(crop) if flip and draws[3] < 0.5 else crop)
