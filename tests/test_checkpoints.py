@@ -14,10 +14,9 @@ import numpy as np
 import processes
 import pytest
 
-from lstm_ae_lib import training
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.fast import threads
-from lstm_ae_lib.study import checkpoints
+from lstm_ae_lib.study import budgets, checkpoints
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 TRAIN_ONCE = Path(__file__).parent / "train_once.py"

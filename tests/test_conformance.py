@@ -62,7 +62,7 @@ def test_every_library_module_has_its_test_file():
         "tasks/codec.py": "test_compression", "tasks/uncertainty.py": "test_variational",
         "tasks/recurrent_inference.py": "test_models", "study/__init__.py": "test_package", "study/releasing.py": "test_restoring",
         "study/figures.py": "test_readme", "study/sample.py": "test_datasets", "tasks/picture_folder.py": "test_picture_batches",
-        "study/notebooks.py": "test_make_notebooks",
+        "study/notebooks.py": "test_make_notebooks", "study/page.py": "test_web", "study/book.py": "test_web",
     }  # fmt: skip
     for module in sorted(library.rglob("*.py")):
         name = module.relative_to(library).as_posix()

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from lstm_ae_lib import checks, datasets, degradations, models, peers, weights
+from lstm_ae_lib import checks, datasets, models, peers, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import DepthToSpace, GaussianBlur
 from lstm_ae_lib.peers import convolution, relu_convolution

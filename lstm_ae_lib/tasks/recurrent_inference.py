@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from lstm_ae_lib import checks, degradations, layers, models, peers, spectral, weights
+from lstm_ae_lib import checks, layers, models, peers, spectral, weights
 from lstm_ae_lib._backend import keras
 
 ops = keras.ops
