@@ -54,12 +54,14 @@ def _parser():
     add("--quiet", action="store_true", help="no progress, only the result")
     engines, engine = ("onnx", "keras"), "what computes (onnx, ONNX Runtime, where it is installed and the weights have a file)"
     add = command("restore", _picture, "restore a picture: PNG or JPEG, any size")
-    add("source", metavar="IN", help="the picture; - reads standard input")
-    add("target", metavar="OUT", help="where to write the restored one, .png or .jpg; - writes a PNG to standard output")
+    add("source", metavar="IN", help="the picture; - reads standard input; or a folder of pictures")
+    add("target", metavar="OUT", help="where to write it, .png or .jpg; - writes a PNG to standard output; or a folder")
     add("--weights", help="released weights: a name in data/weights (photo)")
     add("--strength", type=float, default=1.0, help="share of the restored picture in what is written, 0 to 1 (1)")
     add("--map", metavar="MAP", help="a .png to write, too: the lighter, the larger the error to expect (five times as long)")
     add("--strict", action="store_true", help="write nothing where the weights do not fit the picture")
+    add("--workers", type=int, default=0, help="of a folder: processes, each on its share of the cores (0: this one)")
+    add("--scheduler", default="", metavar="ADDRESS", help="of a folder: a Dask cluster, such as tcp://host:8786")
     add("--engine", default="", choices=engines, help=engine)
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
     add("--quiet", action="store_true", help="no progress")
@@ -177,6 +179,8 @@ def _picture(arguments):
     """Checks what can be checked before TensorFlow is imported, then writes the picture; a warning takes one line."""
     from lstm_ae_lib import checks, files, paths, pictures
 
+    if arguments.command == "restore" and (Path(arguments.source).is_dir() or arguments.workers or arguments.scheduler):
+        return _folder(arguments)
     files.check_source(arguments.source)
     pictures.check_target(arguments.target, arguments.source, (".laec",) if arguments.command == "compress" else pictures.SUFFIXES)
     checks.number(arguments.quality, "quality", 1, 100, whole=True)
@@ -201,6 +205,21 @@ def _picture(arguments):
         warnings.showwarning, others = show, warnings.showwarning
         (height, width, *_), said = _write_picture(arguments, arguments.source, arguments.target, arguments.weights)
     print(f"{arguments.target}: {width} x {height} pixels{said}", file=sys.stderr if arguments.target == "-" else sys.stdout)
+
+
+def _folder(arguments):
+    """Restores a folder; failures are told as they come, and are the exit code at the end."""
+    from lstm_ae_lib.study import folders
+
+    if arguments.map:
+        raise ValueError("map is of one picture, not of a folder")
+    options = ("workers", "scheduler", "quiet", "engine", "quality", "strength", "strict")
+    given = {option: getattr(arguments, option) for option in options}
+    done = folders.restore_folder(arguments.source, arguments.target, arguments.weights or "photo", **given)
+    count, seconds = done["restored"], done["seconds"]
+    print(f"{arguments.target}: {count} restored in {seconds:.1f} s, {count / seconds:.2f} a second; {done['skipped']} done before")
+    if done["failed"]:
+        raise RuntimeError(f"{len(done['failed'])} pictures failed: {', '.join(list(done['failed'])[:3])}"[:200])
 
 
 def _write_picture(arguments, source, target, weights):

@@ -3,6 +3,7 @@
 What stands in such a file is said in :mod:`lstm_ae_lib.study.exporting`, which writes it.
 """
 
+import functools
 import hashlib
 import importlib.util
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_ae_lib import restoring
+from lstm_ae_lib.fast import threads
 
 VERSION = 1  # of what stands in a file's metadata
 HALVES = ("encoder", "decoder")  # of a compressor
@@ -27,20 +29,16 @@ def open_session(name: str, description: dict, folder):
     ``FileNotFoundError`` where the JSON or the folder has no such file, ``ValueError`` for one that is damaged, of other weights or
     of another version.
     """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise ImportError("the engine onnx needs the package onnxruntime: pip install onnxruntime") from None
+    if not (onnxruntime := _onnxruntime()):
+        raise ImportError("the engine onnx needs the package onnxruntime: pip install onnxruntime")
     path, known = Path(folder) / f"{name}.onnx", description.get("onnx", {})
     if name not in known or not path.is_file():
         raise FileNotFoundError(f"there is no {path}; the engine keras needs none")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != known[name]:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one that the weights' JSON has")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = _opened(content)
     except Exception as error:  # ONNX Runtime's own classes
         raise ValueError(f"{path} cannot be opened by ONNX Runtime {onnxruntime.__version__}: {error}") from error
     found = session.get_modelmeta().custom_metadata_map
@@ -49,6 +47,22 @@ def open_session(name: str, description: dict, folder):
     if found.get("weights") != description["sha256"]:
         raise ValueError(f"{path} was made from other weights than those beside it: export it again")
     return session
+
+
+def _onnxruntime():
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return None
+    return onnxruntime
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(content):
+    """A session on the cores that this process may use."""
+    options = _onnxruntime().SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads.cores()
+    return _onnxruntime().InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run(session, values) -> np.ndarray:
