@@ -33,7 +33,6 @@ FITTING = {
     "blind-cifar": {"noise": (0, 0.3), "grain": (0, 1.5)},
     "noisy": {"noise": (4.3, 6), "whiteness": (0.985, 2)},
     "awgn": {"rise": (0, 0.9)},
-    "photo": {"noise": (0, 95)},
 }
 _SAID = {
     "noise": "its noise and finest detail, in grey levels, are",

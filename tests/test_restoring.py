@@ -294,15 +294,14 @@ def test_weights_that_fit_are_used_without_a_word(loaded_once, name):
     assert silent == (1 if name == "blind-cifar" else 4)
 
 
-def test_noise_far_above_what_photo_was_trained_on_is_told():
+def test_noise_far_above_what_photo_was_trained_on_is_reduced_too():
+    """Earlier weights broke down there."""
     image = part_of("astronaut")
-    for level, fits in ((100, True), (220, False)):
+    for level in (100, 220):
         noisy = degradations.through_camera(image, np.random.default_rng(0), noise=level / 255)
-        with warnings.catch_warnings(record=True, action="always") as said:
-            restored = restoring.restore(noisy)
+        restored = restoring.restore(noisy)  # a warning is an error here
         before, after = (metrics.per_image(image[None], one[None])["psnr"][0] for one in (noisy, restored))
-        assert bool(said) != fits and (after > before) == fits
-    assert "the weights photo hardly fit this picture, and may make it worse: its noise" in str(said[-1].message)
+        assert after > before + 5
 
 
 def test_black_white_and_pure_colours_come_back_as_they_were():
@@ -317,7 +316,7 @@ def test_black_white_and_pure_colours_come_back_as_they_were():
 
 def test_stripes_that_make_photo_explode_stay_as_they_were():
     stripes = np.zeros((1, 64, 64, 3), np.float32)
-    stripes[0, ::4] = stripes[0, 1::4] = 1
+    stripes[0, :, ::4] = stripes[0, :, 1::4] = 1
     calm = np.full((1, 64, 64, 3), 0.5, np.float32)
     with pytest.warns(pictures.PictureWarning, match="the weights photo fail on an image unlike all"):
         restored = restoring.load_restorer("photo")(np.concatenate([stripes, calm]))
