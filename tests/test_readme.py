@@ -197,6 +197,15 @@ def test_every_number_in_the_prose_is_a_records():
     assert not re.findall(r"\S*\d+\.\d+\S*|\d+ ?(?:%|dB)", text)
 
 
+def test_the_speed_that_the_data_readme_tells_is_the_benchmarks():
+    found = {(one["width"], one["engine"]): one for one in records.benchmark_records("restore")}
+    small, large = ({engine: found[width, engine] for engine in ("onnx", "keras")} for width in (512, 4000))
+    told = f"takes {small['onnx']['seconds']:.1f} s, start included, in place of {small['keras']['seconds']:.1f} s with Keras, one of 12 "
+    told += "megapixels {seconds:.1f} s and {peak_mebibytes:,} MiB in place of ".format(**large["onnx"])
+    told += "{seconds:.1f} s and {peak_mebibytes:,} MiB".format(**large["keras"])
+    assert told in " ".join((ROOT / "data" / "README.md").read_text(encoding="utf-8").split())
+
+
 def test_every_published_number_has_its_recorded_run():
     for record in records.reference_records(source="measured"):
         folder = ROOT / "data" / "published" / record["run"]

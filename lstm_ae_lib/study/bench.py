@@ -198,15 +198,23 @@ def _restoring_multiply_adds(restorer, height, width):
     return models.multiply_adds(restorer._at_size(*sides)) * math.prod(map(len, tiles))
 
 
+# A process begins with the peak of the one that starts it, so a small one starts it.
+_LAUNCH = """
+import resource, subprocess, sys, time
+started = time.perf_counter()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, code)
+"""
+
+
 def _restore_once(source, target, engine):
     """Seconds and MiB of one process."""
-    started, command = time.perf_counter(), [sys.executable, "-m", "lstm_ae_lib", "restore", str(source), str(target)]
-    process = subprocess.Popen([*command, "--engine", engine, "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"restore ended with {process.returncode}")
-    return time.perf_counter() - started, round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2))
+    command = [sys.executable, "-m", "lstm_ae_lib", "restore", str(source), str(target), "--engine", engine, "--quiet"]
+    done = subprocess.run([sys.executable, "-ISc", _LAUNCH, *command], capture_output=True, text=True, check=True)
+    seconds, peak, code = done.stdout.split()
+    if int(code):
+        raise RuntimeError(f"restore ended with {code}")
+    return float(seconds), round(int(peak) / (1024 if sys.platform == "linux" else 1024**2))
 
 
 def _scaled(what, value):
