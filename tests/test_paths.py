@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_ae_lib import cifar10, paths
+from lstm_ae_lib import cifar10, paths, restoring, weights
 
 
 def test_everything_lies_in_the_checkout(monkeypatch):
@@ -29,13 +29,16 @@ def test_the_variable_moves_what_is_made_and_not_what_is_shipped(made):
 
 def test_without_a_checkout_it_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.delenv("LSTM_AE_DATA", raising=False)
-    package = tmp_path / "lstm_ae_lib"  # as it is installed: with the sample, as pyproject.toml has it, and nothing else
-    (package / "data").mkdir(parents=True)
-    (package / "data" / "cifar10_sample.npz").symlink_to(paths.sample_file())
+    package = tmp_path / "lstm_ae_lib"  # as it is installed: with the sample and released networks, as pyproject.toml has it
+    (package / "data" / "weights").mkdir(parents=True)
+    for name in ("cifar10_sample.npz", "weights/noisy.json", "weights/noisy.onnx"):
+        (package / "data" / name).symlink_to(paths.data_dir() / name)
     monkeypatch.setattr(paths, "__file__", str(package / "paths.py"))
     setuptools = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert setuptools["package-dir"]["lstm_ae_lib.data"] == "data" and "lstm_ae_lib.data" in setuptools["packages"]
-    assert setuptools["package-data"]["lstm_ae_lib.data"] == ["cifar10_sample.npz"]
+    bundled = ["weights/*.json", "weights/*.onnx", "weights/compress/*.json", "weights/compress/*.onnx"]
+    assert setuptools["package-data"]["lstm_ae_lib.data"] == ["cifar10_sample.npz", *bundled]
+    assert restoring.load_restorer("noisy", engine="").name == "noisy" and weights.released() == ["noisy"]
     assert paths.checkout() is None and paths.output_dir() == Path.home() / ".lstm_ae"
     assert paths.sample_file().parent == package / "data" and cifar10.load_cifar10("sample").kind == "sample"
     with pytest.raises(FileNotFoundError, match="the notebooks folder is part of the project's checkout"):
