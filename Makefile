@@ -55,8 +55,8 @@ test-web: $(VENV)/.installed-test chromium  ## the page and the book in headless
 # Installed only where that can be done without asking.
 chromium:
 	@command -v chromium chromium-browser google-chrome > /dev/null || \
-	  { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq > /dev/null && \
-	    apt-get install -qq -y --no-install-recommends chromium > /dev/null 2>&1; } || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && timeout 120 apt-get update -qq > /dev/null 2>&1; \
+	    timeout 300 apt-get install -qq -y --no-install-recommends chromium > /dev/null 2>&1; } || \
 	  { echo "the page is tested in Chromium (on Debian: apt install chromium)"; exit 2; }
 
 soak: $(VENV)/.installed-test  ## the tests that take minutes: a training killed twenty times
