@@ -98,7 +98,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[study]'
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed tests/requirements.txt
+$(VENV)/.installed-test: $(VENV)/.installed tests/requirements.txt tests/requirements-scale.txt
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 

@@ -209,13 +209,14 @@ def _picture(arguments):
 
 def _folder(arguments):
     """Restores a folder; failures are told as they come, and are the exit code at the end."""
+    from lstm_ae_lib import restoring
     from lstm_ae_lib.study import folders
 
     if arguments.map:
         raise ValueError("map is of one picture, not of a folder")
     options = ("workers", "scheduler", "quiet", "engine", "quality", "strength", "strict")
     given = {option: getattr(arguments, option) for option in options}
-    done = folders.restore_folder(arguments.source, arguments.target, arguments.weights or "photo", **given)
+    done = folders.restore_folder(arguments.source, arguments.target, arguments.weights or restoring.DEFAULT, **given)
     count, seconds = done["restored"], done["seconds"]
     print(f"{arguments.target}: {count} restored in {seconds:.1f} s, {count / seconds:.2f} a second; {done['skipped']} done before")
     if done["failed"]:

@@ -49,15 +49,15 @@ def write_card(name: str, folder=None) -> Path:
     return path
 
 
-def _own_numbers(known):
-    """The numbers of the network itself: of several restorers' the last."""
+def _measured(known):
+    """Restorer -> its numbers on the test images, the network's own last."""
     numbers = known.get("numbers", known)
-    return list(numbers.values())[-1] if isinstance(next(iter(numbers.values())), dict) else numbers
+    return numbers if isinstance(next(iter(numbers.values())), dict) else {"this": numbers}
 
 
 def _header(kind, name, known):
     task, tags, *_ = KINDS[kind]
-    own = _own_numbers(known)
+    own = list(_measured(known).values())[-1]
     present = {field: title for field, title in MEASURES.items() if field in own}
     measured = [{"type": field, "name": title, "value": round(float(own[field]), 6)} for field, title in present.items()]
     on_pictures = known["data"]["kind"] == "pictures"
@@ -84,9 +84,7 @@ def _use(kind, name, description):
 
 
 def _numbers(known):
-    numbers = known.get("numbers", known)
-    rows = numbers if isinstance(next(iter(numbers.values())), dict) else {"this": numbers}
-    rows = [{"name": name, **values} for name, values in rows.items()]
+    rows = [{"name": name, **values} for name, values in _measured(known).items()]
     columns = [reporting.Column("", lambda row: row["name"].replace("_", " "))]
     for field, title in MEASURES.items():
         if all(field in row for row in rows):

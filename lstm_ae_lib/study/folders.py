@@ -43,6 +43,9 @@ def restore_folder(source, target, name: str = restoring.DEFAULT, *, workers: in
     """
     source, target = Path(source), Path(target)
     checks.number(workers, "workers", 0, 1024, whole=True)
+    checks.number(options.get("quality", pictures.QUALITY), "quality", 1, 100, whole=True)
+    checks.number(options.get("strength", 1), "strength", 0, 1)
+    checks.choice(options.get("strict", False), "strict", (True, False))
     if workers and scheduler:
         raise ValueError(f"workers and scheduler exclude each other, got {workers} and {scheduler!r}")
     if not source.is_dir():
@@ -65,7 +68,9 @@ def restore_folder(source, target, name: str = restoring.DEFAULT, *, workers: in
     options = options | {"engine": engine}
     task = functools.partial(restore_content, weights_name=name, sha256=made_with["weights"], options=options)
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(open(target / JOURNAL, "a", encoding="utf-8"))
+        log = stack.enter_context(open(target / JOURNAL, "a+b"))
+        if log.tell() and (log.seek(-1, os.SEEK_END), log.read())[1] != b"\n":
+            log.write(b"\n")  # a killed process has left half a line
         bar = stack.enter_context(_bar(len(names), quiet))
         todo = _to_restore(source, target, names, journal, made_with, done, bar)
         for one, key, outcome in _outcomes(todo, task, workers, scheduler, stack):
@@ -73,7 +78,7 @@ def restore_folder(source, target, name: str = restoring.DEFAULT, *, workers: in
             try:
                 content, notes = outcome()
                 files.write(target / one, content)
-                log.write(json.dumps({"name": one, "made_of": key}) + "\n")
+                log.write(json.dumps({"name": one, "made_of": key}).encode() + b"\n")
                 log.flush()
                 done["restored"] += 1
             except Exception as error:  # of any kind, of a worker's process too: the others go on
