@@ -339,11 +339,15 @@ def blur_matrix(size: int, taps, border: str) -> np.ndarray:
     ``border``: ``"reflect_101"`` (OpenCV's default, ``cb|abc|ba``) or ``"reflect"`` (SciPy's default, ``ba|abc|cb``).
     """
     checks.number(size, "size", 1, 2**31, whole=True)
-    checks.choice(border, "border", BORDERS)
     taps = checks.array(taps, "taps").astype(float)
     if taps.ndim != 1 or taps.size % 2 == 0:
         raise ValueError(f"taps must be an odd number of values, got the shape {taps.shape}")
-    mirrored = np.pad(np.arange(size), len(taps) // 2, mode="symmetric" if border == "reflect" else "reflect")
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], np.lib.stride_tricks.sliding_window_view(mirrored, len(taps))), taps)
-    return matrix
+    return blur_axis(np.eye(size), taps, 0, border)
+
+
+def blur_axis(pixels: np.ndarray, taps, axis: int, border: str = "reflect_101") -> np.ndarray:
+    """One axis of floating ``pixels`` blurred with an odd number of ``taps``; ``border`` as for :func:`blur_matrix`."""
+    pixels, radius = np.moveaxis(pixels, axis, 0), len(taps) // 2
+    around = ((radius, radius), *((0, 0),) * (pixels.ndim - 1))
+    padded = np.pad(pixels, around, "symmetric" if checks.choice(border, "border", BORDERS) == "reflect" else "reflect")
+    return np.moveaxis(sum(float(tap) * padded[place : place + len(pixels)] for place, tap in enumerate(taps)), 0, axis)

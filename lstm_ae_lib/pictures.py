@@ -4,14 +4,10 @@ Metadata is a dictionary with Pillow's names (``icc_profile``, ``exif``, ``xmp``
 JPEG segments. It is the upright picture's: EXIF's and XMP's orientation is 1.
 """
 
-import contextlib
 import io
 import os
 import re
 import struct
-import sys
-import tempfile
-import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -34,10 +30,8 @@ _CHUNKS = {
 _TITLES = {"icc_profile": "ICC profile", "exif": "EXIF", "xmp": "XMP", "APP2 MPF": "further pictures", "tRNS": "transparency"}
 _KEPT_CHUNKS = {"cICP", "gAMA", "cHRM", "sRGB", "mDCV", "cLLI", "pHYs", "tEXt", "zTXt", "iTXt"}
 _PIXEL_CHUNKS = {"bKGD", "hIST", "sBIT", "sPLT", "tIME", "acTL", "fcTL", "fdAT"}  # of the file's own samples
-_LIBJPEG = ("Corrupt JPEG", "Premature end", "Inconsistent progression", "Invalid SOS", "Unknown Adobe", "Application transferred")
-_DECODERS = re.compile(rf"{'|'.join(_LIBJPEG)}|Warning: unknown JFIF|libpng (error|warning)|\[ ?(WARN|ERROR|INFO):")
 _LARGEST = 2**24  # of what a chunk holds, inflated: a few bytes can become billions
-_HELD = threading.Lock()
+_PIXELS = {"IHDR", "PLTE", "tRNS", "IDAT", "IEND"}
 
 
 class PictureWarning(UserWarning, ValueError):
@@ -60,10 +54,11 @@ def read_with_metadata(source, quiet: bool = False) -> tuple:
     try:
         if not content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
             raise ValueError("is neither a PNG nor a JPEG picture" if content else "is empty")
-        height, width, metadata, broken = (_png_header if content.startswith(b"\x89") else _jpeg_header)(content)
+        read_header, decode = (_png_header, _decode_png) if content.startswith(b"\x89") else (_jpeg_header, _decode_jpeg)
+        height, width, metadata, broken, content = read_header(content)
         if width * height > MAX_PIXELS:
             raise ValueError(f"is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are allowed")
-        image = _decode(content)
+        image = decode(content)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
     orientation = _take_orientation(metadata, broken)
@@ -89,12 +84,14 @@ def warn(text, names) -> None:
 
 
 def _png_header(content):
-    height, width, metadata, broken, place, kind = 0, 0, {}, [], 8, ""
+    height, width, metadata, broken, place, kind, pixels = 0, 0, {}, [], 8, "", [content[:8]]
     while kind != "IEND":
         size = int.from_bytes(content[place : place + 4])
         kind, data = content[place + 4 : place + 8].decode("latin-1"), content[place + 8 : place + 8 + size]
         if content[place + 8 + size : place + 12 + size] != zlib.crc32(content[place + 4 : place + 8 + size]).to_bytes(4):
             raise ValueError("is damaged: it is cut off, or a checksum is wrong")
+        if kind in _PIXELS:
+            pixels.append(content[place : place + 12 + size])
         place += 12 + size
         if kind == "acTL" and (frames := int.from_bytes(data[:4])) > 1:
             raise ValueError(f"is animated ({frames} frames): save the frame to restore as a picture")
@@ -116,7 +113,7 @@ def _png_header(content):
                 metadata.setdefault(kind, []).append(data)
         except (ValueError, IndexError, struct.error, zlib.error):
             broken.append(kind)
-    return height, width, metadata, broken
+    return height, width, metadata, broken, b"".join(pixels)
 
 
 def _jpeg_header(content):
@@ -132,7 +129,7 @@ def _jpeg_header(content):
     known = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe\0")
     others = [(kind, data) for kind, data in header.applist if kind != "COM" and not data.startswith(known)]
     metadata |= {f"{kind} {data.split(bytes(1))[0][:20].decode('ascii', 'replace')}": data for kind, data in others}
-    return *header.size[::-1], metadata, []
+    return *header.size[::-1], metadata, [], content
 
 
 def _take_orientation(metadata, broken):
@@ -156,30 +153,42 @@ def _take_orientation(metadata, broken):
     return orientation
 
 
-def _decode(content):
-    import cv2
+def _decode_jpeg(content):
+    """With libjpeg's warnings as errors: it goes on over damage, and tells of it nowhere else."""
+    import simplejpeg
 
-    image, lines = None, []
-    with _held_stderr(lines), contextlib.suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    sys.stderr.writelines(f"{line}\n" for line in lines if not _DECODERS.match(line))  # another thread's
-    damage = [line for line in lines if line.startswith(_LIBJPEG)]
-    if image is None or damage:
-        raise ValueError(f"is damaged: {damage[0] if damage else 'OpenCV cannot read it'}")
-    return _swap_red_and_blue(image)
+    place = content.find(b"JFIF\0", 0, 20)
+    content = content if place < 0 else content[: place + 5] + b"\1\2" + content[place + 7 :]  # warnings are for other revisions
+    try:
+        colours = simplejpeg.decode_jpeg_header(content)[2]
+        image = simplejpeg.decode_jpeg(content, {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colours, "RGB"))
+        if image.shape[2] == 4:
+            return np.asarray(PIL.Image.open(io.BytesIO(content), formats=("JPEG",)).convert("RGB"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"is damaged: {error}") from None
+    return image[..., 0] if image.shape[2] == 1 else image
 
 
-@contextlib.contextmanager
-def _held_stderr(lines):
-    """Appends to ``lines`` what the process prints on standard error meanwhile: libjpeg reports damage nowhere else."""
-    with _HELD, tempfile.TemporaryFile() as held, open(os.dup(2), "wb") as real:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(real.fileno(), 2)
-            held.seek(0)
-            lines += held.read().decode(errors="replace").splitlines()
+def _decode_png(content):
+    try:
+        image, low = (PIL.Image.open(io.BytesIO(content), formats=("PNG",)) for _ in range(2))
+        if image.mode == "I;16" or content[24] < 16:  # bits a sample
+            return np.asarray(image.convert("L")) if image.mode in ("1", "L") else as_array(image)
+        if content[25] == 4:  # grey and alpha, two bytes each: as bytes these are four channels
+            header = _chunk(b"IHDR", content[16:24] + b"\x08\6" + content[26:29])
+            image = PIL.Image.open(io.BytesIO(content[:8] + header + content[33:]), formats=("PNG",))
+            return np.asarray(image).view(">u2").astype(np.uint16)[..., [0, 0, 0, 1]]
+        # Of colours Pillow keeps the high byte: told that it comes second, the low one.
+        low.tile = [tile._replace(args=tile.args.replace(";16B", ";16L")) for tile in low.tile]
+        deep = np.asarray(image).astype(np.uint16) * 256 + np.asarray(low)
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
+        raise ValueError(f"is damaged: {error}") from None
+    clear = image.info.get("transparency")
+    return deep if clear is None else np.dstack([deep, np.where((deep == clear).all(axis=2), 0, 65535).astype(np.uint16)])
+
+
+def _chunk(kind, data):
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
 
 
 def check_target(target, source=b"", suffixes=SUFFIXES) -> None:
@@ -205,22 +214,26 @@ def write(path, image, metadata=None, quality: int = QUALITY) -> None:
     suffix, metadata = ".png" if str(path) == "-" else Path(path).suffix.lower(), metadata or {}
     checks.choice(suffix, "the suffix of the file to write", SUFFIXES)
     checks.number(quality, "quality", 1, 100, whole=True)
+    if image.dtype not in (np.uint8, np.uint16) or np.atleast_3d(image).shape[2:] not in ((1,), (3,), (4,)):
+        raise ValueError(f"a picture to write has 1, 3 or 4 channels of uint8 or uint16, got {image.dtype}, shape {image.shape}")
     content, kept = _jpeg(image, metadata, quality) if suffix in FORMATS["JPEG"] else _png(image, metadata)
     files.write(path, content)
     warn(f"not kept in {Path(path).name}", [name for name in metadata if name not in kept])
 
 
 def _png(image, metadata):
-    """A file's content, with the metadata behind its header of 33 bytes, and the names of what it holds."""
-    import cv2
-
-    written, content = cv2.imencode(".png", _swap_red_and_blue(image))
-    if not written:
-        raise ValueError("OpenCV could not write the picture")
-    chunks = [_CHUNKS[name](value) for name, value in metadata.items() if name in _CHUNKS]
+    """A file's content, and the names of the metadata that it holds."""
+    height, width, channels = np.atleast_3d(image).shape
+    depth = image.dtype.itemsize
+    rows = np.ascontiguousarray(image, f">u{depth}").view(np.uint8).reshape(height, -1)
+    lines = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    lines[:, 0], lines[:, 1:] = 1, rows  # 1: bytes are stored as differences to the pixel before
+    lines[:, 1 + depth * channels :] -= rows[:, : -depth * channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * depth, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0))]
+    chunks += [_CHUNKS[name](value) for name, value in metadata.items() if name in _CHUNKS]
     chunks += [(name.encode(), value) for name in metadata if name in _KEPT_CHUNKS for value in metadata[name]]
-    made = b"".join(len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks)
-    return content[:33].tobytes() + made + content[33:].tobytes(), {*_CHUNKS, *_KEPT_CHUNKS}
+    chunks += [(b"IDAT", zlib.compress(lines, 1)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks), {*_CHUNKS, *_KEPT_CHUNKS}
 
 
 def _jpeg(image, metadata, quality):
@@ -229,21 +242,6 @@ def _jpeg(image, metadata, quality):
     stream = io.BytesIO()
     PIL.Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=0, **kept)
     return stream.getvalue(), {*kept, "sRGB"}  # which a JPEG without a profile is
-
-
-def upload_button():
-    """A button, in Jupyter and Colab, with which a person chooses a picture; :func:`uploaded` reads it."""
-    import ipywidgets
-
-    return ipywidgets.FileUpload(accept=".png,.jpg,.jpeg", multiple=False)
-
-
-def uploaded(button) -> np.ndarray:
-    """The picture chosen with an :func:`upload_button`, as from :func:`read`. Raises ``ValueError`` where none was chosen."""
-    chosen = list(button.value.values() if isinstance(button.value, dict) else button.value)  # a dictionary before ipywidgets 8
-    if not chosen:
-        raise ValueError("no picture was chosen: use the button above, then run this cell again")
-    return read(bytes(chosen[0]["content"]))
 
 
 def as_array(image) -> np.ndarray:
@@ -294,14 +292,6 @@ def _scale(image):
 def eight_bit_colours(image) -> np.ndarray:
     """A picture of any kind that :func:`to_colours` takes, as ``(height, width, 3)`` uint8: what can be degraded and compared."""
     return np.rint(to_colours(as_array(image)) * 255).astype(np.uint8)
-
-
-def _swap_red_and_blue(image):
-    """From RGB to what OpenCV writes, and back."""
-    import cv2
-
-    code = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(image.shape[-1] if image.ndim == 3 else 1)
-    return image if code is None else cv2.cvtColor(image, code)
 
 
 def photographs() -> dict:

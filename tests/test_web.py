@@ -302,7 +302,10 @@ def test_a_base_installation_from_scratch(tmp_path):
     subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", tmp_path / "source"], check=True)
     print(f"installed in {time.monotonic() - started:.0f} s")
     listed = subprocess.run([python, "-m", "pip", "list", "--format", "json"], check=True, capture_output=True, text=True)
-    assert not {"tensorflow", "keras", "scipy"} & {one["name"] for one in json.loads(listed.stdout)}
+    assert not {"tensorflow", "keras", "scipy", "opencv-python"} & {one["name"] for one in json.loads(listed.stdout)}
+    size = sum(file.stat().st_size for file in (tmp_path / "base").rglob("*") if file.is_file() and not file.is_symlink())
+    print(f"{size / 1e6:.0f} MB, pip and setuptools with it")
+    assert size <= 250e6
     source = picture(tmp_path)
     for arguments in (["restore", "in.png", "out.png"], ["compress", "in.png", "out.laec"], ["decompress", "out.laec", "back.png"]):
         started = time.monotonic()

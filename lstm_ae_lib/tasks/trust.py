@@ -6,7 +6,7 @@ is the squared error to expect. ``release`` fits it on one half of scikit-image'
 
 import numpy as np
 
-from lstm_ae_lib import degradations, pictures, restoring
+from lstm_ae_lib import degradations, kernels, pictures, restoring
 
 SMOOTHING = 2.0  # pixels: the logarithms of variance and squared error correlate 0.70 without, 0.79 with it
 LEAST = 1e-3  # squared grey levels, the smallest variance or error that counts
@@ -19,8 +19,6 @@ def spread(image, restorer, progress: bool = False) -> tuple:
 
     ``image`` is as for :func:`lstm_ae_lib.pictures.check_pixels`, ``restorer`` as for :func:`lstm_ae_lib.restoring.restore`.
     """
-    import cv2
-
     colours = pictures.to_colours(pictures.as_array(image))
     first = restoring.restore(colours, restorer, progress=progress)
     total, squares = np.zeros_like(first), np.zeros_like(first)
@@ -30,7 +28,14 @@ def spread(image, restorer, progress: bool = False) -> tuple:
         total += difference
         squares += difference**2
     variance = ((squares - total**2 / 4) / 3).mean(axis=2)
-    return first, cv2.GaussianBlur(variance, (0, 0), SMOOTHING)
+    return first, _smoothed(variance)
+
+
+def _smoothed(values):
+    taps = kernels.gaussian(SMOOTHING, SMOOTHING, 0, 17)[8]
+    for axis in (0, 1):
+        values = degradations.blur_axis(values, taps / taps.sum(), axis)
+    return values
 
 
 def error_map(image, restorer: restoring.Restorer, progress: bool = False) -> np.ndarray:
@@ -67,8 +72,6 @@ def calibrate(restorer, side: int = 256, bins: int = 6) -> dict:
     ``correlation`` is that of the logarithms there; ``bins`` has as many pixels each, from where the least error is expected to
     where the most is: ``expected`` and ``found``, root mean squares in grey levels.
     """
-    import cv2
-
     from lstm_ae_lib.tasks.photographs import CASES, middle
 
     halves = {"left": ([], []), "right": ([], [])}  # each: variances, squared errors
@@ -77,7 +80,7 @@ def calibrate(restorer, side: int = 256, bins: int = 6) -> dict:
             clean = middle(picture, side)
             random = np.random.default_rng((degradations.PROTOCOL_SEED, place))
             restored, variance = spread(degradations.through_camera(clean, random, **arguments), restorer)
-            error = cv2.GaussianBlur(np.square(255 * restored - clean).mean(axis=2, dtype=np.float32), (0, 0), SMOOTHING)
+            error = _smoothed(np.square(255 * restored - clean).mean(axis=2, dtype=np.float32))
             for kind, values in enumerate((variance, error)):
                 for half, part in zip(halves.values(), np.array_split(values, 2, axis=1), strict=True):
                     half[kind].append(part.ravel())
