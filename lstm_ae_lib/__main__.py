@@ -49,8 +49,10 @@ def _parser():
     add("--name", help="the run's folder under data/runs (default: preset, or run, and time)")
     add("--resume", metavar="NAME", help="go on with a run that was interrupted or killed, from its last checkpoint")
     add("--quiet", action="store_true", help="no progress, only the result")
-    add = command("sweep", _sweep, "execute the runs of a file, one after the other; given again, do what is left")
+    add = command("sweep", _sweep, "execute the runs of a file; given again, do what is left")
     add("file", help="a YAML file, or the name of one in data/sweeps (compare)")
+    add("--workers", type=int, default=0, help="processes that have a run each, on their share of the cores (0: one by one, here)")
+    add("--scheduler", default="", metavar="ADDRESS", help="a Dask cluster in place of them, such as tcp://host:8786")
     add("--quiet", action="store_true", help="no progress, only the result")
     engines, engine = ("onnx", "keras"), "what computes (onnx, ONNX Runtime, where it is installed and the weights have a file)"
     add = command("restore", _picture, "restore a picture: PNG or JPEG, any size")
@@ -169,7 +171,7 @@ def _shown(path):
 def _sweep(arguments):
     from lstm_ae_lib.study import reporting, runs, sweeps
 
-    outcomes = sweeps.run_sweep(arguments.file, quiet=arguments.quiet)
+    outcomes = sweeps.run_sweep(arguments.file, arguments.quiet, arguments.workers, arguments.scheduler)
     print(reporting.runs_table([runs.open_run(name) for name in outcomes if runs.Run(name).path("run.json").is_file()]))
     if failed := [name for name, outcome in outcomes.items() if outcome.startswith("failed")]:
         raise RuntimeError(f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}; the same command tries them again")

@@ -26,8 +26,9 @@ def set_threads(inter_op: int | None = None, intra_op: int = 1) -> None:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """The cores that this process may use, at most so many as the variable ``LSTM_AE_CORES`` allows."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(own, int(os.environ.get("LSTM_AE_CORES") or own))
 
 
 def inter_op() -> int:

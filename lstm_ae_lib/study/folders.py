@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 
 from lstm_ae_lib import checks, files, pictures, restoring, weights
+from lstm_ae_lib.study import clusters
 
 JOURNAL = ".restored.jsonl"  # each line: name, and what it was made of: SHA-256 of picture and weights, options
 IN_FLIGHT = 2  # pictures a worker that are read and sent ahead
@@ -131,7 +132,7 @@ def _outcomes(todo, task, workers, scheduler, stack):
             unread = isinstance(content, OSError)
             yield name, key, functools.partial(refuse, content) if unread else functools.partial(task, content, Path(name).suffix)
         return
-    client = _client(workers, scheduler, stack)
+    client = stack.enter_context(clusters.connected(workers, scheduler))
     from distributed import as_completed
 
     waiting, running = as_completed(), {}
@@ -156,26 +157,6 @@ def _outcomes(todo, task, workers, scheduler, stack):
         yield *running.pop(future.key), future.result
         while refused := send():
             yield refused
-
-
-def _client(workers, scheduler, stack):
-    """A Dask client: of the cluster at an address, or of local workers, each kept to its share of the cores."""
-    try:
-        import distributed
-    except ModuleNotFoundError:
-        raise ImportError("several workers need Dask: pip install 'lstm_ae_lib[scale]'") from None
-    if scheduler:
-        return stack.enter_context(distributed.Client(scheduler, timeout="20s"))
-    options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
-    client = stack.enter_context(distributed.Client(stack.enter_context(distributed.LocalCluster(n_workers=workers, **options))))
-    if hasattr(os, "sched_setaffinity"):
-        own = sorted(os.sched_getaffinity(0))
-        size = max(len(own) // workers, 1)
-        for place, address in enumerate(client.scheduler_info(n_workers=-1)["workers"]):
-            share = [own[(place * size + core) % len(own)] for core in range(size)]
-            for nanny in (True, False):  # a worker that is started again inherits its nanny's
-                client.run(os.sched_setaffinity, 0, share, workers=[address], nanny=nanny)
-    return client
 
 
 def _read_journal(path):

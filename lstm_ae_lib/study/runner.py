@@ -152,7 +152,7 @@ def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False)
     per_notebook = check_parameters({**parameters, "run_name": name}, notebooks)
     run = runs.Run(name)
     run.make_folder()
-    with _alone(run):
+    with alone(run):
         if not run.is_free():
             message = f"the run {name!r} exists; choose another --name, or delete its folder, or --resume it"
             raise FileExistsError(errno.EEXIST, message, str(run.folder))
@@ -167,7 +167,7 @@ def resume_chain(name: str, quiet: bool = False) -> runs.Run:
     Raises as :func:`run_chain`; ``ValueError`` for a run that is finished or not the runner's, ``RuntimeError`` for a running one.
     """
     run = runs.open_run(name)
-    with _alone(run):
+    with alone(run):
         record = run.record
         if record.get("runner") != "lstm_ae_lib" or runs.status(record) == "finished":
             raise ValueError(f"the run {name!r} cannot be resumed: it is {runs.status(record)}")
@@ -178,7 +178,8 @@ def resume_chain(name: str, quiet: bool = False) -> runs.Run:
         return _run_notebooks(run, per_notebook, quiet)
 
 
-def _alone(run):
+def alone(run):
+    """Holds a run for this process, in a ``with`` statement; ``RuntimeError`` where another process has it."""
     refusal = f"another process is running {run.name!r}; this one is refused"
     return runs.hold_lock(run.folder.with_name(f".{run.name}.lock"), refusal)
 

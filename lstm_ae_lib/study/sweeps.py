@@ -1,4 +1,4 @@
-"""Many runs from one file, one after the other; killed and started again, it goes on where it was."""
+"""Many runs from one file, one after the other or on a Dask cluster; killed and started again, it goes on where it was."""
 
 import sys
 from pathlib import Path
@@ -49,36 +49,58 @@ def read_sweep(path) -> dict:
     return {"notebooks": notebooks, "runs": wanted}
 
 
-def run_sweep(path, quiet: bool = False) -> dict:
-    """Execute the runs of a sweep file, in their order.
+def run_sweep(path, quiet: bool = False, workers: int = 0, scheduler: str = "") -> dict:
+    """Execute the runs of a sweep file: in their order, or as many at once as a Dask cluster has workers.
 
     A run that is finished is skipped; one that was interrupted or failed goes on from its last checkpoint; one that fails is
-    noted, and the next one begins. So the same command, given again after anything, does what is left to do.
+    noted, and the next one begins. So the same command, given again after anything, does what is left to do. ``workers`` and
+    ``scheduler`` are as for :func:`lstm_ae_lib.study.clusters.connected`; without them this process has the runs one by one.
 
-    Returns name -> ``"finished"``, ``"was finished"`` or ``"failed: ..."``. Raises as :func:`read_sweep`, and ``ValueError`` for a
-    run of that name that was recorded with other parameters; nothing has run then, and nothing is overwritten.
+    Returns name -> ``"finished"``, ``"was finished"``, ``"interrupted"`` or ``"failed: ..."``. Raises as :func:`read_sweep`,
+    ``ValueError`` for a run of that name that was recorded with other parameters; nothing has run then, and nothing is
+    overwritten. With a cluster also as :func:`lstm_ae_lib.study.cluster_runs.execute_all`.
     """
     sweep = read_sweep(path)
     for name, parameters in sweep["runs"].items():
         _refuse_another(name, parameters)
-    outcomes = {}
-    for place, (name, parameters) in enumerate(sweep["runs"].items(), 1):
-        run = runs.Run(name)
-        before = runs.status(run.record) if run.path("run.json").is_file() else None
-        if before == "finished":
-            outcomes[name] = "was finished"
-        else:
-            print(f"run {place} of {len(sweep['runs'])}: {name}" + (f" ({before}: goes on)" if before else ""), file=sys.stderr)
-            try:
-                if before:
-                    runner.resume_chain(name, quiet=quiet)
-                else:
-                    runner.run_chain(name, parameters, sweep["notebooks"], quiet=quiet)
-                outcomes[name] = "finished"
-            except (RuntimeError, OSError) as error:
-                outcomes[name] = f"failed: {error}"
-        print(f"{name}: {outcomes[name]}", file=sys.stderr)
-    return outcomes
+    wanted, outcomes = sweep["runs"], {name: "was finished" for name in sweep["runs"] if _status(name) == "finished"}
+    if workers or scheduler:
+        from lstm_ae_lib.study import cluster_runs
+
+        left = {name: parameters for name, parameters in wanted.items() if name not in outcomes}
+        ended = cluster_runs.execute_all(left, sweep["notebooks"], workers, scheduler, quiet) if left else ()
+    else:
+        ended = _one_by_one(wanted, sweep["notebooks"], quiet)
+    for name, outcome in ended:
+        outcomes[name] = outcome
+        print(f"{name}: {outcome}", file=sys.stderr)
+    return {name: outcomes[name] for name in wanted}
+
+
+def run_one(name: str, parameters: dict, notebooks, quiet: bool = False) -> str:
+    """Execute a run, or go on with it: ``"finished"`` or ``"was finished"``; raises as :func:`lstm_ae_lib.study.runner.run_chain`."""
+    if (before := _status(name)) == "finished":
+        return "was finished"
+    if before:
+        runner.resume_chain(name, quiet=quiet)
+    else:
+        runner.run_chain(name, parameters, notebooks, quiet=quiet)
+    return "finished"
+
+
+def _one_by_one(wanted, notebooks, quiet):
+    for place, (name, parameters) in enumerate(wanted.items(), 1):
+        if (before := _status(name)) != "finished":
+            print(f"run {place} of {len(wanted)}: {name}" + (f" ({before}: goes on)" if before else ""), file=sys.stderr)
+        try:
+            yield name, run_one(name, parameters, notebooks, quiet)
+        except (RuntimeError, OSError) as error:
+            yield name, f"failed: {error}"
+
+
+def _status(name):
+    run = runs.Run(name)
+    return runs.status(run.record) if run.path("run.json").is_file() else None
 
 
 def _refuse_another(name, parameters):
