@@ -96,8 +96,9 @@ def _parser():
     add("folder", metavar="OUT", help="the folder to write; any web server serves it")
     add("--runtime", metavar="TGZ", help="the npm package onnxruntime-web (default: fetched once by npm)")
     add = command("bench", _study, "measure speed on this machine; prints, asserts nothing")
-    add("what", nargs="?", default="overview", choices=("overview", "train", "scaling", "restore"),
-        help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost; restore")  # fmt: skip
+    add("what", nargs="?", default="overview", choices=("overview", "train", "scaling", "restore", "workers", "crops"),
+        help="overview (default); train: beside stock Keras and PyTorch; scaling: growth of the cost; restore: a picture; workers: "
+        "restore a folder with several; crops: of a folder of a million pictures")  # fmt: skip
     add("--repeats", type=int, default=7, help="interleaved repetitions of each measurement (7)")
     add("--save", action="store_true", help="write data/benchmarks/WHAT.json, and the table in data/benchmarks from it")
     add("--tasks", nargs="+", metavar="TASK", help='of train, e.g. "sweep step"; saving keeps the others\' records')

@@ -4,7 +4,7 @@ import pytest
 
 from lstm_ae_lib import models, pictures, restoring
 from lstm_ae_lib.fast import threads
-from lstm_ae_lib.study import bench, records
+from lstm_ae_lib.study import bench, bench_crops, bench_restoring, records
 
 
 class InProcess:
@@ -35,7 +35,7 @@ def small(monkeypatch):
     small |= {"_images": lambda batch, shape=(4, 32, 3), make=bench._images: make(batch, shape)}  # few rows are traced faster
     build = models.reference_lstm_autoencoder
     monkeypatch.setattr(models, "reference_lstm_autoencoder", lambda shape=(4, 32, 3), *rest: build(shape, *rest))
-    for name, value in (small | {"_Worker": InProcess, "SWEEP_SIZE": 4, "GEMM": (64, 64, 64)}).items():
+    for name, value in (small | {"Worker": InProcess, "SWEEP_SIZE": 4, "GEMM": (64, 64, 64)}).items():
         monkeypatch.setattr(bench, name, value)
 
 
@@ -99,15 +99,31 @@ def test_the_growth_is_fitted(small, monkeypatch):
     assert set(found[0]) == set(records.benchmark_records("scaling")[0])
 
 
+def test_restoring_a_folder_is_timed(monkeypatch):
+    monkeypatch.setattr(bench_restoring, "FOLDER", (6, 32))
+    found, text = bench.run("workers", 1)
+    assert [record["workers"] for record in found] == [0, 1, threads.cores()]
+    assert found[1]["speedup"] == 1 and found[2]["speedup"] == pytest.approx(found[1]["seconds"] / found[2]["seconds"])
+    assert "6 pictures of 32 x 32" in text and "none, one process" in text
+
+
+def test_training_on_a_growing_folder_is_timed(monkeypatch):
+    for name, value in {"COUNTS": (40, 1100), "SIDE": 16, "DISTINCT": 30, "IMAGES": 64, "BATCH": 8}.items():
+        monkeypatch.setattr(bench_crops, name, value)
+    found, text = bench.run("crops", 1)
+    assert [record["files"] for record in found] == [40, 1100] and all(record["rate"] > 0 for record in found)
+    assert all(200 < record["peak_mebibytes"] < 2048 for record in found) and "1,100" in text
+
+
 def test_restoring_whole_pictures_is_timed(small, monkeypatch):
-    monkeypatch.setattr(bench, "PICTURES", ((64, 48), (900, 800)))
+    monkeypatch.setattr(bench_restoring, "PICTURES", ((64, 48), (900, 800)))
     asked, engines = [], ["keras", "onnx"]
 
     def restore(source, target, engine):
         asked.append((pictures.read(source).shape, engine))
         return 2.0, 300
 
-    monkeypatch.setattr(bench, "_restore_once", restore)
+    monkeypatch.setattr(bench_restoring, "_restore_once", restore)
     found, text = bench.run("restore", 2)
     assert asked == [(shape, engine) for shape in ((48, 64, 3), (800, 900, 3)) for engine in engines * 2]
     assert [(record["seconds"], record["peak_mebibytes"]) for record in found] == [(2.0, 300)] * 4
@@ -128,7 +144,7 @@ def test_of_some_tasks_the_others_records_are_kept(small):
 
 
 def test_a_process_computes_on_request_and_says_why_it_failed():
-    with bench._Worker("project", 1) as worker, bench._Worker("pytorch", 1) as other:
+    with bench.Worker("project", 1) as worker, bench.Worker("pytorch", 1) as other:
         assert worker.ready() and other.ready() == bool(importlib.util.find_spec("torch"))
         assert worker.ask("gemm", bench.GEMM[0], True) > 0
         assert worker.ask("lunch", 1, True) is None
@@ -139,7 +155,7 @@ def test_a_process_computes_on_request_and_says_why_it_failed():
 
 
 def test_a_process_that_has_ended_is_an_error():
-    with bench._Worker("project", 1) as worker:
+    with bench.Worker("project", 1) as worker:
         worker.kill()
         with pytest.raises(RuntimeError, match="starting by project failed: its process has ended"):
             worker.ready()

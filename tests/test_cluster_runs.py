@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import distributed
@@ -199,3 +201,47 @@ def test_where_nobody_answers_and_what_excludes_each_other(place, capsys):
     assert __main__.main(["sweep", file, "--workers", "2", "--scheduler", "tcp://127.0.0.1:1"]) == 2
     assert __main__.main(["sweep", file, "--workers", "-1"]) == 2
     assert "workers must be a whole number from 0 to 1024, got -1" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def cable(address):
+    """A TCP proxy to an address, which forwards nothing while ``cut`` is set; yields its own address and ``cut``."""
+    host, port = address.removeprefix("tcp://").split(":")
+    listener, cut = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def forward(source, target):
+        with contextlib.suppress(OSError):
+            while content := source.recv(65536):
+                while cut.is_set():
+                    time.sleep(0.05)
+                target.sendall(content)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                near = listener.accept()[0]
+                far = socket.create_connection((host, int(port)))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=forward, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with listener:
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}", cut
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.soak)])
+def test_a_network_that_is_cut_costs_time_alone(place, seconds):
+    file = sweep(place, "notebooks: [12_waits]\nruns: {one: {}}")
+    with scheduler(place) as (_, address, _), cable(address) as (far, cut), dask("worker", far, "--nthreads", "1"):
+        with started("lstm_ae_lib", "sweep", file, "--scheduler", address, "--quiet") as caller:
+            pid(place, "one")
+            cut.set()
+            (place / "go").touch()  # the run ends while nobody can be told
+            time.sleep(seconds)
+            cut.clear()
+            _, err = caller.communicate(timeout=120)
+    assert caller.returncode == 0, err
+    assert runs.status(runs.open_run("one").record) == "finished" and not (place / "one.saved").exists()

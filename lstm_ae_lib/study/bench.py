@@ -8,22 +8,19 @@ import contextlib
 import functools
 import io
 import json
-import math
 import os
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from importlib import metadata
 from operator import itemgetter
-from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, cifar10, datasets, degradations, files, layers, models, pictures, restoring
+from lstm_ae_lib import checks, cifar10, datasets, degradations, files, layers, models
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.fast import threads
 from lstm_ae_lib.study import records, reporting, runs
@@ -41,7 +38,6 @@ IMPLEMENTATIONS = ("project", "gated scan", "keras", "keras, project's threads",
 SWEEP_SIZE, SWEEP_UNITS = 32, 16  # sweeps over 32x32 positions with 16 features, 16 units each way, along rows, then columns
 STEPS_PER_EXECUTION = 8  # between two looks at Keras' callbacks, in the project and in stock Keras alike
 GEMM = (2048, 512, 512)
-PICTURES = ((512, 512), (4000, 3000))  # that restore is timed on, width and height
 SCALES = {"images": (2000, 5000, 10000, 20000, 50000), "side": (32, 64, 128, 256), "units": (32, 64, 128, 256, 512)}
 
 
@@ -57,17 +53,17 @@ def overview(repeats: int = 7) -> list:
         model.compile(optimizer="adam", loss="mse")
         model.optimizer.build(model.trainable_variables)  # as below: the step is traced once
         step = functools.partial(model.train_on_batch, *pair)
-        tasks[f"training step, {model.name}, batch {BATCH}, milliseconds"] = lambda _, step=step: 1000 * _seconds(step, STEPS)
+        tasks[f"training step, {model.name}, batch {BATCH}, milliseconds"] = lambda _, step=step: 1000 * seconds(step, STEPS)
     batches = datasets.training_batches(degraded, images, BATCH, seed=0).take(BATCHES)
     # From a standing start: an iterator that waited would hand out what it had prefetched meanwhile.
-    tasks["pipeline alone, images per second"] = lambda _: BATCHES * BATCH / _seconds(lambda: [None for _ in batches])
+    tasks["pipeline alone, images per second"] = lambda _: BATCHES * BATCH / seconds(lambda: [None for _ in batches])
     for name, library in (("gauss2", "OpenCV"), ("reference", "SciPy")):
         for way, degrade in ((library, degradations.degrade), ("in the graph", _in_graph)):
             work = functools.partial(degrade, images, name)
-            tasks[f"degrading {IMAGES:,} images, {name}, {way}, seconds"] = lambda _, work=work: _seconds(work)
-    shared = {"repeats": repeats, "batch": BATCH, "threads": threads.intra_op(), **_machine()}
+            tasks[f"degrading {IMAGES:,} images, {name}, {way}, seconds"] = lambda _, work=work: seconds(work)
+    shared = {"repeats": repeats, "batch": BATCH, "threads": threads.intra_op(), **machine()}
     found = _interleaved(tasks, repeats)
-    return [{"name": name, "unit": name.rsplit(", ", 1)[1], **_spread("median", one), **shared} for name, one in found.items()]
+    return [{"name": name, "unit": name.rsplit(", ", 1)[1], **spread("median", one), **shared} for name, one in found.items()]
 
 
 def _in_graph(images, protocol):
@@ -96,13 +92,13 @@ def train(repeats: int = 7, cores=(1, 2), tasks=()) -> list:
     for count in (count for count in cores if count <= threads.cores()):
         times = {}
         with contextlib.ExitStack() as stack:
-            workers = {name: stack.enter_context(_Worker(name, count)) for name in IMPLEMENTATIONS}
+            workers = {name: stack.enter_context(Worker(name, count)) for name in IMPLEMENTATIONS}
             workers = {name: worker for name, worker in workers.items() if worker.ready()}
             for group in groups:
                 asked = {(*what, name): functools.partial(workers[name].ask, *what) for what in group for name in workers}
                 times |= _interleaved(asked, repeats)
         gemm = 2e-6 * np.prod(GEMM) / min(statistics.median(found) for (task, *_), found in times.items() if task == "gemm")
-        shared = {"threads": count, "rounds": repeats, "gemm_gflops": round(float(gemm), 1), **_machine("torch", "onnxruntime")}
+        shared = {"threads": count, "rounds": repeats, "gemm_gflops": round(float(gemm), 1), **machine("torch", "onnxruntime")}
         for record in (_record(times, *key, gemm) for key in times if key[0] != "gemm"):
             done.append({key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()} | shared)
     return done
@@ -110,7 +106,7 @@ def train(repeats: int = 7, cores=(1, 2), tasks=()) -> list:
 
 def _record(times, task, batch, name, gemm):
     found = times[task, batch, name]
-    record = {"task": task, "implementation": name, "batch": batch, **_spread("milliseconds", found)}
+    record = {"task": task, "implementation": name, "batch": batch, **spread("milliseconds", found)}
     # Arithmetic of the matrix products: forwards once, backwards twice, without the gradient to the images.
     forward = 4 * 128 * (96 + 128) + 4 * 64 * (128 + 64) + 64 * 96  # at each of 32 steps
     if products := {"inference": forward, "training step": 3 * forward - 4 * 128 * 96}.get(task):
@@ -136,85 +132,15 @@ def scaling(repeats: int = 5) -> list:
     for what, values in SCALES.items():
         points = []
         for value in values:
-            with _Worker("project", threads.cores()) as worker:
+            with Worker("project", threads.cores()) as worker:
                 worker.ready()
                 times = _interleaved({what: functools.partial(worker.ask, what, value)}, 1 if what == "images" else repeats)[what]
                 cost = {"seconds": statistics.median(times) / 1000, "peak_mebibytes": worker.ask("peak", 0, True)}
             size = {"images": value, "side": value**2}.get(what) or models.multiply_adds(_scaled(what, value)[0])
             points.append({"what": what, "value": value, "size": size, **cost})
         exponent = np.polyfit(*(np.log([point[key] for point in points]) for key in ("size", "seconds")), 1)[0]
-        found += [point | {"exponent": round(float(exponent), 3), **_machine()} for point in points]
+        found += [point | {"exponent": round(float(exponent), 3), **machine()} for point in points]
     return found
-
-
-def restore(repeats: int = 3) -> list:
-    """Time and peak memory of the command ``restore`` with its default weights, as a process of its own, start included.
-
-    For each of :data:`PICTURES`, width and height, and each engine, in turn. ``tile_seconds`` is the median for one tile after
-    others; ``fraction_of_gemm`` the network's multiply-adds, those of overlapping tiles too, over what matrix products of the size
-    :data:`GEMM` would do in that time.
-    """
-    import cv2
-
-    checks.number(repeats, "repeats", 1, 1000, whole=True)
-    with _Worker("project", threads.cores()) as worker:
-        worker.ready()
-        gemm = 2e-6 * np.prod(GEMM) / min(worker.ask("gemm", GEMM[0], measured) for measured in (False, True, True))
-    shared = {"repeats": repeats, "gemm_gflops": round(float(gemm), 1), "weights": restoring.DEFAULT, **_machine()}
-    photograph, released = pictures.photographs()["coffee"], restoring.load_restorer(restoring.DEFAULT)
-    steady, found = _tile_seconds(repeats), []
-    with tempfile.TemporaryDirectory() as folder:
-        for width, height in PICTURES:
-            source, target = Path(folder) / "in.jpg", Path(folder) / "out.png"
-            pictures.write(source, cv2.resize(photograph, (width, height), interpolation=cv2.INTER_CUBIC))
-            measured = {engine: [] for engine in restoring.ENGINES}
-            for _ in range(repeats):
-                for engine, values in measured.items():
-                    values.append(_restore_once(source, target, engine))
-            gflop = 2e-9 * _restoring_multiply_adds(released, height, width)
-            for engine, values in measured.items():
-                seconds, peaks = zip(*values, strict=True)
-                share = gflop / statistics.median(seconds) / float(gemm)
-                found.append({"width": width, "height": height, "engine": engine, **_spread("seconds", seconds),
-                              "tile_seconds": steady[engine], "peak_mebibytes": max(peaks), "gflop": gflop,
-                              "fraction_of_gemm": share, **shared})  # fmt: skip
-    return found
-
-
-def _tile_seconds(repeats):
-    """Engine -> median seconds for a whole tile, after the first."""
-    image, times = np.full((1, restoring.TILE, restoring.TILE, 3), 0.5, np.float32), {engine: [] for engine in restoring.ENGINES}
-    restorers = {engine: restoring.load_restorer(restoring.DEFAULT, engine=engine) for engine in restoring.ENGINES}
-    for _ in range(repeats + 1):
-        for engine, restorer in restorers.items():
-            times[engine].append(_seconds(lambda restorer=restorer: restorer(image)))
-    return {engine: statistics.median(values[1:]) for engine, values in times.items()}
-
-
-def _restoring_multiply_adds(restorer, height, width):
-    """Of a picture of that size: those of its tiles, which overlap and are continued where they must."""
-    tiles = [restoring._tiles(side, restoring.TILE, restoring.OVERLAP) for side in (height, width)]
-    sides = [parts[0].stop + restoring._padding(parts[0].stop) for parts in tiles]
-    return models.multiply_adds(restorer._at_size(*sides)) * math.prod(map(len, tiles))
-
-
-# A process begins with the peak of the one that starts it, so a small one starts it.
-_LAUNCH = """
-import resource, subprocess, sys, time
-started = time.perf_counter()
-code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
-print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, code)
-"""
-
-
-def _restore_once(source, target, engine):
-    """Seconds and MiB of one process."""
-    command = [sys.executable, "-m", "lstm_ae_lib", "restore", str(source), str(target), "--engine", engine, "--quiet"]
-    done = subprocess.run([sys.executable, "-ISc", _LAUNCH, *command], capture_output=True, text=True, check=True)
-    seconds, peak, code = done.stdout.split()
-    if int(code):
-        raise RuntimeError(f"restore ended with {code}")
-    return float(seconds), round(int(peak) / (1024 if sys.platform == "linux" else 1024**2))
 
 
 def _scaled(what, value):
@@ -230,18 +156,18 @@ def _interleaved(tasks, repeats):
     return dict(zip(able, zip(*rounds, strict=True), strict=True))
 
 
-def _spread(name, values):
+def spread(name, values):
     return {name: statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def _seconds(call, calls=1):
+def seconds(call, calls=1):
     started = time.perf_counter()
     for _ in range(calls):
         call()
     return (time.perf_counter() - started) / calls
 
 
-def _machine(*packages):
+def machine(*packages):
     versions = runs.versions() | dict.fromkeys(packages)
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -250,11 +176,14 @@ def _machine(*packages):
 
 
 def run(what: str, repeats: int = 7, tasks=()) -> tuple:
-    """Records and text of ``overview``, ``train`` (of some tasks: the others' records as saved before), ``scaling`` or
-    ``restore``."""
-    if what == "restore":
-        found = restore(repeats)
-        return found, format_restore(found)
+    """Records and text of ``overview``, ``train`` (of some tasks: the others' records as saved before), ``scaling``, ``restore``,
+    ``workers`` or ``crops``."""
+    if what in ("restore", "workers", "crops"):
+        from lstm_ae_lib.study import bench_crops, bench_restoring
+
+        module = bench_crops if what == "crops" else bench_restoring
+        found = getattr(module, what)(repeats)
+        return found, getattr(module, f"format_{what}")(found)
     if what != "train":
         found, text = (overview(repeats), format_overview) if what == "overview" else (scaling(), format_scaling)
         return found, text(found)
@@ -307,18 +236,7 @@ def format_scaling(found: list) -> str:
     return f"{table}\n\none epoch for images, one step for side (batch 8) and units (batch 64); {found[0]['hardware']}"
 
 
-def format_restore(found: list) -> str:
-    """Restoring whole pictures as a table."""
-    columns = [Column("picture", lambda record: f"{record['width']} x {record['height']}"),
-               Column("engine", lambda record: record["engine"]),
-               Column("seconds", lambda record: f"{record['seconds']:.1f} [{record['low']:.1f}, {record['high']:.1f}]"),
-               reporting.number("a tile, steady", "tile_seconds", ".2f"), reporting.number("peak MiB", "peak_mebibytes", ","),
-               reporting.number("of the GEMM rate", "fraction_of_gemm", ".0%")]  # fmt: skip
-    said = "median [lowest, highest] of {repeats} processes, engines in turn, {weights}; GEMM {gemm_gflops:.0f} GFLOP/s; {hardware}"
-    return f"{reporting.render(found, columns)}\n\n{said.format(**found[0])}"
-
-
-class _Worker(subprocess.Popen):
+class Worker(subprocess.Popen):
     """A process that computes on request: a line of JSON in, a line of JSON out; text in it is an error."""
 
     def __init__(self, name, cores):
@@ -373,7 +291,7 @@ def _answering(name, cores):
         call, steps = made(task, batch)
         images = TASKS[task][1] if task in TASKS else 20 * batch
         calls = min(400, max(2, round(images / (batch * steps)))) if measured else 2
-        return _seconds(call, 1 if task in SCALES else calls) / steps * 1000
+        return seconds(call, 1 if task in SCALES else calls) / steps * 1000
 
     return answer
 

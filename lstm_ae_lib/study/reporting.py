@@ -215,7 +215,7 @@ def comparison_line(found: dict) -> str:
 def readme_overview(records: list) -> str:
     """The top README's table: for four protocols, each family's restorer of lowest error: PSNR, MSE x 1000, training minutes."""
     families = {"degraded": ("degraded",), "linear filter": CLOSED_FORM, "LSTM autoencoder": LSTMS,
-                "convolutional network": PEERS, "flagship": ("flagship",)}  # fmt: skip
+                "convolutional network": PEERS, "flagship": ("flagship", "multiscale_flagship")}  # fmt: skip
     measured, _ = _readme_records(records)
     cells = [[f"`{name}`: {degradations.PROTOCOLS[name].summary}", *(
         _psnr_and_error(min((record for record in measured if record["protocol"] == name and record["restorer"] in family),
@@ -234,7 +234,7 @@ def _psnr_and_error(record):
 def families_table(records: list) -> str:
     """Of all protocols that the flagship was trained for: lowest MSE x 1000 per family (training minutes)."""
     families = {"degraded": ("degraded",), "best closed form": CLOSED_FORM, "LSTM autoencoder": LSTMS[:1],
-                "bidirectional": LSTMS[1:], "convolutional network": PEERS, "flagship": ("flagship",)}  # fmt: skip
+                "bidirectional": LSTMS[1:], "convolutional network": PEERS, "flagship": ("flagship", "multiscale_flagship")}  # fmt: skip
     measured, others = _readme_records(records)
     found = {title: [record for record in measured if record["restorer"] in family] for title, family in families.items()}
     found["published by others"] = others

@@ -78,7 +78,8 @@ def run_sweep(path, quiet: bool = False, workers: int = 0, scheduler: str = "") 
 
 
 def run_one(name: str, parameters: dict, notebooks, quiet: bool = False) -> str:
-    """Execute a run, or go on with it: ``"finished"`` or ``"was finished"``; raises as :func:`lstm_ae_lib.study.runner.run_chain`."""
+    """Execute a run, or go on with it: ``"finished"`` or ``"was finished"``. Raises as
+    :func:`lstm_ae_lib.study.runner.run_chain`."""
     if (before := _status(name)) == "finished":
         return "was finished"
     if before:
