@@ -17,7 +17,7 @@ import pytest
 from test_runner import write_notebook
 
 from lstm_ae_lib import __main__, paths
-from lstm_ae_lib.study import cluster_runs, runs, sweeps
+from lstm_ae_lib.study import cluster_runs, clusters, runs, sweeps
 
 CUSTOM = """
 import os, pathlib
@@ -196,6 +196,15 @@ def test_a_worker_of_another_version_is_refused_by_its_name(place, capsys):
     assert not runs.Run("one").folder.exists()
 
 
+def test_a_local_cluster_listens_on_loopback_only():
+    with clusters.connected(workers=1) as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        assert all(address.startswith("tcp://127.0.0.1:") for address in (client.scheduler.address, *workers))
+        assert client.dashboard_link.startswith("http://127.0.0.1:")
+        (found,) = client.run(lambda: os.environ["LSTM_AE_CORES"]).values()
+        assert int(found) == len(os.sched_getaffinity(0))
+
+
 def test_where_nobody_answers_and_what_excludes_each_other(place, capsys):
     file = sweep(place, "notebooks: [10_works]\nruns: {one: {}}")
     assert __main__.main(["sweep", file, "--workers", "2", "--scheduler", "tcp://127.0.0.1:1"]) == 2
@@ -210,14 +219,14 @@ def cable(address):
     listener, cut = socket.create_server(("127.0.0.1", 0)), threading.Event()
 
     def forward(source, target):
-        with contextlib.suppress(OSError):
-            while content := source.recv(65536):
-                while cut.is_set():
-                    time.sleep(0.05)
-                target.sendall(content)
-        for end in (source, target):
+        with source:  # each end is the source of one direction
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                while content := source.recv(65536):
+                    while cut.is_set():
+                        time.sleep(0.05)
+                    target.sendall(content)
+            with contextlib.suppress(OSError):
+                target.shutdown(socket.SHUT_RDWR)
 
     def accept():
         with contextlib.suppress(OSError):
@@ -225,11 +234,16 @@ def cable(address):
                 near = listener.accept()[0]
                 far = socket.create_connection((host, int(port)))
                 for pair in ((near, far), (far, near)):
-                    threading.Thread(target=forward, args=pair, daemon=True).start()
+                    threads.append(threading.Thread(target=forward, args=pair, daemon=True))
+                    threads[-1].start()
 
-    threading.Thread(target=accept, daemon=True).start()
+    threads = [threading.Thread(target=accept, daemon=True)]
+    threads[0].start()
     with listener:
         yield f"tcp://127.0.0.1:{listener.getsockname()[1]}", cut
+        listener.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join(10)
 
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.soak)])

@@ -63,6 +63,8 @@ def test_every_library_module_has_its_test_file():
         "tasks/recurrent_inference.py": "test_models", "study/__init__.py": "test_package", "study/releasing.py": "test_restoring",
         "study/figures.py": "test_readme", "study/sample.py": "test_datasets", "tasks/picture_folder.py": "test_picture_batches",
         "study/notebooks.py": "test_make_notebooks", "study/page.py": "test_web", "study/book.py": "test_web",
+        "study/clusters.py": "test_cluster_runs", "study/cluster_plugin.py": "test_cluster_runs",
+        "study/bench_restoring.py": "test_bench", "study/bench_crops.py": "test_bench",
     }  # fmt: skip
     for module in sorted(library.rglob("*.py")):
         name = module.relative_to(library).as_posix()
