@@ -183,7 +183,8 @@ def run(what: str, repeats: int = 7, tasks=()) -> tuple:
 
         module = bench_crops if what == "crops" else bench_restoring
         found = getattr(module, what)(repeats)
-        return found, getattr(module, f"format_{what}")(found)
+        text = {"restore": bench_restoring.format_restore, "workers": reporting.workers_table, "crops": reporting.crops_table}[what]
+        return found, text(found)
     if what != "train":
         found, text = (overview(repeats), format_overview) if what == "overview" else (scaling(), format_scaling)
         return found, text(found)

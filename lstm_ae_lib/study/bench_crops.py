@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_ae_lib import checks, pictures
-from lstm_ae_lib.study import bench, reporting
+from lstm_ae_lib.study import bench
 
 COUNTS, SIDE = (10_000, 100_000, 1_000_000), 64  # files of a folder, and their sides in pixels
 DISTINCT, IMAGES, BATCH = 10_000, 20_000, 64  # other pictures, then the same again; images of a measurement
@@ -78,13 +78,3 @@ def _write(place):
     writer = write()
     next(writer)
     return writer
-
-
-def format_crops(found: list) -> str:
-    """Folders of many pictures as a table."""
-    columns = [reporting.number("files", "files", ","), reporting.number("to open it, s", "open_seconds", ".1f"),
-               reporting.Column("crops a second", lambda one: f"{one['rate']:,.0f} [{one['low']:,.0f}, {one['high']:,.0f}]"),
-               reporting.number("peak MiB", "peak_mebibytes", ",")]  # fmt: skip
-    said = ("median [lowest, highest] of {repeats} processes; PNG files of {side} x {side}, degraded as {protocol}; {images:,} "
-            "images each; {hardware}")  # fmt: skip
-    return f"{reporting.render(found, columns)}\n\n{said.format(**found[0])}"

@@ -131,14 +131,3 @@ def format_restore(found: list) -> str:
                reporting.number("of the GEMM rate", "fraction_of_gemm", ".0%")]  # fmt: skip
     said = "median [lowest, highest] of {repeats} processes, engines in turn, {weights}; GEMM {gemm_gflops:.0f} GFLOP/s; {hardware}"
     return f"{reporting.render(found, columns)}\n\n{said.format(**found[0])}"
-
-
-def format_workers(found: list) -> str:
-    """Restoring a folder as a table."""
-    columns = [Column("workers", lambda record: str(record["workers"] or "none, one process")),
-               Column("seconds", lambda record: f"{record['seconds']:.1f} [{record['low']:.1f}, {record['high']:.1f}]"),
-               reporting.number("pictures a second", "pictures_per_second", ".1f"),
-               Column("times one", lambda record: reporting.between(record, "speedup", ".2f"))]  # fmt: skip
-    said = ("median [lowest, highest] of {repeats} processes, start included, in turn; {pictures} pictures of {side} x {side}, "
-            "{weights}, one core a worker; {hardware}")  # fmt: skip
-    return f"{reporting.render(found, columns)}\n\n{said.format(**found[0])}"

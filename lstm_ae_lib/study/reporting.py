@@ -17,7 +17,10 @@ WRITTEN = {  # the READMEs' tables: name of the marks -> file, and the command t
     "results": ("data/published/README.md", "python -m lstm_ae_lib publish"),
     "looks": ("data/published/README.md", "python -m lstm_ae_lib publish"),
     "speed": ("data/benchmarks/README.md", "python -m lstm_ae_lib bench ... --save"),
+    "workers": ("data/benchmarks/README.md", "python -m lstm_ae_lib bench workers --save"),
+    "crops": ("data/benchmarks/README.md", "python -m lstm_ae_lib bench crops --save"),
 }
+FLAGSHIPS = ("flagship", "multiscale_flagship")
 OVERVIEW = ("reference", "gauss2", "blind", "noisy")  # the protocols of the top README's table
 Column = namedtuple("Column", ("title", "text"))  # of a table: its title, and a function from a row to its text
 
@@ -215,7 +218,7 @@ def comparison_line(found: dict) -> str:
 def readme_overview(records: list) -> str:
     """The top README's table: for four protocols, each family's restorer of lowest error: PSNR, MSE x 1000, training minutes."""
     families = {"degraded": ("degraded",), "linear filter": CLOSED_FORM, "LSTM autoencoder": LSTMS,
-                "convolutional network": PEERS, "flagship": ("flagship", "multiscale_flagship")}  # fmt: skip
+                "convolutional network": PEERS, "flagship": FLAGSHIPS}  # fmt: skip
     measured, _ = _readme_records(records)
     cells = [[f"`{name}`: {degradations.PROTOCOLS[name].summary}", *(
         _psnr_and_error(min((record for record in measured if record["protocol"] == name and record["restorer"] in family),
@@ -234,7 +237,7 @@ def _psnr_and_error(record):
 def families_table(records: list) -> str:
     """Of all protocols that the flagship was trained for: lowest MSE x 1000 per family (training minutes)."""
     families = {"degraded": ("degraded",), "best closed form": CLOSED_FORM, "LSTM autoencoder": LSTMS[:1],
-                "bidirectional": LSTMS[1:], "convolutional network": PEERS, "flagship": ("flagship", "multiscale_flagship")}  # fmt: skip
+                "bidirectional": LSTMS[1:], "convolutional network": PEERS, "flagship": FLAGSHIPS}  # fmt: skip
     measured, others = _readme_records(records)
     found = {title: [record for record in measured if record["restorer"] in family] for title, family in families.items()}
     found["published by others"] = others
@@ -310,6 +313,26 @@ def speed_table(training: list, growth: list) -> str:
     ])  # fmt: skip
 
 
+def workers_table(found: list, style: str = "text") -> str:
+    """Folders restored by several workers: the records of ``bench workers``."""
+    columns = [Column("workers", lambda record: str(record["workers"] or "none, one process")),
+               Column("seconds", lambda record: f"{record['seconds']:.1f} [{record['low']:.1f}, {record['high']:.1f}]"),
+               number("a second", "pictures_per_second", ".1f"), interval("times one worker", "speedup", ".2f")]  # fmt: skip
+    said = ("Median [lowest, highest] of {repeats} processes, start included, in turn; {pictures} pictures of {side} x {side}, "
+            "weights {weights}, one core a worker; {hardware}.")  # fmt: skip
+    return f"{render(found, columns, style)}\n\n{said.format(**found[0])}"
+
+
+def crops_table(found: list, style: str = "text") -> str:
+    """Folders of many pictures to train on: the records of ``bench crops``."""
+    columns = [number("files", "files", ","), number("seconds to open it", "open_seconds", ".1f"),
+               Column("crops a second", lambda one: f"{one['rate']:,.0f} [{one['low']:,.0f}, {one['high']:,.0f}]"),
+               number("peak MiB", "peak_mebibytes", ",")]  # fmt: skip
+    said = ("Median [lowest, highest] of {repeats} processes; PNG files of {side} x {side}, one crop of each, degraded as "
+            "{protocol}, {images:,} of them; peak with TensorFlow; {hardware}.")  # fmt: skip
+    return f"{render(found, columns, style)}\n\n{said.format(**found[0])}"
+
+
 def readme_tables() -> dict:
     """The READMEs' tables by the name of their marks; looks and speed only where they have been measured."""
     records = published.reference_records()
@@ -317,7 +340,11 @@ def readme_tables() -> dict:
     if perceived := published.perception_records("gauss2"):
         tables["looks"] = looks_table(perceived)
     speed = [published.benchmark_records(name) for name in ("train", "scaling")]
-    return tables | ({"speed": speed_table(*speed)} if all(speed) else {})
+    tables |= {"speed": speed_table(*speed)} if all(speed) else {}
+    for name, table in {"workers": workers_table, "crops": crops_table}.items():
+        measured = published.benchmark_records(name)
+        tables |= {name: table(measured, "markdown")} if measured else {}
+    return tables
 
 
 def update_readmes() -> None:
