@@ -290,7 +290,7 @@ def test_openvino_restores_from_the_same_file(name, sample):
     for clean in (sample.test_images[:100], *photographs):
         degraded = degradations.as_float(degradations.degrade(clean, restorer.card["protocol"]))
         found = np.clip(network(degraded)[0], 0, 1)
-        assert np.abs(found - restorer(degraded)).max() < (4e-4 if name == "noisy" else 1e-4)
+        assert np.abs(found - restorer(degraded)).max() < 1e-4
 
 
 def test_a_base_installation_from_scratch(tmp_path):
