@@ -30,8 +30,9 @@ def execute_all(wanted: dict, notebooks, workers: int = 0, scheduler: str = "", 
     """Execute runs on a cluster, as many at once as there are workers; yields name and outcome as they end.
 
     ``wanted``: name -> parameters. Outcomes are ``"finished"``, ``"was finished"``, ``"interrupted"``, and after :data:`RETRIES`
-    further tries ``"failed: ..."``. A ``KeyboardInterrupt`` lets all runs save their trainings, and is raised when they have ended; a
-    second one kills them. Raises as :func:`lstm_ae_lib.study.clusters.connected`; ``RuntimeError`` where the scheduler is lost.
+    further tries ``"failed: ..."``. A ``KeyboardInterrupt`` lets all runs save their trainings, and is raised when they have
+    ended; a second one kills them. Raises as :func:`lstm_ae_lib.study.clusters.connected`; ``RuntimeError`` where the scheduler
+    is lost.
     """
     sweep = uuid.uuid4().hex
     with clusters.connected(workers, scheduler) as client, contextlib.ExitStack() as stack:
