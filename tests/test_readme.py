@@ -160,8 +160,11 @@ def facts():
     ), max(both_adam, psnr("gauss2-bilstm-20m", "reference_bilstm")) < linear < both
     yield f"on {min(wins):.0%} to {max(wins):.0%} of the test images".replace("%", " %"), min(wins) > 0.5
     yield f"with {min(size):.0%} to {max(size):.0%} more parameters".replace("%", " %"), min(size) > 0
-    ten = {name: psnr(f"blind-{name}-mixture-10m", name) for name in ("unet", "flagship")}
-    yield "on `blind`, after ten minutes, a U-Net leads", ten["unet"] > ten["flagship"]
+    runs = {"unet": "blind-unet-mixture-10m", "flagship": "blind-flagship-mixture-10m", "multiscale_flagship": "blind-multiscale-10m"}
+    unet, flagship, several = (one[run, name]["mse"] for name, run in runs.items())
+    yield (
+        "on `blind`, after ten minutes, a U-Net errs less than it, and the flagship of several resolutions less than both"
+    ), several < unet < flagship
     start, muon, scans = (end["scan"] - end[name] for name in ("no-start", "adam", "none"))
     yield (
         f"{start:.2f} dB after four minutes, against {muon:.2f} dB for Muon in place of Adam and {scans:.2f} dB for all scans"
