@@ -18,7 +18,7 @@ both    = export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS
           $(1) $(PYTEST); tests=$$?; wait $$notebooks; notebooks=$$?; cat .nbval.log; rm -f .nbval.log; exit $$((tests | notebooks))
 
 .DEFAULT_GOAL := help
-.PHONY: help study full data test test-quick test-nbval test-colab test-backends test-web chromium soak bench bench-train notebooks book address clean
+.PHONY: help study full data test test-quick test-nbval test-colab test-backends test-web test-scale chromium soak bench bench-train notebooks book address clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ test-backends: $(VENV)-backends/.installed  ## layer, model and metric tests on 
 test-web: $(VENV)/.installed-test chromium  ## the page and the book in headless Chromium, OpenVINO, a base installation from scratch
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[web,book]'
 	$(RUN) -m pytest -m web tests/test_web.py
+
+test-scale: $(VENV)/.installed-test  ## sweeps on Dask clusters: killed workers, a lost scheduler, a cut network
+	$(RUN) -m pytest -m 'scale and not soak' tests/test_cluster_runs.py
 
 # Installed only where that can be done without asking.
 chromium:

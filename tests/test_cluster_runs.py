@@ -19,6 +19,7 @@ from test_runner import write_notebook
 from lstm_ae_lib import __main__, paths
 from lstm_ae_lib.study import cluster_runs, clusters, runs, sweeps
 
+pytestmark = pytest.mark.scale
 CUSTOM = """
 import os, pathlib
 from lstm_ae_lib import files, paths
