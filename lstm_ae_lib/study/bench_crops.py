@@ -40,9 +40,9 @@ def crops(repeats: int = 3) -> list:
     checks.number(repeats, "repeats", 1, 1000, whole=True)
     found, rounds = [], {}
     with tempfile.TemporaryDirectory() as place:
-        written = _write(Path(place))
-        for count in COUNTS:
-            written.send(count)
+        contents = _contents()
+        for before, count in itertools.pairwise((0, *COUNTS)):
+            _write(Path(place), contents, range(before, count))
             command = [sys.executable, "-c", _MEASURE, place, *map(str, (SIDE, IMAGES, BATCH)), PROTOCOL]
             for _ in range(repeats):
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -55,26 +55,21 @@ def crops(repeats: int = 3) -> list:
     return found
 
 
-def _write(place):
-    """Told a number, writes pictures until there are so many: a thousand in a folder."""
-    photographs, random = list(pictures.photographs().values()), np.random.default_rng(0)
-    contents = []
-    for number in range(min(DISTINCT, max(COUNTS))):
-        photograph = photographs[number % len(photographs)]
-        top, left = (random.integers(size - SIDE) for size in photograph.shape[:2])
-        pictures.write(place / "one.png", photograph[top : top + SIDE, left : left + SIDE])
-        contents.append((place / "one.png").read_bytes())
-    (place / "one.png").unlink()
+def _contents():
+    """PNG files' contents, crops of scikit-image's photographs."""
+    photographs, random, contents = list(pictures.photographs().values()), np.random.default_rng(0), []
+    with tempfile.TemporaryDirectory() as place:
+        for number in range(min(DISTINCT, max(COUNTS))):
+            photograph = photographs[number % len(photographs)]
+            top, left = (random.integers(size - SIDE) for size in photograph.shape[:2])
+            pictures.write(Path(place) / "one.png", photograph[top : top + SIDE, left : left + SIDE])
+            contents.append((Path(place) / "one.png").read_bytes())
+    return contents
 
-    def write():
-        wanted = yield
-        for number in itertools.count():
-            while number == wanted:
-                wanted = yield
-            if number % 1000 == 0:
-                (place / f"{number // 1000:04}").mkdir()
-            (place / f"{number // 1000:04}" / f"{number:07}.png").write_bytes(contents[number % len(contents)])
 
-    writer = write()
-    next(writer)
-    return writer
+def _write(place, contents, numbers):
+    """The files of these numbers, a thousand in a folder."""
+    for number in numbers:
+        folder = place / f"{number // 1000:04}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number:07}.png").write_bytes(contents[number % len(contents)])
