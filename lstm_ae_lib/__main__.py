@@ -48,6 +48,9 @@ def _parser():
     add("-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", help="set a parameter; may be repeated")
     add("--name", help="the run's folder under data/runs (default: preset, or run, and time)")
     add("--resume", metavar="NAME", help="go on with a run that was interrupted or killed, from its last checkpoint")
+    add("--distribute", type=int, default=0, metavar="N", help="train on N processes, each with its part of every batch (by JAX)")
+    add("--coordinator", default="", metavar="HOST:PORT", help="of processes started one by one: where process 0 is")
+    add("--process", type=int, default=0, metavar="K", help="of processes started one by one: which one this is, from 0")
     add("--quiet", action="store_true", help="no progress, only the result")
     add = command("sweep", _sweep, "execute the runs of a file; given again, do what is left")
     add("file", help="a YAML file, or the name of one in data/sweeps (compare)")
@@ -56,9 +59,10 @@ def _parser():
     add("--quiet", action="store_true", help="no progress, only the result")
     engines, engine = ("onnx", "keras"), "what computes (onnx, ONNX Runtime, where it is installed and the weights have a file)"
     add = command("restore", _picture, "restore a picture: PNG or JPEG, any size")
-    add("source", metavar="IN", help="the picture; - reads standard input; or a folder of pictures")
+    add("sources", nargs="+", metavar="IN", help="the picture; - reads standard input; or a folder of pictures; or several of one "
+        "scene, oldest first, of which the last is restored")  # fmt: skip
     add("target", metavar="OUT", help="where to write it, .png or .jpg; - writes a PNG to standard output; or a folder")
-    add("--weights", help="released weights: a name in data/weights (photo)")
+    add("--weights", help="released weights: a name in data/weights (photo), of several pictures in data/weights/burst (default)")
     add("--strength", type=float, default=1.0, help="share of the restored picture in what is written, 0 to 1 (1)")
     add("--map", metavar="MAP", help="a .png to write, too: the lighter, the larger the error to expect (five times as long)")
     add("--strict", action="store_true", help="write nothing where the weights do not fit the picture")
@@ -145,16 +149,20 @@ def _protocols(_arguments):
 
 def _run(arguments):
     from lstm_ae_lib import paths
-    from lstm_ae_lib.study import reporting, runner
+    from lstm_ae_lib.study import data_parallel, reporting, runner
 
+    processes = data_parallel.Processes(arguments.distribute or 1, arguments.coordinator, arguments.process)
     if arguments.resume and (arguments.parameters or arguments.name or arguments.preset):
         raise ValueError("--resume goes on with the run's own settings: it takes no --preset, -p or --name")
+    chosen = runner.read_preset(arguments.preset) if arguments.preset else {}
+    asked = None if arguments.resume else {**chosen, **dict(arguments.parameters or {})}
+    name = arguments.resume or arguments.name or f"{arguments.preset or 'run'}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    if processes.place:
+        return runner.take_part(name, asked, processes)
     if arguments.resume:
-        run = runner.resume_chain(arguments.resume, quiet=arguments.quiet)
+        run = runner.resume_chain(name, arguments.quiet, processes if arguments.distribute else None)
     else:
-        chosen = runner.read_preset(arguments.preset) if arguments.preset else {}
-        name = arguments.name or f"{arguments.preset or 'run'}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        run = runner.run_chain(name, {**chosen, **dict(arguments.parameters or {})}, quiet=arguments.quiet)
+        run = runner.run_chain(name, asked, quiet=arguments.quiet, processes=processes)
     record = run.record
     print(f"\nrun {run.name}: {record['data']['kind']} CIFAR-10, protocol {record['protocol']}, {record['minutes']:.1f} minutes\n")
     print(reporting.run_summary(run))
@@ -182,6 +190,10 @@ def _picture(arguments):
     """Checks what can be checked before TensorFlow is imported, then writes the picture; a warning takes one line."""
     from lstm_ae_lib import checks, files, paths, pictures
 
+    if arguments.command == "restore":
+        arguments.source = arguments.sources[-1]
+        if len(arguments.sources) > 1:
+            return _sequence(arguments)
     if arguments.command == "restore" and (Path(arguments.source).is_dir() or arguments.workers or arguments.scheduler):
         return _folder(arguments)
     files.check_source(arguments.source)
@@ -224,6 +236,22 @@ def _folder(arguments):
     print(f"{arguments.target}: {count} restored in {seconds:.1f} s, {count / seconds:.2f} a second; {done['skipped']} done before")
     if done["failed"]:
         raise RuntimeError(f"{len(done['failed'])} pictures failed: {', '.join(list(done['failed'])[:3])}"[:200])
+
+
+def _sequence(arguments):
+    """Restores the last of several pictures of one scene."""
+    from lstm_ae_lib import checks
+    from lstm_ae_lib.tasks import sequences
+
+    given = {"map": arguments.map, "strict": arguments.strict, "workers": arguments.workers, "scheduler": arguments.scheduler,
+             "strength": arguments.strength != 1, "engine": arguments.engine == "onnx"}  # fmt: skip
+    if wrong := [f"--{name}" for name, value in given.items() if value]:
+        raise ValueError(f"several pictures of one scene are restored without {', '.join(wrong)}")
+    checks.number(arguments.quality, "quality", 1, 100, whole=True)
+    options = {"quality": arguments.quality, "progress": not arguments.quiet}
+    height, width, *_ = sequences.restore_files(arguments.sources, arguments.target, arguments.weights or "", **options)
+    said = f"{arguments.target}: {width} x {height} pixels, restored from {len(arguments.sources)} frames"
+    print(said, file=sys.stderr if arguments.target == "-" else sys.stdout)
 
 
 def _write_picture(arguments, source, target, weights):

@@ -30,7 +30,9 @@ def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
     return slice(0, cut), slice(cut, count)
 
 
-def training_batches(degraded, clean, batch_size: int, seed: int, *, flip: bool = True, first_epoch: int = 0, first_step: int = 0):
+def training_batches(
+    degraded, clean, batch_size: int, seed: int, *, flip: bool = True, first_epoch: int = 0, first_step: int = 0, part=(0, 1)
+):  # fmt: skip
     """Endless shuffled batches of ``(degraded, clean)``, a ``tf.data.Dataset`` of float32 in units of [0, 1].
 
     Images are degraded once, before (35 us an image at sigma 2); a batch is two look-ups. Give ``fit`` ``steps_per_epoch=``
@@ -43,6 +45,7 @@ def training_batches(degraded, clean, batch_size: int, seed: int, *, flip: bool 
         seed: of the order and the flips, 0 to 2**31 - 1.
         flip: mirror half of the images left to right, both versions alike; doubles the memory.
         first_epoch, first_step: where a resumed training starts: after so many epochs, and so many steps more.
+        part: of each batch, which of how many equal parts; ``ValueError`` where a batch, or the last one, cannot be divided so.
     """
     import tensorflow as tf
 
@@ -51,12 +54,12 @@ def training_batches(degraded, clean, batch_size: int, seed: int, *, flip: bool 
     def load(indices, flips, epoch):
         return look_up(indices + count * tf.cast(flips, indices.dtype) if flip else indices)
 
-    return quiet(shuffled(count, batch_size, seed, first_epoch, first_step).map(load))
+    return quiet(shuffled(count, batch_size, seed, first_epoch, first_step, part=part).map(load))
 
 
 def redrawn_batches(
     clean, protocol, batch_size: int, seed: int, *, flip: bool = True, first_index: int = 0, first_epoch: int = 0,
-    first_step: int = 0
+    first_step: int = 0, part=(0, 1)
 ):  # fmt: skip
     """As :func:`training_batches`, but degraded anew in each epoch by :func:`lstm_ae_lib.degradations.redegrade`.
 
@@ -67,7 +70,7 @@ def redrawn_batches(
     clean = checks.images_uint8(clean, "clean")
     checks.number(first_index, "first_index", 0, 2**31, whole=True)
     checks.choice(flip, "flip", (True, False))
-    order = {"batch_size": batch_size, "seed": seed, "first_epoch": first_epoch, "first_step": first_step}
+    order = {"batch_size": batch_size, "seed": seed, "first_epoch": first_epoch, "first_step": first_step, "part": part}
     if not degradations.is_random(protocol):
         return training_batches(degradations.degrade(clean, protocol), clean, flip=flip, **order)
 
@@ -85,7 +88,7 @@ def redrawn_batches(
 
 def picture_batches(
     folder, protocol, batch_size: int, seed: int, *, flip: bool = True, first_epoch: int = 0, first_step: int = 0,
-    threads: int = 2
+    threads: int = 2, part=(0, 1)
 ):  # fmt: skip
     """Endless batches of ``(degraded, clean)`` crops of pictures, as :func:`redrawn_batches` gives them of images; ``folder`` is a
     :class:`lstm_ae_lib.tasks.picture_folder.PictureFolder`.
@@ -98,6 +101,7 @@ def picture_batches(
 
     protocol, files, crops, side = degradations.get_protocol(protocol), len(folder.files), folder.crops, folder.side
     start, first_step = _start(files * crops, batch_size, seed, first_epoch, first_step)
+    mine = _part(files * crops, batch_size, part)
     checks.choice(flip, "flip", (True, False))
     checks.number(threads, "threads", 1, 64, whole=True)
     group = INTERLEAVED * crops
@@ -119,7 +123,7 @@ def picture_batches(
         places = tf.data.Dataset.from_tensor_slices(places).skip(done // group * INTERLEAVED)
         loaded = places.map(lambda place: load(place, epoch), num_parallel_calls=threads)  # in interleave, more would be read ahead
         images = loaded.interleave(lambda *one: tf.data.Dataset.from_tensor_slices(one), INTERLEAVED).skip(done % group)
-        return images.batch(batch_size).map(lambda clean, positions: (clean, positions, epoch))
+        return images.batch(batch_size).map(lambda clean, positions: (clean[mine], positions[mine], epoch))
 
     def degrade(*batch):
         both = tf.numpy_function(pair, batch, [tf.float32, tf.float32])
@@ -130,40 +134,14 @@ def picture_batches(
     return quiet(batches.map(degrade, num_parallel_calls=threads))
 
 
-def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int = 4, first_epoch: int = 0, first_step: int = 0):
-    """Endless shuffled batches to train a classifier with: images, float32 in [0, 1], and labels, int32 ``(batch,)``.
-
-    Half of the images are mirrored, and each is moved by up to ``shift`` pixels, 0 to 16, each way, its border mirrored. Given are
-    ``(n, height, width, 3)`` uint8 and ``(n,)`` whole numbers; other arguments as for :func:`training_batches`.
-    """
-    import tensorflow as tf
-
-    images, labels = checks.images_uint8(images), checks.array(labels, "labels")
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}")
-    checks.number(shift, "shift", 0, 16, whole=True)
-    count, height, width, _ = images.shape
-    wider = np.pad(images, [(0, 0), (shift, shift), (shift, shift), (0, 0)], mode="reflect")
-    with tf.device("CPU:0"):
-        pixels, names = tf.constant(wider.reshape(-1, 3)), tf.constant(labels.astype(np.int32))
-
-    def load(indices, flips, moves, epoch):
-        moves = tf.cast(tf.floor(moves * (2 * shift + 1)), tf.int32)
-        rows = moves[:, :1] + tf.range(height)
-        columns = moves[:, 1:] + tf.where(flips[:, None], tf.range(width)[::-1], tf.range(width))
-        numbers = (indices[:, None, None] * (height + 2 * shift) + rows[:, :, None]) * (width + 2 * shift) + columns[:, None]
-        return tf.cast(tf.gather(pixels, numbers), tf.float32) / 255, tf.gather(names, indices)
-
-    return quiet(shuffled(count, batch_size, seed, first_epoch, first_step, moves=True).map(load))
-
-
-def evaluation_batches(degraded, clean, batch_size: int):
+def evaluation_batches(degraded, clean, batch_size: int, part=(0, 1)):
     """Batches of ``(degraded, clean)``, once through, in order. Arguments as for :func:`training_batches`."""
     import tensorflow as tf
 
     look_up = _look_up(degraded, clean)
     checks.number(batch_size, "batch_size", 1, 2**31 - 1, whole=True)
-    return quiet(tf.data.Dataset.range(len(clean)).batch(batch_size).map(look_up))
+    mine = _part(len(clean), batch_size, part)
+    return quiet(tf.data.Dataset.range(len(clean)).batch(batch_size).map(lambda indices: look_up(indices[mine])))
 
 
 def with_clean(batches):
@@ -193,11 +171,23 @@ def _start(count, batch_size, seed, first_epoch, first_step):
     return first_epoch + more_epochs, first_step
 
 
-def shuffled(count, batch_size, seed, first_epoch, first_step, moves=False):
+def _part(count, batch_size, part):
+    """The rows of a batch that belong to a part of it."""
+    place, parts = part
+    checks.number(parts, "the number of parts", 1, 2**20, whole=True)
+    checks.number(place, "the part's place", 0, parts - 1, whole=True)
+    rest = count % batch_size or batch_size
+    if rest % parts or (batch_size % parts and batch_size < count):
+        raise ValueError(f"a batch must divide into {parts} equal parts: batches are of {batch_size} images, the last of {rest}")
+    return slice(place, None, parts)
+
+
+def shuffled(count, batch_size, seed, first_epoch, first_step, moves=False, part=(0, 1)):
     """Endless batches of: positions of images, which are mirrored, with ``moves`` two numbers from 0 to 1 for each, the epoch."""
     import tensorflow as tf
 
     start, first_step = _start(count, batch_size, seed, first_epoch, first_step)
+    mine = _part(count, batch_size, part)
 
     def stream(shape, first, second):
         return tf.random.stateless_uniform(shape, tf.stack([tf.constant(first, tf.int64), second]))
@@ -209,7 +199,7 @@ def shuffled(count, batch_size, seed, first_epoch, first_step, moves=False):
         drawn = [stream([count], seed, -1 - epoch) < 0.5]
         if moves:
             drawn.append(stream([count, 2], -1 - seed, epoch))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(lambda indices: indices[mine])
         return batches.map(lambda indices: (indices, *(tf.gather(numbers, indices) for numbers in drawn), epoch))
 
     return tf.data.Dataset.range(start, tf.int64.max).flat_map(epoch_batches).skip(first_step)

@@ -198,7 +198,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
 
 def _restored(image, restore_tile, tile, overlap, progress):
     restored = np.zeros((*image.shape[:2], 3), np.float32)
-    places = list(itertools.product(*(_blended(length, tile, overlap) for length in image.shape[:2])))
+    places = list(itertools.product(*(blended(length, tile, overlap) for length in image.shape[:2])))
     if progress:
         import tqdm
 
@@ -277,7 +277,7 @@ def _tiles(size, tile, overlap):
     return [slice(start, start + length) for start in starts]
 
 
-def _blended(size, tile, overlap):
+def blended(size, tile, overlap):
     """Tiles along one axis, as slices, each with its weights, which add up to 1: nothing in the outer third of a border that is
     shared, where the network sees least, then rising over the next third."""
     parts = _tiles(size, tile, overlap)

@@ -182,3 +182,48 @@ def test_released_classifiers_say_what_they_can(images):
         wanted = classifier.card["accuracy"]
         assert abs(np.mean(seen == images.test_labels) - wanted) < 3 * np.sqrt(wanted * (1 - wanted) / len(seen))
         assert wanted >= 0.8
+
+
+def test_labelled_batches_are_shuffled_mirrored_and_moved():
+    images, labels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8), np.arange(40) % 10
+    whole = perception.labelled_batches(images, labels, 16, seed=3, shift=2)
+    found = [(batch.numpy(), names.numpy()) for batch, names in whole.take(6)]
+    assert [len(names) for _, names in found] == [16, 16, 8] * 2
+    epochs = [np.concatenate([names for _, names in found[start : start + 3]]) for start in (0, 3)]
+    assert all((np.bincount(epoch) == 4).all() for epoch in epochs) and (epochs[0] != epochs[1]).any()
+    # Each is the image of its class that was moved and perhaps mirrored: look for it among all that it can be.
+    wider, moves, mirrored = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)], mode="reflect"), set(), 0
+    for image, name in zip(*found[0], strict=True):
+        image = np.rint(image * 255).astype(np.uint8)
+        places = [
+            (flip, row, column)
+            for index in np.flatnonzero(labels == name) for flip in (False, True) for row in range(5) for column in range(5)
+            if (wider[index, row : row + 32, column : column + 32][:, :: -1 if flip else 1] == image).all()
+        ]  # fmt: skip
+        assert len(places) == 1
+        mirrored += places[0][0]
+        moves.add(places[0][1:])
+    assert 0 < mirrored < 16 and len(moves) > 5
+    later = perception.labelled_batches(images, labels, 16, seed=3, shift=2, first_epoch=1, first_step=1)
+    np.testing.assert_array_equal(next(iter(later))[0], found[4][0])
+    still = next(iter(perception.labelled_batches(images, labels, 40, seed=0, shift=0)))
+    assert {image.tobytes() for image in np.rint(still[0].numpy() * 255).astype(np.uint8)} <= {
+        image.tobytes() for image in np.concatenate([images, images[:, :, ::-1]])
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": np.zeros(3, int)}, "labels must be 4 whole numbers"),
+        ({"labels": np.zeros(4)}, "labels must be 4 whole numbers, got float64"),
+        ({"shift": 17}, "shift must be a whole number from 0 to 16, got 17"),
+        ({"labels": [0, [1, 2]]}, "labels must be an array of numbers, got list"),
+        ({"images": np.zeros((4, 32, 32, 3))}, "images must be uint8"),
+        ({"batch_size": 5}, "batch_size must be a whole number from 1 to 4, got 5"),
+    ],
+)
+def test_labelled_batches_refuse_bad_arguments(arguments, message):
+    given = {"images": np.zeros((4, 32, 32, 3), np.uint8), "labels": np.zeros(4, int), "batch_size": 2, "seed": 0}
+    with pytest.raises(ValueError, match=message):
+        perception.labelled_batches(**given | arguments)

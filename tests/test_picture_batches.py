@@ -48,6 +48,20 @@ def batches_of(path, steps, protocol="camera", **options):
     return [tuple(images.numpy() for images in pair) for pair in found]
 
 
+def test_parts_of_batches_make_the_whole(full):
+    # 20 files of 3 crops in batches of 7, the last of 4: only 1 divides both.
+    with pytest.raises(ValueError, match="a batch must divide into 2 equal parts: batches are of 7 images, the last of 4"):
+        batches_of(full, 1, part=(0, 2))
+    made = {}
+    for part in ((0, 1), (0, 2), (1, 2)):
+        batches = datasets.picture_batches(folder_of(full), "camera", 6, SEED, part=part, first_step=7).take(5)
+        made[part] = [tuple(images.numpy() for images in pair) for pair in batches]
+    for both, *halves in zip(*made.values(), strict=True):
+        for column in (0, 1):
+            for place in (0, 1):
+                np.testing.assert_array_equal(both[column][place::2], halves[place][column])
+
+
 def expected_epoch(epoch, flip=True):
     """What the twenty pictures give, one crop after the other, as the docstrings say it."""
     order = np.random.default_rng((picture_folder.SEED, SEED, epoch, 2**32 - 1)).permutation(20)

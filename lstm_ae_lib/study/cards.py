@@ -13,6 +13,8 @@ KINDS = {  # folder -> task of a hub, tags, command, line of Python
          "python -m lstm_ae_lib restore IN.png OUT.png --weights {name}", 'restorer = lstm_ae_lib.load_restorer("{name}")'),
     "lstm": ("image-to-image", ["image-restoration", "deblurring", "lstm"], "",
              'model, _ = weights.read_released("{name}", weights.released_dir("lstm"))'),
+    "burst": ("image-to-image", ["image-restoration", "denoising", "burst"], "python -m lstm_ae_lib restore FRAME1.png FRAME2.png "
+              "OUT.png --weights {name}", 'step, card = lstm_ae_lib.tasks.sequences.load_step("{name}")'),
     "compress": ("image-to-image", ["image-compression"], "python -m lstm_ae_lib compress IN.png OUT.laec --weights {name}",
                  'codec = lstm_ae_lib.tasks.codec.load_codec("{name}")'),
     "classify": ("image-classification", ["cifar10"], "",
@@ -74,8 +76,8 @@ def _header(kind, name, known):
 def _use(kind, name, description):
     _, _, command, line = KINDS[kind]
     made = ["## Use", "", *(["```", command.format(name=name), "```", ""] if command else [])]
-    imports = {"": "import lstm_ae_lib", "compress": "import lstm_ae_lib.tasks.codec"}
-    imports = imports.get(kind, "import lstm_ae_lib\nfrom lstm_ae_lib import weights")
+    modules = {"": "lstm_ae_lib", "compress": "lstm_ae_lib.tasks.codec", "burst": "lstm_ae_lib.tasks.sequences"}
+    imports = f"import {modules.get(kind, 'lstm_ae_lib')}" + "\nfrom lstm_ae_lib import weights" * (kind not in modules)
     made += ["```python", imports, "", line.format(name=name), "```", ""]
     listed = [f"- `{name}.weights.h5` (Keras, {description['builder']}, {description['parameters']:,} parameters): SHA-256 "
               f"`{description['sha256']}`"]  # fmt: skip

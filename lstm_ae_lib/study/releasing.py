@@ -7,7 +7,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, cifar10, degradations, metrics, models, pictures, restoring, weights
 from lstm_ae_lib.study import cards, exporting, runs
-from lstm_ae_lib.tasks import codec, photographs, trust
+from lstm_ae_lib.tasks import bursts, codec, photographs, trust
 
 SAMPLE_IMAGES = 50  # test images of the bundled sample, on which anyone who loads the weights can check their numbers
 _TRAINED = "Trained on CIFAR-10's 32x32 images, on one seed"
@@ -21,15 +21,21 @@ LIMITS = {
     "lstm": f"{_TRAINED}, with this one degradation, for 32x32 images only. The linear filter beside it has less error.",
     "compressor": f"{_TRAINED}, at this one rate. A larger picture is cut into blocks of that size, each written without regard to "
     "its neighbours: their borders show, the more the coarser the step.",
+    "burst": f"{_TRAINED}, with this one degradation and this drift. It is for what moves as a whole, by up to 3 pixels a frame, "
+    "in each tile of a large picture: something that moves by itself is smeared.",
     "classifier": "Trained on clean CIFAR-10 images only, on one seed. Distances in its features compare with no other network's.",
     "drawing": f"{_TRAINED}, for 32x32 images only. Numbers of the latent are independent of each other given the degraded image: "
     "detail that extends over some distance is not drawn.",
 }  # fmt: skip
-FOLDERS = {"autoencoder": "", "lstm": "lstm", "compressor": "compress", "classifier": "classify", "drawing": "variational"}
+FOLDERS = {
+    "autoencoder": "", "lstm": "lstm", "burst": "burst", "compressor": "compress", "classifier": "classify",
+    "drawing": "variational",
+}  # fmt: skip
 
 
 def release_run(run_name: str, name: str, folder=None) -> dict:
-    """Release what a finished run has trained: a restorer, an LSTM autoencoder, a compressor, a classifier or a variational pair.
+    """Release what a finished run has trained: a restorer of images or bursts, an LSTM autoencoder, a compressor, a classifier or a
+    variational pair.
 
     ``name`` is that of the weights, as ``"gauss2"``; of a variational pair, the network that draws images gets ``NAME-drawing``.
     Beside them come the card, ``NAME.md``, and a restorer's or compressor's ``.onnx`` files (with a warning none, where a layer has
@@ -46,6 +52,8 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
     network, description = weights.read(run.folder, "autoencoder" if kind == "drawing" else kind)
     if description["builder"] == models.reference_lstm_autoencoder.__name__:
         kind = "lstm"  # which no other size of image fits
+    elif description["builder"] == bursts.burst_restorer.__name__:
+        kind = "burst"
     folder = folder or weights.released_dir(FOLDERS[kind])
     card = _CARDS[kind](run, record, network, description) | {"run": run.name}
     card |= {key: record[key] for key in ("training", "parameters", "data", "versions", "hardware")}
@@ -85,6 +93,20 @@ def _restorer_card(run, record, network, description, any_size=True):
     }  # fmt: skip
 
 
+def _burst_card(run, record, network, description):
+    if (memory := description["arguments"]["memory"]) != "recurrent":
+        raise ValueError(f"only a recurrent burst restorer is released; {run.name} has memory {memory!r}")
+    variant, fields = bursts.VARIANTS[record["protocol"]], ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim")
+    degraded = f"a blur of {variant.sigma:g} pixels and " * bool(variant.sigma) + f"noise of {255 * variant.noise:.0f} grey levels"
+    numbers = {}
+    for one in sorted(run.records(), key=lambda one: (one["restorer"] != "degraded", -one["drift"], one["setting"])):
+        name = "last frame" if one["restorer"] == "degraded" else f"{one['setting']} frames"
+        name += f", drift {one['drift']:g} times as fast" * (one["drift"] != 1)
+        numbers.setdefault(name, {field: one[field] for field in fields})
+    task = f"restores the last of several frames of a drifting camera, each with {degraded}"
+    return {"task": task, "protocol": record["protocol"], "numbers": numbers}
+
+
 def _compressor_card(run, record, network, description):
     codec.codec_of(network, description, "compressor")  # tables that are not the weights' own are not released
     fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
@@ -104,7 +126,7 @@ def _variational_card(run, record, network, description):
 
 _CARDS = {
     "autoencoder": _restorer_card, "lstm": functools.partial(_restorer_card, any_size=False), "compressor": _compressor_card,
-    "classifier": _classifier_card, "drawing": _variational_card,
+    "classifier": _classifier_card, "drawing": _variational_card, "burst": _burst_card,
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ import warnings
 import psutil
 
 from lstm_ae_lib import checks, paths
-from lstm_ae_lib.study import runs
+from lstm_ae_lib.study import data_parallel, runs
 
 CHAIN = ("90_train", "91_evaluate")
 # Drivers by the names that recorded runs and sweep files may know them by; None: a lesson, which no run needs.
@@ -141,15 +141,17 @@ def read_yaml(path):
         raise ValueError(f"{path.name} is no YAML file: {error}") from error
 
 
-def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False) -> runs.Run:
+def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False, processes=data_parallel.Processes()) -> runs.Run:
     """Execute notebooks one after the other as one run, and return it; its folder keeps the executed notebooks.
 
-    ``quiet`` hides the progress and the kernels' output. Raises ``ParameterError`` before anything has run; ``OSError`` where
-    the run's folder holds anything, or is read-only; ``RuntimeError`` where a notebook failed: the folder keeps it, and why.
+    ``quiet`` hides the progress and the kernels' output; ``processes`` train together. Raises ``ParameterError`` before anything
+    has run; ``OSError`` where the run's folder holds anything, or is read-only; ``RuntimeError`` where a notebook failed: the
+    folder keeps it, and why.
     """
     if "run_name" in parameters:
         raise ParameterError(f"the run's name is not a parameter here: use --name {parameters['run_name']}")
     per_notebook = check_parameters({**parameters, "run_name": name}, notebooks)
+    processes.check(parameters)
     run = runs.Run(name)
     run.make_folder()
     with alone(run):
@@ -158,13 +160,14 @@ def run_chain(name: str, parameters: dict, notebooks=CHAIN, quiet: bool = False)
             raise FileExistsError(errno.EEXIST, message, str(run.folder))
         asked = {name: value for taken in per_notebook.values() for name, value in taken.items()}
         run.update(runner="lstm_ae_lib", started=runs.now(), notebooks=list(notebooks), versions=runs.versions(), asked=asked)
-        return _run_notebooks(run, per_notebook, quiet)
+        return _run_notebooks(run, per_notebook, quiet, processes)
 
 
-def resume_chain(name: str, quiet: bool = False) -> runs.Run:
+def resume_chain(name: str, quiet: bool = False, processes=None) -> runs.Run:
     """Go on with a run that was interrupted, killed or failed: with the notebook that had not finished, from its last checkpoint.
 
-    Raises as :func:`run_chain`; ``ValueError`` for a run that is finished or not the runner's, ``RuntimeError`` for a running one.
+    As many processes as before train together, or ``processes``. Raises as :func:`run_chain`; ``ValueError`` for a run that is
+    finished or not the runner's, ``RuntimeError`` for a running one.
     """
     run = runs.open_run(name)
     with alone(run):
@@ -175,7 +178,19 @@ def resume_chain(name: str, quiet: bool = False) -> runs.Run:
         renamed = {notebook: RENAMED.get(notebook, notebook) for notebook in record["notebooks"]}
         left = [new for pair in renamed.items() if (new := pair[1]) and not any(run.path(f"{one}.ipynb").is_file() for one in pair)]
         per_notebook = {notebook: {key: asked[key] for key in notebook_parameters(notebook) if key in asked} for notebook in left}
-        return _run_notebooks(run, per_notebook, quiet)
+        processes = processes or data_parallel.Processes(record.get("processes", 1))
+        processes.check(asked)
+        return _run_notebooks(run, per_notebook, quiet, processes)
+
+
+def take_part(name: str, parameters: dict | None, processes) -> None:
+    """Be process 1, 2, ... of a run whose process 0 is another command; without ``parameters`` of one that goes on."""
+    if parameters is None:
+        parameters = runs.open_run(name).record["asked"] | {"resume": True}
+    known = notebook_parameters(data_parallel.NOTEBOOK)
+    taken = check_parameters({key: value for key, value in parameters.items() if key in known}, (data_parallel.NOTEBOOK,))
+    processes.check(parameters)
+    data_parallel.work(processes, name, taken[data_parallel.NOTEBOOK])
 
 
 def alone(run):
@@ -184,9 +199,10 @@ def alone(run):
     return runs.hold_lock(run.folder.with_name(f".{run.name}.lock"), refusal)
 
 
-def _run_notebooks(run, per_notebook, quiet):
+def _run_notebooks(run, per_notebook, quiet, processes):
     started, before = time.monotonic(), run.record
-    run.update(status="running", process=runs.this_process(), **({"error": None} if "error" in before else {}))
+    several = {"processes": processes.count} if processes.count > 1 or "processes" in before else {}
+    run.update(status="running", process=runs.this_process(), **several, **({"error": None} if "error" in before else {}))
 
     def finish(status, **fields):
         minutes = before.get("minutes", 0.0) + (time.monotonic() - started) / 60
@@ -196,7 +212,8 @@ def _run_notebooks(run, per_notebook, quiet):
         notebook = None
         try:
             for notebook, parameters in per_notebook.items():
-                _execute(run, notebook, parameters, quiet)
+                with data_parallel.others(processes, run.name, notebook, parameters):
+                    _execute(run, notebook, parameters, quiet)
         except KeyboardInterrupt:
             finish("interrupted", error=f"interrupted in {notebook}")
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # or the abandoned cell is reported when Python ends

@@ -28,7 +28,8 @@ RECORD_FIELDS = (
 # What a run writes; and what of it stays, such as the figures of notebook 01, which runs before a run starts.
 _WRITTEN = ("*.json", "*.csv", "*.weights.h5", ".tmp-*", "figures/*.png", "checkpoints*/*")
 _KEPT = ("run.json", ".lock", "01_")
-_PREPARED = ("status", "process", "runner", "started", "notebooks", "asked", "error", "minutes")  # by the runner, before notebooks
+# What the runner has recorded before a notebook.
+_PREPARED = ("status", "process", "processes", "runner", "started", "notebooks", "asked", "error", "minutes")
 # The packages that decide the numbers.
 _PACKAGES = (
     "lstm_ae_lib", "tensorflow", "keras", "numpy", "scipy", "opencv-python", "numba", "scikit-image", "PyWavelets", "constriction",

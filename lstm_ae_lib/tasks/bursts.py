@@ -211,6 +211,63 @@ def restore(network, frames, batch_size: int = 100) -> np.ndarray:
     return np.clip(models.apply(network, known / np.float32(255), batch_size), 0, 1)
 
 
+def _stages(width, depth, made):
+    """What all burst restorers have: functions from full resolution to half, through residual blocks, and back to ``made``
+    channels."""
+    first = layers.Conv2D(width, 6, strides=2, padding="same", activation="relu", name="first")
+    ones = [relu_convolution(width, 3, f"block{place}_conv1") for place in range(depth)]
+    twos = [convolution(width, 3, f"block{place}_conv2", kernel_initializer="zeros") for place in range(depth)]
+    last, shuffle = convolution(4 * made, 3, "last", kernel_initializer="zeros"), DepthToSpace(2, name="shuffle")
+
+    def deep(hidden, blocks=None):
+        for one, two in list(zip(ones, twos, strict=True))[blocks or slice(None)]:
+            hidden = hidden + two(one(hidden))
+        return hidden
+
+    return first, deep, lambda hidden: shuffle(last(hidden))
+
+
+def _recurrence(colours, width, state, depth, align):
+    """One step of a recurrent burst restorer, with its layers: a frame, the estimate so far and what is remembered -> both anew."""
+    first, deep, last = _stages(width, depth, colours + 1 + 2 * state)
+    join = layers.Concatenate(name="join")
+    measure = Registration(dtype="float32", name="measure") if align else None
+
+    def advance(frame, estimate, remembered, known=True):
+        if measure and known:
+            shift = measure(ops.stop_gradient(join([estimate, frame])))  # a measurement: nothing is learned through it
+            estimate, remembered = ops.split(shifted(join([estimate, remembered]), shift), [colours], axis=-1)
+        new = frame - estimate
+        out = last(deep(first(join([frame, estimate, new, remembered]))))
+        more, trust, forget, candidate = ops.split(out, [colours, colours + 1, colours + 1 + state], axis=-1)
+        # What comes back to the network is bounded, or one bright frame could grow from frame to frame.
+        estimate = estimate + ops.sigmoid(trust) * new + ops.tanh(more)
+        forget = ops.sigmoid(forget)
+        return estimate, forget * remembered + (1 - forget) * ops.tanh(candidate)
+
+    return advance
+
+
+def step_of(arguments: dict, trained, image_shape):
+    """One step of a recurrent :func:`burst_restorer` that was built from ``arguments`` and trained, for images of a shape.
+
+    Returns a model ``[frame, estimate, remembered]`` -> ``[estimate, remembered]``, of ``(batch, height, width, 3)`` and
+    ``(batch, height, width, state)``: before the first frame, the estimate is that frame, and 0 is remembered. Memory and cost of a
+    frame do not depend on how many there were. Raises ``ValueError`` for a network with another memory.
+    """
+    if arguments.get("memory", "recurrent") != "recurrent":
+        raise ValueError(f"a step needs memory 'recurrent', got {arguments['memory']!r}")
+    parts = {name: arguments.get(name, default) for name, default in (("width", 48), ("state", 16), ("depth", 2), ("align", True))}
+    peers.check_divides(image_shape, 2)
+    frame, estimate = (layers.Input(image_shape, name=name) for name in ("frame", "estimate"))
+    remembered = layers.Input((*image_shape[:2], parts["state"]), name="remembered")
+    network = keras.Model([frame, estimate, remembered], list(_recurrence(image_shape[-1], **parts)(frame, estimate, remembered)))
+    for layer in network.layers:
+        if layer.weights:
+            layer.set_weights(trained.get_layer(layer.name).get_weights())
+    return network
+
+
 @weights.register
 def burst_restorer(
     image_shape=(32, 32, 3), frames: int = 8, memory: str = "recurrent", align: bool = True, width: int = 48, state: int = 16,
@@ -244,38 +301,20 @@ def burst_restorer(
     colours = image_shape[-1]
     burst = layers.Input((frames, *image_shape), name="burst")
     seen = [burst[:, place] for place in range(frames)]
-    first = layers.Conv2D(width, 6, strides=2, padding="same", activation="relu", name="first")
-    ones = [relu_convolution(width, 3, f"block{place}_conv1") for place in range(depth)]
-    twos = [convolution(width, 3, f"block{place}_conv2", kernel_initializer="zeros") for place in range(depth)]
-    made = colours + (1 + 2 * state if memory == "recurrent" else 0)
-    last, shuffle = convolution(4 * made, 3, "last", kernel_initializer="zeros"), DepthToSpace(2, name="shuffle")
-    join = layers.Concatenate(name="join")
-    measure = Registration(dtype="float32", name="measure") if align else None
-
-    def deep(hidden, blocks=None):
-        for one, two in list(zip(ones, twos, strict=True))[blocks or slice(None)]:
-            hidden = hidden + two(one(hidden))
-        return hidden
-
     if memory == "recurrent":
+        advance = _recurrence(colours, width, state, depth, align)
         estimate, remembered, estimates = seen[0], ops.zeros_like(seen[0][..., :1] * ops.ones((state,))), []
         for place, frame in enumerate(seen):
-            if measure and place:
-                shift = measure(ops.stop_gradient(join([estimate, frame])))  # a measurement: nothing is learned through it
-                estimate, remembered = ops.split(shifted(join([estimate, remembered]), shift), [colours], axis=-1)
-            new = frame - estimate
-            out = shuffle(last(deep(first(join([frame, estimate, new, remembered])))))
-            more, trust, forget, candidate = ops.split(out, [colours, colours + 1, colours + 1 + state], axis=-1)
-            # What comes back to the network is bounded, or one bright frame could grow from frame to frame.
-            estimate = estimate + ops.sigmoid(trust) * new + ops.tanh(more)
-            forget = ops.sigmoid(forget)
-            remembered = forget * remembered + (1 - forget) * ops.tanh(candidate)
+            estimate, remembered = advance(frame, estimate, remembered, known=place > 0)
             estimates.append(estimate)
         outputs = ops.stack(estimates, 1) if every else estimate
         return keras.Model(burst, outputs, name=name)
 
-    if measure:  # each frame to the last one, by the shifts from frame to frame
-        total, moved = None, [seen[-1]]
+    first, deep, last = _stages(width, depth, colours)
+    join = layers.Concatenate(name="join")
+    if align:
+        measure = Registration(dtype="float32", name="measure")
+        total, moved = None, [seen[-1]]  # each frame to the last one, by the shifts from frame to frame
         for frame, after in zip(reversed(seen[:-1]), reversed(seen[1:]), strict=True):
             step = measure(ops.stop_gradient(join([frame, after])))
             total = step if total is None else total + step
@@ -289,5 +328,5 @@ def burst_restorer(
         half = depth // 2
         features = [deep(first(frame), slice(0, half)) for frame in seen] if half else [first(frame) for frame in seen]
         features = deep(sum(features) / frames, slice(half, None))
-    restored = layers.Add(dtype="float32", name="restored")([seen[-1], shuffle(last(features))])
+    restored = layers.Add(dtype="float32", name="restored")([seen[-1], last(features)])
     return keras.Model(burst, restored, name=name)

@@ -6,7 +6,7 @@ distances do not compare with the FID and KID that other work reports from the I
 
 import numpy as np
 
-from lstm_ae_lib import checks, metrics, models, peers, weights
+from lstm_ae_lib import checks, datasets, metrics, models, peers, weights
 from lstm_ae_lib._backend import keras
 
 
@@ -137,6 +137,34 @@ def _checked_features(features, others, paired=False):
     if paired:
         checks.same_shape(*pair, "features", "others")
     return pair
+
+
+def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int = 4, first_epoch: int = 0, first_step: int = 0):
+    """Endless shuffled batches to train a classifier with: images, float32 in [0, 1], and labels, int32 ``(batch,)``.
+
+    Half of the images are mirrored, and each is moved by up to ``shift`` pixels, 0 to 16, each way, its border mirrored. Given are
+    ``(n, height, width, 3)`` uint8 and ``(n,)`` whole numbers; other arguments as for
+    :func:`lstm_ae_lib.datasets.training_batches`.
+    """
+    import tensorflow as tf
+
+    images, labels = checks.images_uint8(images), checks.array(labels, "labels")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}")
+    checks.number(shift, "shift", 0, 16, whole=True)
+    count, height, width, _ = images.shape
+    wider = np.pad(images, [(0, 0), (shift, shift), (shift, shift), (0, 0)], mode="reflect")
+    with tf.device("CPU:0"):
+        pixels, names = tf.constant(wider.reshape(-1, 3)), tf.constant(labels.astype(np.int32))
+
+    def load(indices, flips, moves, epoch):
+        moves = tf.cast(tf.floor(moves * (2 * shift + 1)), tf.int32)
+        rows = moves[:, :1] + tf.range(height)
+        columns = moves[:, 1:] + tf.where(flips[:, None], tf.range(width)[::-1], tf.range(width))
+        numbers = (indices[:, None, None] * (height + 2 * shift) + rows[:, :, None]) * (width + 2 * shift) + columns[:, None]
+        return tf.cast(tf.gather(pixels, numbers), tf.float32) / 255, tf.gather(names, indices)
+
+    return datasets.quiet(datasets.shuffled(count, batch_size, seed, first_epoch, first_step, moves=True).map(load))
 
 
 @weights.register
