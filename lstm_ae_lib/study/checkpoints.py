@@ -19,6 +19,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, files
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.study import data_parallel
 
 EXIT_TERMINATED = 75  # of a process that SIGTERM ended and that has saved a checkpoint: "try again later" in sysexits.h
 _NAME = re.compile(r"\d{6}-\d{8}-([0-9a-f]{64})\.npz")  # epoch, step, SHA-256
@@ -271,6 +272,8 @@ class Checkpoints(keras.callbacks.Callback):
             import torch
 
             arrays += [state.numpy() for state in (torch.get_rng_state(), *torch.cuda.get_rng_state_all())]
+        if data_parallel.part()[0]:
+            return  # process 0 of those that train together writes
         try:
             self._saved = _write(self.folder, epoch, step, meta, arrays)
         except OSError as error:
