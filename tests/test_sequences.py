@@ -169,7 +169,7 @@ def test_a_run_is_released_with_its_numbers_frame_by_frame(made, sample, tmp_pat
     run.update(status="finished")
     releasing.release_run("mine", "small")
     _, card = sequences.load_step("small")
-    assert list(card["numbers"]) == ["last frame", "2 frames, drift 2 times as fast", "1 frames", "2 frames"]
+    assert list(card["numbers"]) == ["last frame, as it is", "2 frames, drift 2 times as fast", "1 frame", "2 frames"]
     assert card["task"] == "restores the last of several frames of a drifting camera, each with noise of 50 grey levels"
     assert "smeared" in card["limits"]
     assert "restore FRAME1.png FRAME2.png OUT.png --weights small" in (tmp_path / "weights" / "burst" / "small.md").read_text()
