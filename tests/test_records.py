@@ -28,6 +28,16 @@ def test_what_two_runs_measured_alike_is_published_once(run, tracked, sample):
     assert [record["run"] for record in records.reference_records(source="measured")] == ["one"]
 
 
+def test_a_network_that_does_the_same_in_two_settings_is_published_with_both(run, tracked):
+    (record,) = run.records()
+    cases = [record | {"restorer": name, "parameters": size, "setting": frames, "drift": 1.0}
+             for name, size in (("window", 9), ("degraded", 0)) for frames in (4, 8)]  # fmt: skip
+    run.save_records(cases)
+    run.update(status="finished")
+    published = records.publish([run.name])
+    assert [(one["restorer"], one["setting"]) for one in published] == [("degraded", 4), ("window", 4), ("window", 8)]
+
+
 def test_publishing_checks_everything_before_it_writes(run, tracked):
     before = sorted(tracked.rglob("*")), (tracked / "reference_metrics.json").read_text()
     with pytest.raises(ValueError, match="only a finished run can be published; 'one' is interactive"):

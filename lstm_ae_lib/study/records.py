@@ -162,7 +162,8 @@ def publish(names=()) -> list:
 
 def _measured(record):
     # To five digits: the same pixels' numbers in float32 differ after that.
-    numbers = (f"{record[name]:.4e}" for name in ("mse", "psnr") if record[name] is not None)
+    numbers = [f"{record[name]:.4e}" for name in ("mse", "psnr") if record[name] is not None]
+    numbers += [record.get(name) for name in ("setting", "drift") if record["parameters"]]  # of networks: a window that has enough
     return *(record[name] for name in ("protocol", "restorer", "split", "data_hash", "images")), is_perception(record), *numbers
 
 
