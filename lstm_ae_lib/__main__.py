@@ -79,7 +79,7 @@ def _parser():
     add = command("decompress", _picture, "make a picture of what compress has written")
     add("source", metavar="IN", help="what compress has written; - reads standard input")
     add("target", metavar="OUT", help="where to write the picture, .png or .jpg; - writes a PNG to standard output")
-    add("--weights", default="default", help="the compressor it was written with (default)")
+    add("--weights", default="", help="the compressor it was written with (by default, the one that the file names)")
     add("--engine", default="", choices=engines, help=engine)
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
     command("runs", _study, "list runs and compare their numbers")("names", nargs="*", help="which ones (default: all)")

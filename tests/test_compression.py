@@ -245,6 +245,65 @@ def test_by_the_command_line(released, tmp_path, capsys):
     assert "transparent" in capsys.readouterr().err
 
 
+# What `compress` wrote of a picture of 20 x 40 pixels, with the weights `default`, by Keras on TensorFlow.
+WRITTEN = bytes.fromhex(
+    "4c4145433c3af921c7453f15000000140000002812af806c7ffe76ce0d3648ef882fec18b2903f923cec05f30589944b9837293c519138e64301a8e2d94307f1"
+    "fa01bb3d51efc32ae404bd4478c1af74123802beb80371bc893707b42452"
+)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("engine", ["keras", "onnx"])
+def test_a_file_of_before_decodes_to_the_same_symbols_whatever_computes(engine):
+    if engine == "onnx":
+        pytest.importorskip("onnxruntime")
+    own = codec.load_codec("default", engine=engine)
+    symbols = codec.decode_symbols(WRITTEN[codec.HEADER.size :], 2, own.tables)
+    found = hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest()
+    assert found == "32428b8806e49d71f62e05e626007b12a3b7ae7628f3c17a7969523fd242d693"
+    place = np.indices((20, 40)).sum(0)[..., None]
+    wanted = (place * np.array([3, 2, 1]) % 256).astype(np.uint8)
+    made = own.decompress(WRITTEN)
+    assert made.shape == wanted.shape and metrics.per_image(wanted[None], made[None] / np.float32(255))["psnr"][0] > 24
+
+
+def test_a_file_names_its_weights_and_those_that_are_not_here_are_named(tmp_path, capsys):
+    assert codec.written_with(WRITTEN) == "default"
+    (tmp_path / "it.laec").write_bytes(WRITTEN)
+    assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "it.png")]) == 0
+    (tmp_path / "it.laec").write_bytes(WRITTEN[:4] + bytes(8) + WRITTEN[12:])
+    assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "other.png")]) == 2
+    told = capsys.readouterr().err
+    assert "compressed with the weights 0000000000000000, which are not here; here are coarse c788e627759e2130, default 3c3af9" in told
+    assert not (tmp_path / "other.png").exists()
+
+
+def test_ten_thousand_altered_files_decode_to_nothing(made_codec):
+    """Bytes changed, added, left out, or moved; whatever still decodes must be what was written."""
+    content, random = made_codec.compress(picture()), np.random.default_rng(0)
+    whole, refused = made_codec.decompress(content), 0
+    for _ in range(10_000):
+        altered = bytearray(content)
+        for _ in range(random.integers(1, 4)):
+            place, way = random.integers(len(altered)), random.integers(4)
+            if way == 0:
+                altered[place] = random.integers(256)
+            elif way == 1:
+                del altered[place : place + random.integers(1, 9)]
+            elif way == 2:
+                altered[place:place] = random.bytes(random.integers(1, 9))
+            else:
+                altered[place:] = altered[place:][::-1]
+            altered = altered or bytearray(1)
+        try:
+            made = made_codec.decompress(bytes(altered))
+        except ValueError:
+            refused += 1
+        else:
+            assert bytes(altered) == content and (made == whole).all()
+    assert refused > 9_900
+
+
 def test_a_grey_picture_comes_back_grey_and_its_file_differs_in_one_bit(made_codec):
     grey = picture()[..., 0]
     content, coloured = made_codec.compress(grey), made_codec.compress(np.repeat(grey[..., None], 3, axis=2))

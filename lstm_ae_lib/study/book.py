@@ -26,7 +26,7 @@ PARTS = {  # title -> documents, in their order
 }
 API = ("degradations", "layers", "models", "peers", "spectral", "classical", "datasets", "cifar10", "training", "metrics",
        "plotting", "weights", "restoring", "pictures", "seeding", "kernels", "checks", "files", "paths")  # fmt: skip
-COPIED = ("README.md", "*/README.md", "data/*/README.md", "notebooks/[0-9]*.ipynb", "figures/*.png", "lstm_ae_lib/**/*.py",
+COPIED = ("README.md", "*/README.md", "data/**/README.md", "notebooks/[0-9]*.ipynb", "figures/*.png", "lstm_ae_lib/**/*.py",
           "lstm_ae_lib/LICENSE", "data/reference_metrics.json", "data/benchmarks/*.json", "requirements.txt",
           "pyproject.toml")  # fmt: skip
 CONFIGURATION = '''

@@ -226,6 +226,20 @@ def load_codec(name: str, folder=None, engine: str = "keras") -> Codec:
     return Codec(*halves, description["tables"], bytes.fromhex(description["fingerprint"]), description["card"])
 
 
+def written_with(content: bytes, folder=None) -> str:
+    """The released codec, by name, that a compressed picture was written with; ``ValueError`` where it is not here."""
+    folder = folder or weights.released_dir("compress")
+    if len(content) < HEADER.size or not content.startswith(KIND):
+        raise ValueError("this is not a compressed picture: it does not begin as `compress` writes it")
+    fingerprint = HEADER.unpack_from(content)[1].hex()
+    known = {name: weights.describe_released(name, folder)["fingerprint"] for name in weights.released(folder)}
+    for name, own in known.items():
+        if own == fingerprint:
+            return name
+    here = ", ".join(f"{name} {own}" for name, own in known.items())
+    raise ValueError(f"the picture was compressed with the weights {fingerprint}, which are not here; here are {here}")
+
+
 def codec_of(model, description: dict, name: str) -> KerasCodec:
     """The codec of a compressor's weights and JSON; a ``ValueError`` where the tables are not those of the weights."""
     codec = KerasCodec(model, description["tables"], description.get("card"))
@@ -259,13 +273,15 @@ def compress_file(source, target, codec="default", engine: str = "") -> tuple:
     return image.shape, len(content)
 
 
-def decompress_file(source, target, codec="default", quality: int = pictures.QUALITY, engine: str = "") -> tuple:
+def decompress_file(source, target, codec="", quality: int = pictures.QUALITY, engine: str = "") -> tuple:
     """Write what :func:`compress_file` has compressed as a PNG or JPEG file (of a ``quality`` of 1 to 100); returns its shape.
 
-    Raises ``OSError`` as :func:`compress_file`, and ``ValueError`` as :meth:`Codec.decompress` or for a target of another format.
+    ``codec`` as there; none: :func:`written_with`. Raises ``OSError`` as :func:`compress_file`, and ``ValueError`` as
+    :meth:`Codec.decompress`, or for a target of another format.
     """
     pictures.check_target(target, source)
     content = files.read(source)
+    codec = codec or written_with(content)
     picture = (load_codec(codec, engine=engine) if isinstance(codec, str) else codec).decompress(content)
     pictures.write(target, picture, quality=quality)
     return picture.shape
