@@ -323,14 +323,13 @@ def kernel_taps(sigma: float, border: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def opencv_taps_in_256ths(sigma: float) -> tuple:
-    """The integer kernel, sum 256, that OpenCV blurs 8-bit images with, from its impulse response."""
-    # A blurred stripe of 255 is round(255 * tap / 256): the tap itself below 128. The centre is what is missing to 256.
-    radius = kernel_radius(sigma, "reflect_101")
-    stripe = np.zeros((4 * radius + 3, 4 * radius + 3), np.uint8)
-    stripe[:, 2 * radius + 1] = 255
-    taps = _blurred(stripe, sigma, 0)[0, radius + 1 : 3 * radius + 2].astype(int)
-    taps[radius] = 256 - (taps.sum() - taps[radius])
-    return tuple(taps)
+    """The integer kernel, sum 256, that OpenCV blurs 8-bit images with: from the outside inwards each tap is rounded, with what
+    the one before has lost; the centre is what is missing to 256."""
+    half, lost = [], 0.0
+    for tap in 256 * kernel_taps(sigma, "reflect_101")[: kernel_radius(sigma, "reflect_101")]:
+        half.append(round(tap + lost))
+        lost += tap - half[-1]
+    return (*half, 256 - 2 * sum(half), *reversed(half))
 
 
 def blur_matrix(size: int, taps, border: str) -> np.ndarray:

@@ -240,12 +240,14 @@ def measured(before, after, protocol: str) -> dict:
 
 
 def _blurred(pixels, protocol):
-    """What :func:`lstm_ae_lib.degradations.degrade` gives, to a level, with NumPy alone."""
-    scipy, border = protocol.engine == "scipy", "reflect" if protocol.engine == "scipy" else "reflect_101"
-    for axis in range(3 if scipy else 2):
-        pixels = degradations.blur_axis(pixels, degradations.kernel_taps(protocol.sigma, border), axis, border)
-        pixels = np.floor(pixels) if scipy else pixels
-    return np.rint(pixels)
+    """What :func:`lstm_ae_lib.degradations.degrade` gives, with NumPy alone; SciPy truncates a pixel of 5,000 to another level."""
+    if protocol.engine == "scipy":
+        for axis in range(3):
+            pixels = np.floor(degradations.blur_axis(pixels, degradations.kernel_taps(protocol.sigma, "reflect"), axis, "reflect"))
+        return pixels
+    for axis in range(2):
+        pixels = degradations.blur_axis(pixels, degradations.opencv_taps_in_256ths(protocol.sigma), axis)
+    return np.floor(pixels / 2**16 + 0.5)
 
 
 def _fine(pixels, order):

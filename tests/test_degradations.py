@@ -285,6 +285,18 @@ def test_an_impulse_gives_the_kernel(name):
     np.testing.assert_allclose(taps, cv2.getGaussianKernel(len(taps), protocol.sigma).ravel(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 0.85, 1.0, 1.2, 1.5, 2.0, 2.37, 3.0, 4.9, 8.0])
+def test_integer_taps_are_what_opencv_blurs_an_impulse_with(sigma):
+    taps = degradations.opencv_taps_in_256ths(sigma)
+    radius = len(taps) // 2
+    stripe = np.zeros((4 * radius + 3, 4 * radius + 3), np.uint8)
+    stripe[:, 2 * radius + 1] = 255
+    answer = cv2.GaussianBlur(stripe, (len(taps), len(taps)), sigma, borderType=cv2.BORDER_REFLECT_101)[0]
+    found = answer[radius + 1 : 3 * radius + 2]
+    np.testing.assert_array_equal(found, np.floor(255 * np.array(taps) / 256 + 0.5))
+    assert sum(taps) == 256
+
+
 @pytest.mark.parametrize("name", OPENCV)
 def test_channels_do_not_mix(name, clean):
     red = clean.copy()

@@ -100,7 +100,8 @@ def _burst_card(run, record, network, description):
     degraded = f"a blur of {variant.sigma:g} pixels and " * bool(variant.sigma) + f"noise of {255 * variant.noise:.0f} grey levels"
     numbers = {}
     for one in sorted(run.records(), key=lambda one: (one["restorer"] != "degraded", -one["drift"], one["setting"])):
-        name = f"{one['setting']} frame" + "s" * (one["setting"] > 1) + f", drift {one['drift']:g} times as fast" * (one["drift"] != 1)
+        name = f"{one['setting']} frame" + "s" * (one["setting"] > 1)
+        name += f", drift {one['drift']:g} times as fast" * (one["drift"] != 1)
         name = "last frame, as it is" if one["restorer"] == "degraded" else name
         numbers.setdefault(name, {field: one[field] for field in fields})
     task = f"restores the last of several frames of a drifting camera, each with {degraded}"
