@@ -333,7 +333,7 @@ def opencv_taps_in_256ths(sigma: float) -> tuple:
 
 
 def blur_matrix(size: int, taps, border: str) -> np.ndarray:
-    """The matrix that blurs one axis of ``size`` pixels with an odd number of ``taps``: float64, ``blurred = matrix @ pixels``.
+    """The matrix that blurs one axis of ``size`` pixels with ``taps`` as for :func:`blur_axis`: float64, ``matrix @ pixels``.
 
     ``border``: ``"reflect_101"`` (OpenCV's default, ``cb|abc|ba``) or ``"reflect"`` (SciPy's default, ``ba|abc|cb``).
     """
@@ -345,8 +345,13 @@ def blur_matrix(size: int, taps, border: str) -> np.ndarray:
 
 
 def blur_axis(pixels: np.ndarray, taps, axis: int, border: str = "reflect_101") -> np.ndarray:
-    """One axis of floating ``pixels`` blurred with an odd number of ``taps``; ``border`` as for :func:`blur_matrix`."""
+    """One axis of floating ``pixels`` blurred with an odd number of ``taps``, the same from both ends, added up as SciPy does:
+    bit for bit its ``correlate1d``. ``border`` as for :func:`blur_matrix`."""
     pixels, radius = np.moveaxis(pixels, axis, 0), len(taps) // 2
     around = ((radius, radius), *((0, 0),) * (pixels.ndim - 1))
     padded = np.pad(pixels, around, "symmetric" if checks.choice(border, "border", BORDERS) == "reflect" else "reflect")
-    return np.moveaxis(sum(float(tap) * padded[place : place + len(pixels)] for place, tap in enumerate(taps)), 0, axis)
+    blurred = float(taps[radius]) * pixels
+    for place in range(radius):
+        ends = (padded[start : start + len(pixels)] for start in (place, 2 * radius - place))
+        blurred = blurred + float(taps[place]) * sum(ends)
+    return np.moveaxis(blurred, 0, axis)

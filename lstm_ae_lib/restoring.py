@@ -240,7 +240,7 @@ def measured(before, after, protocol: str) -> dict:
 
 
 def _blurred(pixels, protocol):
-    """What :func:`lstm_ae_lib.degradations.degrade` gives, with NumPy alone; SciPy truncates a pixel of 5,000 to another level."""
+    """What :func:`lstm_ae_lib.degradations.degrade` gives, with NumPy alone."""
     if protocol.engine == "scipy":
         for axis in range(3):
             pixels = np.floor(degradations.blur_axis(pixels, degradations.kernel_taps(protocol.sigma, "reflect"), axis, "reflect"))
