@@ -235,7 +235,7 @@ import pathlib
 from lstm_ae_lib import __main__, paths
 from lstm_ae_lib.study import runner
 paths.notebooks_dir = lambda: pathlib.Path({str(notebooks)!r})
-runner.run_chain.__defaults__ = (["13_sleeps"], True)
+runner.run_chain.__defaults__ = (["13_sleeps"], True, *runner.run_chain.__defaults__[2:])
 raise SystemExit(__main__.main(["run", "--name", "one"]))
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
