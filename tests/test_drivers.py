@@ -199,13 +199,16 @@ def test_train_adversarial():
     assert run.load_model("autoencoder").count_params() == gan["parameters"] == flagship["parameters"]
 
 
-def test_mend_jpegs(tmp_path, sample):
+@pytest.mark.parametrize("length", [{"updates": 4}, {"minutes": 0.01, "clip_norm": 1.0}])
+def test_mend_jpegs(tmp_path, sample, length):
     for number in range(5):
         mosaic = sample.train_images[12 * number : 12 * number + 12].reshape(3, 4, 32, 32, 3).swapaxes(1, 2).reshape(96, 128, 3)
         pictures.write(tmp_path / f"{number}.png", mosaic)
-    small = {"network": "mean", "width": 8, "options": '{"depth": 1}', "updates": 4, "check_every": 2, "batch_size": 4}
+    small = {"network": "mean", "width": 8, "options": '{"depth": 1}', "check_every": 2, "batch_size": 4, **length}
     run, found = execute("98_mend_jpegs", folder=str(tmp_path), side=64, test_sides="64, 128", test_crops=3, **small)
-    assert [record["setting"] for record in found["mean"]] == [64, 128] and found["mean"][0]["images_seen"] == 16
+    assert [record["setting"] for record in found["mean"]] == [64, 128]
+    budget, seen = (found["mean"][0][name] for name in ("budget", "images_seen"))
+    assert (budget, seen) == ("16 crops", 16) if "updates" in length else budget == "0.01 minutes" and seen >= 8
     assert all(len(record["gains"]) == 3 and len(record["far"]) == 6 and record["sound"] > 30 for record in found["mean"])
     assert run.load_model("autoencoder").count_params() == found["mean"][0]["parameters"]
 
