@@ -200,12 +200,12 @@ def test_train_adversarial():
 
 
 @pytest.mark.parametrize("length", [{"updates": 4}, {"minutes": 0.01, "clip_norm": 1.0}])
-def test_mend_jpegs(tmp_path, sample, length):
+def test_mend_jpegs(made, tmp_path, sample, length):
     for number in range(5):
         mosaic = sample.train_images[12 * number : 12 * number + 12].reshape(3, 4, 32, 32, 3).swapaxes(1, 2).reshape(96, 128, 3)
-        pictures.write(tmp_path / f"{number}.png", mosaic)
+        pictures.write(tmp_path / "all" / f"{number}.png", mosaic)
     small = {"network": "mean", "width": 8, "options": '{"depth": 1}', "check_every": 2, "batch_size": 4, **length}
-    run, found = execute("98_mend_jpegs", folder=str(tmp_path), side=64, test_sides="64, 128", test_crops=3, **small)
+    run, found = execute("98_mend_jpegs", folder=str(tmp_path / "all"), side=64, test_sides="64, 128", test_crops=3, **small)
     assert [record["setting"] for record in found["mean"]] == [64, 128]
     budget, seen = (found["mean"][0][name] for name in ("budget", "images_seen"))
     assert (budget, seen) == ("16 crops", 16) if "updates" in length else budget == "0.01 minutes" and seen >= 8
