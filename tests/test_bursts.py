@@ -162,3 +162,13 @@ def test_the_networks_of_the_study_are_of_one_size():
         sizes[name] = network.count_params()
         assert models.multiply_adds(network) > 0
     assert max(sizes.values()) <= 1.05 * min(sizes.values()), sizes
+
+
+def test_pooling_does_not_ask_which_frame_came_first(sample):
+    network = bursts.burst_restorer(frames=4, memory="pooling", align=False, width=6)
+    random = np.random.default_rng(0)
+    network.set_weights([random.normal(0, 0.1, weight.shape) for weight in network.get_weights()])
+    seen = bursts.degrade(sample.test_images[:2], "burst50", 4) / np.float32(255)
+    found, other = (network.predict(frames, verbose=0) for frames in (seen, seen[:, [2, 0, 3, 1]]))
+    np.testing.assert_allclose(found, other, atol=1e-5)
+    assert np.abs(found - seen.mean(axis=1)).max() > 0.01
