@@ -4,6 +4,7 @@ A recurrent network of :mod:`lstm_ae_lib.tasks.bursts` goes from frame to frame,
 pixel, however many frames there are. From a frame to the next, each tile may have moved by up to 3 pixels.
 """
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def load_step(name: str = "", folder=None):
     Errors are those of :func:`lstm_ae_lib.weights.read_released`.
     """
     network, description = weights.read_released(name or DEFAULT, folder or weights.released_dir(FOLDER))
-    return lambda image_shape: bursts.step_of(description["arguments"], network, image_shape), description["card"]
+    step = functools.lru_cache(maxsize=4)(lambda image_shape: bursts.step_of(description["arguments"], network, image_shape))
+    return step, description["card"]
 
 
 def restore(frames, step, *, tile: int = restoring.TILE, overlap: int = restoring.OVERLAP, progress: bool = False) -> np.ndarray:
