@@ -183,12 +183,12 @@ def facts():
     yield f"{gain['Gaussian 2, noise 3']:.1f} dB after a blur of 2 pixels with noise", True
     yield f"only {gain['motion 9, noise 3, JPEG 85']:.1f} dB after motion, noise and JPEG", min(gain.values()) > -0.05
     twelve = [one for one in records.reference_records(protocol="burst50", split="test", setting=12, drift=1.0) if one["parameters"]]
-    ours, others = ([one for one in twelve if (one["restorer"] == "recurrent") is so] for so in (True, False))
-    ours, theirs = (max(some, key=lambda one: one["psnr"]) for some in (ours, others))
+    kinds = ("recurrent", "average", "window")
+    ours, mean, window = (max((r for r in twelve if r["restorer"] == kind), key=lambda r: r["psnr"]) for kind in kinds)
     yield (
-        f"from 12 noisy frames of a drifting camera a recurrent network makes {ours['psnr']:.2f} dB, the best of its size that sees a "
-        f"fixed number of frames {theirs['psnr']:.2f} dB"
-    ), ours["psnr_low"] > theirs["psnr_high"] and theirs["restorer"] == "window" and len(others) > 3
+        f"from 12 noisy frames of a drifting camera a recurrent network makes {ours['psnr']:.2f} dB, one of its size that sees their "
+        f"aligned mean {mean['psnr']:.2f} dB, the best that sees a fixed number of frames {window['psnr']:.2f} dB"
+    ), ours["psnr_low"] > mean["psnr"] and mean["psnr_low"] > window["psnr_high"] and ours == max(twelve, key=lambda r: r["psnr"])
     looks = records.perception_records("gauss2")
     (before,) = (record for record in looks if record["restorer"] == "flagship")
     (after,) = (record for record in looks if record["restorer"] == "gan" and record["setting"] == 0.003)
