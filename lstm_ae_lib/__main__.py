@@ -1,9 +1,11 @@
 """The command line: ``python -m lstm_ae_lib COMMAND``. Arguments are parsed here and nothing else is done.
 
-Exit codes: 0 done; 1 tried and failed; 2 the request is wrong; 75 ended by SIGTERM, what was trained is saved; 130 interrupted.
+Exit codes: 0 done; 1 tried and failed; 2 the request is wrong; 75 ended by SIGTERM, what was trained is saved (on JAX up to the
+last epoch); 130 interrupted.
 """
 
 import argparse
+import contextlib
 import datetime
 import sys
 import warnings
@@ -210,6 +212,16 @@ def _picture(arguments):
         if "trust" not in files.read_json(paths.released_dir() / f"{(name := arguments.weights or 'photo')}.json")["card"]:
             raise ValueError(f"the weights {name} have no map of errors; photo has")
 
+    with _notes():
+        (height, width, *_), said = _write_picture(arguments, arguments.source, arguments.target, arguments.weights)
+    print(f"{arguments.target}: {width} x {height} pixels{said}", file=sys.stderr if arguments.target == "-" else sys.stdout)
+
+
+@contextlib.contextmanager
+def _notes():
+    """A warning about a picture takes one line."""
+    from lstm_ae_lib import pictures
+
     def show(message, category, *rest):
         if category is pictures.PictureWarning:
             print(f"note: {message}", file=sys.stderr)
@@ -218,8 +230,7 @@ def _picture(arguments):
 
     with warnings.catch_warnings(action="always", category=pictures.PictureWarning):
         warnings.showwarning, others = show, warnings.showwarning
-        (height, width, *_), said = _write_picture(arguments, arguments.source, arguments.target, arguments.weights)
-    print(f"{arguments.target}: {width} x {height} pixels{said}", file=sys.stderr if arguments.target == "-" else sys.stdout)
+        yield
 
 
 def _folder(arguments):
@@ -249,7 +260,8 @@ def _sequence(arguments):
         raise ValueError(f"several pictures of one scene are restored without {', '.join(wrong)}")
     checks.number(arguments.quality, "quality", 1, 100, whole=True)
     options = {"quality": arguments.quality, "progress": not arguments.quiet}
-    height, width, *_ = sequences.restore_files(arguments.sources, arguments.target, arguments.weights or "", **options)
+    with _notes():
+        height, width, *_ = sequences.restore_files(arguments.sources, arguments.target, arguments.weights or "", **options)
     said = f"{arguments.target}: {width} x {height} pixels, restored from {len(arguments.sources)} frames"
     print(said, file=sys.stderr if arguments.target == "-" else sys.stdout)
 

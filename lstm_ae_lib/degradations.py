@@ -345,7 +345,7 @@ def blur_matrix(size: int, taps, border: str) -> np.ndarray:
 
 
 def blur_axis(pixels: np.ndarray, taps, axis: int, border: str = "reflect_101") -> np.ndarray:
-    """One axis of floating ``pixels`` blurred with an odd number of ``taps``, the same from both ends, added up as SciPy does:
+    """One axis of float64 ``pixels`` blurred with an odd number of ``taps``, the same from both ends, added up as SciPy does:
     bit for bit its ``correlate1d``. ``border`` as for :func:`blur_matrix`."""
     pixels, radius = np.moveaxis(pixels, axis, 0), len(taps) // 2
     around = ((radius, radius), *((0, 0),) * (pixels.ndim - 1))

@@ -93,7 +93,7 @@ def read(folder, name: str) -> tuple:
 
 
 def released_dir(kind: str = "") -> Path:
-    """The folder of released weights: of restorers, or of a kind: ``"lstm"``, ``"compress"``, ``"classify"``, ``"variational"``."""
+    """The folder of released weights: of restorers, or of a kind: ``"lstm"``, ``"burst"``, ``"compress"``, ``"classify"``..."""
     return paths.released_dir(kind)
 
 

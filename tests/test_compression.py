@@ -271,7 +271,11 @@ def test_a_file_names_its_weights_and_those_that_are_not_here_are_named(tmp_path
     assert codec.written_with(WRITTEN) == "default"
     (tmp_path / "it.laec").write_bytes(WRITTEN)
     assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "it.png")]) == 0
-    (tmp_path / "it.laec").write_bytes(WRITTEN[:4] + bytes(8) + WRITTEN[12:])
+    damaged = WRITTEN[:4] + bytes(8) + WRITTEN[12:]
+    with pytest.raises(ValueError, match="damaged"):
+        codec.written_with(damaged)
+    payload = WRITTEN[codec.HEADER.size :]
+    (tmp_path / "it.laec").write_bytes(codec._header(bytes(8), 20, 40, payload) + payload)
     assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "other.png")]) == 2
     told = capsys.readouterr().err
     assert "compressed with the weights 0000000000000000, which are not here; here are coarse c788e627759e2130, default 3c3af9" in told

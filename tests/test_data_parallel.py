@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 import pytest
 
-from lstm_ae_lib import __main__, datasets, degradations
-from lstm_ae_lib.study import data_parallel, runner
+from lstm_ae_lib import __main__, datasets, degradations, files
+from lstm_ae_lib.study import data_parallel, runner, runs
 
 FLAGSHIP = {
     "model": "multiscale_flagship", "width": 12, "optimizer": "muon", "learning_rate": 0.001, "epochs": 3, "validate_every": 96,
@@ -115,9 +115,20 @@ def test_processes_that_were_told_different_things_are_refused(folder):
 
 
 @pytest.mark.scale
-def test_what_one_process_fails_of_is_the_run_s_error(folder):
-    # 1,600 images in batches of 33, the last of 16: not every batch has two halves.
-    assert "a batch must divide into 2 equal parts: batches are of 33 images" in said(train("odd", LSTM | {"batch_size": 33}, 2))
+def test_what_another_process_fails_of_is_the_run_s_error(folder, tmp_path, monkeypatch):
+    """Process 0 waits for it, and would until JAX notices."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('LSTM_AE_PROCESS') == '1':\n"
+        "    from lstm_ae_lib import datasets\n"
+        "    def fail(*_): raise ValueError('out of luck')\n"
+        "    datasets.steps_per_epoch = fail\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    started = time.monotonic()
+    told = said(train("unlucky", LSTM | {"validate_every": 0}, 2))
+    assert "90_train failed: RuntimeError: process 1 of 2: ValueError: out of luck" in told
+    assert time.monotonic() - started < 200
 
 
 def numbered(count):
@@ -171,6 +182,7 @@ def test_parts_that_are_none_are_refused(part, batch_size, message):
         (["--distribute", "2", "--process", "1"], "process 1 needs the coordinator's address"),
         (["--distribute", "2", "--coordinator", "host"], "coordinator must be host:port, got 'host'"),
         (["--distribute", "2", "--coordinator", "host:99999"], "coordinator must be host:port"),
+        (["--coordinator", "host:8476"], "the coordinator host:8476 needs the number of processes"),
         (["--distribute", "2", "-p", "minutes", "3"], "distribute needs epochs, got minutes=3: the processes' clocks differ"),
     ],
 )
@@ -192,26 +204,86 @@ def test_other_backends_and_a_missing_jax_are_named(made, monkeypatch, capsys):
     assert not (made / "runs" / "x").exists()
 
 
-def test_another_process_has_a_copy_of_the_run_and_of_nothing_else(made, tmp_path):
-    own = (f"runs/x/{name}" for name in ("run.json", "checkpoints/one.npz", "history.csv"))
-    for name in ("raw/a.npz", *own, "runs/y/run.json", "runs/.x.lock"):
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_another_process_has_a_copy_of_the_run_and_of_nothing_else(made, tmp_path, monkeypatch, status):
+    """A copy that it may train in, whatever the original's status, and whichever machine has that."""
+    for name in ("raw/a.npz", "runs/x/checkpoints/one.npz", "runs/x/history.csv", "runs/y/run.json", "runs/.x.lock"):
         (made / name).parent.mkdir(parents=True, exist_ok=True)
         (made / name).write_text(name)
+    original = {"status": status, "runner": "lstm_ae_lib", "process": runs.this_process(), "parameters": {"seed": 3}}
+    files.write_json(made / "runs" / "x" / "run.json", original)
     (copy := tmp_path / "copy").mkdir()
+    monkeypatch.setattr(runs.platform, "node", lambda: "another-machine")
     data_parallel._imitate(copy, "x")
-    assert (copy / "raw" / "a.npz").read_text() == "raw/a.npz" and (copy / "runs" / "y").is_symlink()
-    (copy / "runs" / "x" / "run.json").write_text("changed")
-    (copy / "runs" / "x" / "checkpoints" / "one.npz").unlink()
-    assert (made / "runs" / "x" / "run.json").read_text() == "runs/x/run.json"
-    assert (made / "runs" / "x" / "checkpoints" / "one.npz").is_file()
+    assert (copy / "raw").is_symlink() and (copy / "runs" / "y").is_symlink()
+    own = copy / "runs" / "x"
+    assert sorted(path.relative_to(own).as_posix() for path in own.rglob("*")) == ["checkpoints", "checkpoints/one.npz", "run.json"]
     assert sorted(path.name for path in (copy / "runs").iterdir()) == ["x", "y"]
+    record = files.read_json(own / "run.json")
+    assert runs.status(record) == "running" and record["parameters"] == {"seed": 3}
+    (own / "checkpoints" / "one.npz").unlink()
+    files.write_json(own / "run.json", {})
+    assert files.read_json(made / "runs" / "x" / "run.json") == original and (made / "runs" / "x" / "checkpoints" / "one.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("before", "backend", "now", "message"),
+    [
+        (1, "tensorflow", 2, "the run 'x' was trained by tensorflow, and several processes need JAX"),
+        (2, "jax", 1, "the run 'x' was trained on 2 processes: it goes on with --distribute 2 or more"),
+    ],
+)
+def test_a_run_goes_on_by_what_it_was_trained_by(made, monkeypatch, before, backend, now, message):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setattr(data_parallel.importlib.util, "find_spec", lambda name: True)
+    (made / "runs" / "x").mkdir(parents=True)
+    record = {"status": "failed", "runner": "lstm_ae_lib", "notebooks": ["90_train"], "asked": {}, "hardware": {"backend": backend}}
+    files.write_json(made / "runs" / "x" / "run.json", record | ({"processes": before} if before > 1 else {}))
+    with pytest.raises(ValueError, match=message):
+        runner.resume_chain("x", processes=data_parallel.Processes(now))
+
+
+def ends(how):
+    """A process that is not the first, which ends in some way before it has done anything."""
+    other = data_parallel._Other(1, 2, "127.0.0.1:1", "x", {})
+    other.environment["PYTHONPATH"] = str(how)
+    return other
+
+
+def test_what_another_process_failed_of_is_told_and_its_folder_goes(made, tmp_path):
+    """It fails at once here: this run is not there, and its parameters are none."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from lstm_ae_lib.study import data_parallel\n"
+        "def fail(*_): raise ValueError('out of luck')\n"
+        "data_parallel._execute = fail\n"
+    )
+    with ends(tmp_path) as other:
+        other.popen.wait(60)
+        folder = other.folder.name
+        assert other.reason(None) == "process 1 of 2: ValueError: out of luck"
+        assert other.reason(RuntimeError("JaxRuntimeError: Gloo: connection closed")) == other.reason(None)
+        assert other.reason(RuntimeError("FloatingPointError: the loss became nan")) == ""  # which process 0 says itself
+    assert not os.path.exists(folder)
+
+
+def test_a_process_whose_starter_is_gone_ends_and_leaves_nothing(made, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "from lstm_ae_lib.study import data_parallel\nimport time\ndata_parallel._execute = lambda _: time.sleep(100)\n"
+    )
+    with ends(tmp_path) as other:
+        until = time.monotonic() + 60
+        while not os.path.exists(os.path.join(other.folder.name, "runs", "x")):
+            assert time.monotonic() < until and other.popen.poll() is None
+            time.sleep(0.05)
+        other.popen.stdin.close()
+        assert other.popen.wait(60) == 1 and not os.path.exists(other.folder.name)
 
 
 def test_a_process_that_trains_alone_meets_nobody(monkeypatch):
     for name in ("LSTM_AE_PROCESS", "LSTM_AE_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
     assert data_parallel.part() == data_parallel.join() == (0, 1)
-    data_parallel.begin(None, None)
+    data_parallel.begin(None, None, None)
     data_parallel.end()
 
 

@@ -135,7 +135,7 @@ def test_the_command_restores_the_last_of_several_files(written, scene, capsys):
     [
         (["0.png", "small.png", "out.png"], "all frames must have one size"),
         (["0.png", "nothing.png", "out.png"], "there is no file"),
-        (["burst", "0.png", "out.png"], "there is no file"),
+        (["burst", "0.png", "out.png"], "frames must be pictures, got the folder"),
         (["0.png", "1.png", "0.png"], "is what is read: write to another file"),
         (["0.png", "1.png", "out.gif"], "the suffix of the file to write must be one of"),
         (["0.png", "1.png", "out.png", "--weights", "other"], "weights must be one of default; got 'other'"),

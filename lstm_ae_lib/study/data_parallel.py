@@ -21,7 +21,8 @@ import time
 import zlib
 from pathlib import Path
 
-from lstm_ae_lib import checks, paths
+from lstm_ae_lib import checks, files, paths
+from lstm_ae_lib.study import runs
 
 NOTEBOOK = "90_train"  # the one that trains on several processes
 MOST = 1024
@@ -50,6 +51,8 @@ class Processes:
         checks.number(self.place, "process", 0, self.count - 1, whole=True)
         if self.place and not self.coordinator:
             raise ValueError(f"process {self.place} needs the coordinator's address, such as --coordinator first-host:8476")
+        if self.coordinator and self.count == 1:
+            raise ValueError(f"the coordinator {self.coordinator} needs the number of processes, such as --distribute 2")
         host, _, port = self.coordinator.rpartition(":")
         if self.coordinator and not (host and port.isdecimal() and 0 < int(port) < 2**16):
             raise ValueError(f"coordinator must be host:port, got {self.coordinator!r}")
@@ -94,8 +97,9 @@ def join() -> tuple[int, int]:
     return place, count
 
 
-def begin(run, saved) -> None:
-    """What is built from now on is shared: before a network is made. ``saved`` are the checkpoints of ``run``.
+def begin(run, saved, start) -> None:
+    """What is built from now on is shared: before a network is made. ``saved`` are the checkpoints of ``run``; ``start`` is the
+    model that the network starts from: all take process 0's, since what each has fitted may differ in a bit.
 
     ``RuntimeError`` where another process has other parameters, images, versions or checkpoints than process 0.
     """
@@ -121,6 +125,7 @@ def begin(run, saved) -> None:
             names = ", ".join(name for name, one in zip(own, differs, strict=True) if one)
             advice = "a training that goes on needs one data folder for all (LSTM_AE_DATA)"
             raise RuntimeError(f"process {other} has other {names} than process 0; {advice}")
+    start.set_weights(multihost_utils.broadcast_one_to_all(start.get_weights()))
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 
 
@@ -156,10 +161,9 @@ def others(processes: Processes, name: str, notebook: str, parameters: dict):
         yield
         return
     address = processes.coordinator or f"127.0.0.1:{_free_port()}"
-    started = [_Other(place, processes.count, address, name, parameters) for place in range(1, processes.count)]
+    places = () if processes.coordinator else range(1, processes.count)  # with one, the others are started by hand
     with contextlib.ExitStack() as stack:
-        # By hand, the others are started elsewhere.
-        running = [] if processes.coordinator else [stack.enter_context(one) for one in started]
+        running = [stack.enter_context(_Other(place, processes.count, address, name, parameters)) for place in places]
         stack.enter_context(_environment(_variables(0, processes.count, address)))
         over = threading.Event()
         stack.callback(over.set)
@@ -186,16 +190,17 @@ class _Other:
     """A process that is not the first, while a ``with`` statement lasts: it ends with it, and with the process that started it."""
 
     def __init__(self, place, count, address, name, parameters):
-        self.place, self.count, self.log = place, count, tempfile.TemporaryFile()
-        self.environment = os.environ | _variables(place, count, address)
-        self.task = json.dumps({"name": name, "parameters": parameters}) + "\n"
+        self.place, self.count = place, count
+        self.environment = os.environ | _variables(place, count, address) | {"LSTM_AE_DATA": str(paths.output_dir())}
+        self.task = {"name": name, "parameters": parameters}
 
     def __enter__(self):
-        # A session of its own: the terminal's interrupt is for process 0, which saves and ends.
-        command = [sys.executable, "-m", "lstm_ae_lib.study.data_parallel"]
+        self.folder, self.log = tempfile.TemporaryDirectory(ignore_cleanup_errors=True), tempfile.TemporaryFile()
+        # Where a kernel is, too; in a session of its own: the terminal's interrupt is for process 0.
+        where = {"cwd": paths.notebooks_dir(), "env": self.environment, "start_new_session": True}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": self.log}
-        self.popen = subprocess.Popen(command, env=self.environment, start_new_session=True, **pipes)
-        self.popen.stdin.write(self.task.encode())
+        self.popen = subprocess.Popen([sys.executable, "-m", "lstm_ae_lib.study.data_parallel"], **where, **pipes)
+        self.popen.stdin.write(json.dumps(self.task | {"folder": self.folder.name}).encode() + b"\n")
         self.popen.stdin.flush()  # and open for as long as it shall live
         return self
 
@@ -206,6 +211,7 @@ class _Other:
         self.popen.wait()
         self.popen.stdin.close()
         self.log.close()
+        self.folder.cleanup()
 
     def reason(self, error) -> str:
         """Why it ended, where it failed and process 0, whose ``error`` is given, cannot say more about that."""
@@ -216,7 +222,7 @@ class _Other:
             return f"{who} was ended by signal {-code} ({signal.Signals(-code).name})"
         self.log.seek(0)
         lines = [line for line in self.log.read().decode(errors="replace").splitlines() if line.startswith("error: ")]
-        said = lines[-1].removeprefix("error: ") if lines else f"ended with {code}"
+        said = lines[-1].removeprefix("error: ") if lines else "ended by JAX, since another one is gone: resume the run"
         blind = error is None or _lost(str(error)) or "Kernel" in type(error).__name__
         return f"{who}: {said}" if blind and not (error is not None and (_lost(said) or code < 0)) else ""
 
@@ -230,12 +236,14 @@ def _watch(running, over):
     """Ends the kernel when a process has failed: it would wait for that one until JAX notices, minutes later."""
     import psutil
 
-    while not over.wait(0.2):
-        if any(one.popen.poll() for one in running) and not over.wait(SECONDS_TO_SAY):
+    ended = False
+    while not ended and not over.wait(0.2):
+        if any([one.popen.poll() for one in running]) and not over.wait(SECONDS_TO_SAY):
             for child in psutil.Process().children():
-                if "ipykernel_launcher" in " ".join(child.cmdline()):
-                    child.kill()
-            return
+                with contextlib.suppress(psutil.Error):
+                    if "ipykernel_launcher" in " ".join(child.cmdline()):
+                        child.kill()
+                        ended = True
 
 
 def _variables(place, count, address):
@@ -262,27 +270,26 @@ def _free_port():
 # --- a process that is not the first ----------------------------------------------------------------------------------------------
 
 
-def main() -> int:
+def main():
     """Executes the notebook's cells, told which run it is of in a line on standard input; when that is closed, it ends at once."""
     task = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_starter, daemon=True).start()
+    threading.Thread(target=_end_with_starter, args=(task["folder"],), daemon=True).start()
     os.environ["MPLBACKEND"] = "agg"
-    with tempfile.TemporaryDirectory() as folder:
-        _imitate(Path(folder), task["name"])
-        os.environ["LSTM_AE_DATA"] = folder
-        try:
-            _execute(task["parameters"] | {"run_name": task["name"]})
-        except _Done:
-            return 0
-        except Exception as error:
-            print(f"error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", file=sys.stderr, flush=True)
-            os._exit(1)  # JAX would wait for the others before this process ends
-    return 0
+    try:
+        _imitate(Path(task["folder"]), task["name"])
+        os.environ["LSTM_AE_DATA"] = task["folder"]
+        _execute(task["parameters"] | {"run_name": task["name"]})
+    except _Done:
+        os._exit(0)
+    except Exception as error:
+        print(f"error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", file=sys.stderr, flush=True)
+    os._exit(1)  # at once: JAX would wait for the others
 
 
-def _end_with_starter():
+def _end_with_starter(folder):
     while os.read(0, 1):
         pass
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
@@ -296,11 +303,13 @@ def _imitate(folder, name):
     for entry in (real / "runs").iterdir() if (real / "runs").is_dir() else ():
         if entry.name != name and not entry.name.startswith("."):
             (folder / "runs" / entry.name).symlink_to(entry)
-    for path in [(own := real / "runs" / name) / "run.json", *own.glob("checkpoints/*.npz")]:
-        if path.is_file():
-            copy = folder / "runs" / name / path.relative_to(own)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, copy)
+    own, copy = real / "runs" / name, folder / "runs" / name
+    if (own / "run.json").is_file():  # which process, on which machine, has the original is nothing to this one
+        record = files.read_json(own / "run.json")
+        files.write_json(copy / "run.json", record | {"status": "running", "process": runs.this_process()})
+    (copy / "checkpoints").mkdir()
+    for path in own.glob("checkpoints/*.npz"):
+        shutil.copyfile(path, copy / "checkpoints" / path.name)
 
 
 def _execute(parameters):
@@ -319,4 +328,4 @@ if __name__ == "__main__":
     # Not as __main__: what the notebook imports must be the same module.
     from lstm_ae_lib.study import data_parallel
 
-    sys.exit(data_parallel.main())
+    data_parallel.main()

@@ -178,8 +178,14 @@ def resume_chain(name: str, quiet: bool = False, processes=None) -> runs.Run:
         renamed = {notebook: RENAMED.get(notebook, notebook) for notebook in record["notebooks"]}
         left = [new for pair in renamed.items() if (new := pair[1]) and not any(run.path(f"{one}.ipynb").is_file() for one in pair)]
         per_notebook = {notebook: {key: asked[key] for key in notebook_parameters(notebook) if key in asked} for notebook in left}
-        processes = processes or data_parallel.Processes(record.get("processes", 1))
+        before = record.get("processes", 1)
+        processes = processes or data_parallel.Processes(before)
         processes.check(asked)
+        if data_parallel.NOTEBOOK in left:  # another backend has other types of numbers
+            if processes.count > 1 and (backend := record.get("hardware", {}).get("backend", "jax")) != "jax":
+                raise ValueError(f"the run {name!r} was trained by {backend}, and several processes need JAX")
+            if processes.count == 1 < before:
+                raise ValueError(f"the run {name!r} was trained on {before} processes: it goes on with --distribute 2 or more")
         return _run_notebooks(run, per_notebook, quiet, processes)
 
 

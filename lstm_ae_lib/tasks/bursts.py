@@ -280,8 +280,8 @@ def burst_restorer(
         frames: of a burst, 1 to 64.
         memory: ``"recurrent"``: frame after frame, with a state and the estimate so far; ``"window"``: the last ``window`` frames
             side by side; ``"average"``: the mean of all frames beside the last one; ``"pooling"``: features of each frame, averaged
-            (Aittala and Durand, "Burst Image Deblurring Using Permutation Invariant Convolutional Neural Networks", 2018), to change
-            the mean of all frames by; the others change the last frame.
+            (Aittala and Durand, "Burst Image Deblurring Using Permutation Invariant Convolutional Neural Networks", 2018), to
+            change the mean of all frames by; the others change the last frame.
         align: move what was before to where the new frame is, by :class:`Registration`; without it, all stays where it was.
         width, depth: channels and residual blocks, 1 to 4,096 and 1 to 32.
         state: channels that a recurrent network remembers, 1 to 4,096.
@@ -329,7 +329,7 @@ def burst_restorer(
         half = depth // 2
         features = [deep(first(frame), slice(0, half)) for frame in seen] if half else [first(frame) for frame in seen]
         features = deep(sum(features) / frames, slice(half, None))
-    # What pooled features can say nothing about is which noise the last frame has.
+    # Pooled features do not know the last frame's noise.
     base = sum(seen) / frames if memory == "pooling" else seen[-1]
     restored = layers.Add(dtype="float32", name="restored")([base, last(features)])
     return keras.Model(burst, restored, name=name)

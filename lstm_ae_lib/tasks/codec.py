@@ -70,12 +70,7 @@ class Codec:
 
     def decompress(self, content: bytes) -> np.ndarray:
         """The picture, as :meth:`compress` was given it; a ``ValueError`` for damaged content or content of other weights."""
-        if len(content) < HEADER.size or not content.startswith(KIND):
-            raise ValueError("this is not a compressed picture: it does not begin as `compress` writes it")
-        _, found, height, width, _ = HEADER.unpack_from(content)
-        payload = content[HEADER.size :]
-        if content != _header(found, height, width, payload) + payload:
-            raise ValueError("the compressed picture is damaged: bytes are missing or changed")
+        found, height, width, payload = _checked_parts(content)
         if found != self.fingerprint:
             raise ValueError(f"the picture was compressed with other weights ({found.hex()}); these are {self.fingerprint.hex()}")
         mark, height = divmod(height, GREY)
@@ -115,6 +110,17 @@ class KerasCodec(Codec):
 def _header(fingerprint, height, width, payload):
     start = HEADER.pack(KIND, fingerprint, height, width, 0)
     return HEADER.pack(KIND, fingerprint, height, width, zlib.crc32(start + payload))
+
+
+def _checked_parts(content):
+    """Fingerprint, height, width and payload of a compressed picture; ``ValueError`` where it is none, or damaged."""
+    if len(content) < HEADER.size or not content.startswith(KIND):
+        raise ValueError("this is not a compressed picture: it does not begin as `compress` writes it")
+    _, found, height, width, _ = HEADER.unpack_from(content)
+    payload = content[HEADER.size :]
+    if content != _header(found, height, width, payload) + payload:
+        raise ValueError("the compressed picture is damaged: bytes are missing or changed")
+    return found, height, width, payload
 
 
 @functools.cache
@@ -227,11 +233,9 @@ def load_codec(name: str, folder=None, engine: str = "keras") -> Codec:
 
 
 def written_with(content: bytes, folder=None) -> str:
-    """The released codec, by name, that a compressed picture was written with; ``ValueError`` where it is not here."""
-    folder = folder or weights.released_dir("compress")
-    if len(content) < HEADER.size or not content.startswith(KIND):
-        raise ValueError("this is not a compressed picture: it does not begin as `compress` writes it")
-    fingerprint = HEADER.unpack_from(content)[1].hex()
+    """The released codec, by name, that a compressed picture was written with; ``ValueError`` where it is not here, or the picture
+    is damaged."""
+    folder, fingerprint = folder or weights.released_dir("compress"), _checked_parts(content)[0].hex()
     known = {name: weights.describe_released(name, folder)["fingerprint"] for name in weights.released(folder)}
     for name, own in known.items():
         if own == fingerprint:

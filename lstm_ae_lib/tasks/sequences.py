@@ -79,9 +79,9 @@ def restore_files(sources, target, name: str = "", *, quality: int = pictures.QU
     :func:`lstm_ae_lib.pictures.read` and as :func:`lstm_ae_lib.pictures.write`.
     """
     for source in sources:
-        files.check_source(source)
         if Path(source).is_dir():
             raise ValueError(f"frames must be pictures, got the folder {source}")
+        files.check_source(source)
         pictures.check_target(target, source)
     last, metadata = pictures.read_with_metadata(sources[-1])
     if last.ndim == 3 and last.shape[2] == 4 and Path(target).suffix.lower() in pictures.FORMATS["JPEG"]:
