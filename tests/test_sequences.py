@@ -178,3 +178,12 @@ def test_a_run_is_released_with_its_numbers_frame_by_frame(made, sample, tmp_pat
     run.save_model("autoencoder", bursts.burst_restorer(**arguments), "burst_restorer", arguments)
     with pytest.raises(ValueError, match="only a recurrent burst restorer is released; mine has memory 'average'"):
         releasing.release_run("mine", "other")
+
+
+def test_the_released_weights_restore_a_photograph_from_four_frames():
+    step, card = sequences.load_step()
+    assert card["versions"]["commit"] and "+changes" not in card["versions"]["commit"] and card["protocol"] == "burst50"
+    clean = pictures.photographs()["astronaut"][60:156, 160:258]
+    seen = bursts.degrade(clean[None], "burst50", 4)[0]
+    one, four = (psnr(clean, sequences.restore(seen[-count:], step)) for count in (1, 4))
+    assert one > psnr(clean, seen[-1]) + 8 and four > one + 2
