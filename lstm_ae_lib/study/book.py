@@ -20,7 +20,7 @@ PARTS = {  # title -> documents, in their order
     "Tasks": "notebooks/1[0-9]_*.ipynb",
     "Variants": "notebooks/2[0-9]_*.ipynb",
     "Where recurrence pays": "notebooks/3[0-9]_*.ipynb",
-    "Use": ("restore", "notebooks/README", "data/README", "figures/README"),
+    "Use": ("restore", "notebooks/README", "data/README", "data/weights/compress/README", "figures/README"),
     "The library": ("lstm_ae_lib/README", "api/index", "tests/README"),
     "Drivers, for papermill": "notebooks/9[0-9]_*.ipynb",
 }
