@@ -75,8 +75,8 @@ def restore(frames, step, *, tile: int = restoring.TILE, overlap: int = restorin
 def restore_files(sources, target, name: str = "", *, quality: int = pictures.QUALITY, progress: bool = False) -> tuple:
     """Restores the last of several PNG or JPEG files, oldest first, and keeps its metadata. Returns the shape of what was written.
 
-    ``name`` is that of weights in ``data/weights/burst``. Raises as :func:`restore`, naming the file whose size differs, as
-    :func:`lstm_ae_lib.pictures.read` and as :func:`lstm_ae_lib.pictures.write`.
+    ``name`` is that of weights in ``data/weights/burst``. Raises as :func:`restore`, :func:`lstm_ae_lib.pictures.read` and
+    :func:`lstm_ae_lib.pictures.write`.
     """
     for source in sources:
         if Path(source).is_dir():
@@ -86,16 +86,7 @@ def restore_files(sources, target, name: str = "", *, quality: int = pictures.QU
     last, metadata = pictures.read_with_metadata(sources[-1])
     if last.ndim == 3 and last.shape[2] == 4 and Path(target).suffix.lower() in pictures.FORMATS["JPEG"]:
         raise ValueError(f"{pictures.title(sources[-1])} has transparent pixels, which JPEG cannot hold: write a .png")
-
-    def frames():
-        for source in sources[:-1]:
-            frame = pictures.read(source)
-            if frame.shape[:2] != last.shape[:2]:
-                size, other = (f"{shape[1]} x {shape[0]}" for shape in (last.shape, frame.shape))
-                raise ValueError(f"all frames must have one size: {sources[-1]} has {size} pixels, {source} has {other}")
-            yield frame
-        yield last
-
-    restored = restore(frames(), load_step(name)[0], progress=progress)
+    frames = itertools.chain(map(pictures.read, sources[:-1]), [last])
+    restored = restore(frames, load_step(name)[0], progress=progress)
     pictures.write(target, restored, metadata, quality)
     return restored.shape
