@@ -36,6 +36,7 @@ LAYERS = [
     Case("GatedScan-columns", lambda **k: layers.GatedScan(4, "columns", positive=True, **k), (8, 6, 3)),
     Case("RasterAccumulator", lambda **k: mending.RasterAccumulator(4, **k), (8, 6, 3)),
     Case("BlockFeatures", lambda **k: mending.BlockFeatures(**k), (16, 8, 3), roundings=ONE + 4),
+    Case("MovedBack", lambda **k: mending.MovedBack(**k), ((16, 8, 3), (2, 1, 9)), output_shape=(2, 1, 192)),
     Case("Registration", lambda **k: bursts.Registration(1, **k), (11, 12, 6), output_shape=(2,)),
     Case("ConvLSTMStep", lambda **k: recurrent_inference.ConvLSTMStep(3, **k), (8, 6, 10)),
     Case("SimpleGate", lambda **k: layers.SimpleGate(**k), (8, 6, 4)),

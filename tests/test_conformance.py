@@ -16,16 +16,22 @@ layers = pytest.mark.parametrize("case", conformance.LAYERS, ids=str)
 all_models = pytest.mark.parametrize("case", conformance.MODELS, ids=str)
 
 
+def several(case):
+    return isinstance(case.input_shape[0], tuple)
+
+
+def each_input(case, make):
+    """What ``make`` makes of the shape of the input; of several inputs, a list of what it makes of each."""
+    return [make(shape) for shape in case.input_shape] if several(case) else make(case.input_shape)
+
+
 def batch(case, count=2, seed=0):
-    generator, several = np.random.default_rng(seed), isinstance(case.input_shape[0], tuple)
-    shapes = case.input_shape if several else [case.input_shape]
-    images = [generator.random((count, *shape)).astype(np.float32) for shape in shapes]
-    return images if several else images[0]
+    generator = np.random.default_rng(seed)
+    return each_input(case, lambda shape: generator.random((count, *shape)).astype(np.float32))
 
 
 def output_shape(case):
-    several = isinstance(case.input_shape[0], tuple)
-    return case.output_shape or (case.input_shape[0] if several else case.input_shape)
+    return case.output_shape or (case.input_shape[0] if several(case) else case.input_shape)
 
 
 def as_array(tensor):
@@ -89,14 +95,14 @@ def test_layer_is_registered_and_its_config_makes_it_again(case):
 def test_layer_shapes_static_and_dynamic(case):
     layer, images = case.make(), batch(case)
     output = layer(images)
-    assert tuple(output.shape) == tuple(layer.compute_output_shape(images.shape))
-    symbolic = case.make()(keras.KerasTensor((None, *case.input_shape)))
+    assert tuple(output.shape) == tuple(layer.compute_output_shape(each_input(case, lambda shape: (2, *shape))))
+    symbolic = case.make()(each_input(case, lambda shape: keras.KerasTensor((None, *shape))))
     assert tuple(symbolic.shape)[1:] == tuple(output.shape)[1:] and symbolic.shape[0] is None
 
 
 @layers
 def test_layer_survives_a_keras_file(case, tmp_path):
-    inputs = keras.layers.Input(case.input_shape)
+    inputs = each_input(case, keras.layers.Input)
     model = keras.Model(inputs, case.make()(inputs))
     randomise(model)
     model.save(tmp_path / "model.keras")
@@ -110,7 +116,7 @@ def test_layer_honours_the_dtype_policy(case):
     images = batch(case)
     layers = [case.make(dtype=policy) for policy in ("float32", "mixed_bfloat16")]
     for layer in layers:
-        layer.build(images.shape)
+        layer.build(each_input(case, lambda shape: (2, *shape)))
     layers[1].set_weights(layers[0].get_weights())
     exact, mixed = as_array(layers[0](images)), layers[1](images)
     assert keras.backend.standardize_dtype(mixed.dtype) == "bfloat16"
@@ -168,24 +174,28 @@ def test_model_agrees_with_itself_under_mixed_bfloat16(case):
 
 
 def gradient(layer, images):
-    """Of the sum of squares of a layer's outputs, to its inputs, on whichever backend."""
+    """Of the sum of squares of a layer's outputs, to all its inputs, one after the other, on whichever backend."""
+    each = keras.tree.map_structure
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        images = tf.constant(images)
+        images = each(tf.constant, images)
         with tf.GradientTape() as tape:
             tape.watch(images)
             loss = tf.reduce_sum(tf.square(layer(images)))
-        return tape.gradient(loss, images).numpy()
-    if keras.backend.backend() == "torch":
+        found = tape.gradient(loss, images)
+    elif keras.backend.backend() == "torch":
         import torch
 
-        images = torch.tensor(images, requires_grad=True)
-        return torch.autograd.grad(torch.sum(torch.square(layer(images))), images)[0].numpy()
-    import jax
+        images = each(lambda one: torch.tensor(one, requires_grad=True), images)
+        found = list(torch.autograd.grad(torch.sum(torch.square(layer(images))), keras.tree.flatten(images)))
+    else:
+        import jax
 
-    weights = [[variable.value for variable in each] for each in (layer.trainable_variables, layer.non_trainable_variables)]
-    return np.asarray(jax.grad(lambda images: jax.numpy.sum(layer.stateless_call(*weights, images)[0] ** 2))(images))
+        kinds = layer.trainable_variables, layer.non_trainable_variables
+        weights = [[variable.value for variable in kind] for kind in kinds]
+        found = jax.grad(lambda images: jax.numpy.sum(layer.stateless_call(*weights, images)[0] ** 2))(images)
+    return np.concatenate([as_array(one).ravel() for one in keras.tree.flatten(found)])
 
 
 @pytest.mark.parametrize("case", [case for case in conformance.LAYERS if case.differentiable], ids=str)

@@ -1,7 +1,7 @@
 """Networks that mend JPEGs with flipped bits (:mod:`lstm_ae_lib.tasks.broken_jpeg`), with a memory without a limit and without one.
 
-All see the same of each 8x8 block and add to it the same way. What lies between differs: a recurrence over the blocks in raster
-order, in which an error of the JPEG spreads, or layers with a limited reach.
+All see the same of each 8x8 block and mend it the same way: it may be moved back, and a colour and pixels are added. What lies
+between differs: a recurrence over the blocks in raster order, in which an error of the JPEG spreads, or layers with a limited reach.
 """
 
 import json
@@ -18,7 +18,10 @@ from lstm_ae_lib.tasks.broken_jpeg import BLOCK, damage, distance
 layers, ops = keras.layers, keras.ops
 
 PIXELS = 3 * BLOCK**2
-SEEN = PIXELS + 2 * 3 * (BLOCK + 1)  # of a block: pixels, and what changes across its left and its upper edge, with the means
+MOST_MOVED = 4  # places in raster order by which a network can move a block back
+STAYS = 6.0  # how much more likely it is at first, as a logarithm, that a block stays than that it has moved to one place
+MOVES = range(-MOST_MOVED, MOST_MOVED + 1)
+SEEN = PIXELS + 2 * 3 * (BLOCK + 1) + 4 * len(MOVES)  # numbers of a block: see :class:`BlockFeatures`
 MEMORIES = ("accumulator", "lstm", "scan", "mean", "convolution")
 SEED = 2011  # of the generators of :func:`crops` and :func:`measure`
 FAR = (8, 32, 64, 128, 256)  # pixels
@@ -80,32 +83,80 @@ class RasterAccumulator(keras.layers.Layer):
         return (*input_shape[:3], 4 * self.units)
 
 
+def in_blocks(images):
+    """``(batch, height, width, 3)`` -> ``(batch, blocks in raster order, 8, 8, 3)``; sides known and multiples of 8."""
+    rows, columns = (side // BLOCK for side in images.shape[1:3])
+    cut = ops.transpose(ops.reshape(images, (-1, rows, BLOCK, columns, BLOCK, 3)), (0, 1, 3, 2, 4, 5))
+    return ops.reshape(cut, (-1, rows * columns, BLOCK, BLOCK, 3))
+
+
+def later(line, places: int):
+    """The value ``places`` further along axis 1 of ``(batch, steps, ...)``, or before, where negative; 0 beyond the ends."""
+    steps, before, after = line.shape[1], max(-places, 0), max(places, 0)
+    padded = ops.pad(line, [(0, 0), (before, after), *[(0, 0)] * (len(line.shape) - 2)])
+    return padded[:, after : after + steps]
+
+
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class BlockFeatures(keras.layers.Layer):
-    """What a mending network sees of each 8x8 block: its pixels less 1/2, and, four times, what changes across its left and its
-    upper edge, pixel by pixel and in the mean; 0 at the border of the image.
+    """What a mending network sees of each 8x8 block.
+
+    Its 192 pixels less 1/2; four times what changes across its left and its upper edge, pixel by pixel and in the mean (54); and
+    four times what would change across its upper edge if the block belonged ``m`` places further on in raster order, ``m`` from -4
+    to 4: the mean of each colour, and how far the pixels are from it in the mean (36). 0 at the border of the image.
 
     Input: ``(batch, height, width, 3)`` in [0, 1], sides known and multiples of 8 (``ValueError``). Output: ``(batch, height / 8,
-    width / 8, 246)``.
+    width / 8, 282)``.
     """
 
     def call(self, images):
         _, rows, columns, _ = self.compute_output_shape(images.shape)
-        inner = ops.transpose(ops.reshape(images, (-1, rows, BLOCK, columns, BLOCK, 3)), (0, 1, 3, 2, 4, 5))
-        before = ops.pad(inner[:, :, :-1, :, -1], [(0, 0), (0, 0), (1, 0), (0, 0), (0, 0)])
-        above = ops.pad(inner[:, :-1, :, -1], [(0, 0), (1, 0), (0, 0), (0, 0), (0, 0)])
-        first_column, first_row = ops.arange(columns) == 0, ops.arange(rows) == 0
-        left = ops.where(first_column[:, None, None], 0.0, inner[..., 0, :] - before)
-        top = ops.where(first_row[:, None, None, None], 0.0, inner[:, :, :, 0] - above)
-        flat = [ops.reshape(part, (-1, rows, columns, part.shape[-2] * 3)) for part in (left, top)]
-        means = [ops.mean(part, axis=-2) for part in (left, top)]
-        pixels = ops.reshape(inner, (-1, rows, columns, PIXELS)) - 0.5
-        return ops.concatenate([pixels, *(4 * part for part in (*flat, *means))], -1)
+        blocks, places = in_blocks(images), np.arange(rows * columns)
+        first_column = (places % columns == 0)[:, None, None]
+        left = ops.where(first_column, 0.0, blocks[:, :, :, 0] - later(blocks[:, :, :, -1], -1))
+        edges = []  # across the upper one, for each place that the block may belong to
+        for moved in (0, *MOVES):
+            above = places - columns + moved
+            known = ((above >= 0) & (above < len(places)) & (places >= columns))[:, None, None]
+            edges.append(ops.where(known, blocks[:, :, 0] - later(blocks[:, :, -1], moved - columns), 0.0))
+        means = [ops.mean(edge, axis=2) for edge in (left, *edges)]
+        rough = [ops.mean(ops.abs(edge - mean[:, :, None]), axis=(2, 3)) for edge, mean in zip(edges[1:], means[2:], strict=True)]
+        flat = [ops.reshape(edge, (-1, len(places), 3 * BLOCK)) for edge in (left, edges[0])]
+        changes = ops.concatenate([*flat, *means, ops.stack(rough, -1)], -1)
+        seen = ops.concatenate([ops.reshape(blocks, (-1, len(places), PIXELS)) - 0.5, 4 * changes], -1)
+        return ops.reshape(seen, (-1, rows, columns, SEEN))
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 4 or input_shape[3] != 3 or any(side is None or side % BLOCK for side in input_shape[1:3]):
             raise ValueError(f"BlockFeatures needs (batch, height, width, 3), sides multiples of {BLOCK}, got {tuple(input_shape)}")
         return (input_shape[0], input_shape[1] // BLOCK, input_shape[2] // BLOCK, SEEN)
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class MovedBack(keras.layers.Layer):
+    """Blocks as means of their neighbours in raster order: block ``t`` is the sum of ``w[t, m] * block[t - m]``, ``m`` from -4 to 4.
+    Where the only weight is 1, at ``m``, blocks that had moved ``m`` places towards the beginning are moved back.
+
+    Inputs, as one list: images ``(batch, height, width, 3)``, sides known and multiples of 8, and weights ``(batch, height / 8,
+    width / 8, 9)`` (``ValueError``). Output: ``(batch, height / 8, width / 8, 192)``.
+    """
+
+    def call(self, inputs):
+        images, moves = inputs
+        self.compute_output_shape((images.shape, moves.shape))
+        rows, columns = moves.shape[1:3]
+        blocks = ops.reshape(in_blocks(images), (-1, rows * columns, PIXELS))
+        shares = ops.reshape(moves, (-1, rows * columns, len(MOVES)))
+        back = sum(later(blocks, -moved) * shares[:, :, place : place + 1] for place, moved in enumerate(MOVES))
+        return ops.reshape(back, (-1, rows, columns, PIXELS))
+
+    def compute_output_shape(self, input_shape):
+        images_shape, moves_shape = input_shape
+        wanted = (*(side and side // BLOCK for side in images_shape[1:3]), len(MOVES))
+        if tuple(moves_shape[1:]) != wanted or images_shape[-1] != 3:
+            raise ValueError(f"MovedBack needs (batch, height, width, 3) and {len(MOVES)} weights for each block, got "
+                             f"{tuple(images_shape)} and {tuple(moves_shape)}")  # fmt: skip
+        return (*moves_shape[:3], PIXELS)
 
 
 @weights.register
@@ -127,11 +178,6 @@ def jpeg_mender(image_shape=(128, 128, 3), memory: str = "accumulator", width: i
     for argument, value, most in (("width", width, 4096), ("units", units, 4096), ("depth", depth, 32)):
         checks.number(value, argument, 1, most, whole=True)
 
-    def residual(hidden, name):
-        inner = relu_convolution(width, 3, f"{name}_conv1")(hidden)
-        inner = convolution(width, 3, f"{name}_conv2", kernel_initializer="zeros")(inner)
-        return layers.Add(name=f"{name}_add")([hidden, inner])
-
     def look(hidden, name):
         if memory == "accumulator":
             return RasterAccumulator(units, name=name)(hidden)
@@ -148,11 +194,11 @@ def jpeg_mender(image_shape=(128, 128, 3), memory: str = "accumulator", width: i
         return relu_convolution(units, 3, name)(hidden)
 
     def body(hidden):
-        hidden = residual(hidden, "block0")
+        hidden = residual_block(hidden, width, "block0")
         for place in range(1, depth + 1):
             both = layers.Concatenate(name=f"both{place}")([hidden, look(hidden, f"{memory}{place}")])
             mixed = convolution(width, 1, f"mix{place}", kernel_initializer="zeros")(both)
-            hidden = residual(layers.Add(name=f"add{place}")([hidden, mixed]), f"block{place}")
+            hidden = residual_block(layers.Add(name=f"add{place}")([hidden, mixed]), width, f"block{place}")
         return hidden
 
     return _mender(image_shape, width, body, name)
@@ -180,18 +226,40 @@ def block_peer(image_shape=(128, 128, 3), network: str = "unet", channels: int =
 def described(memory: str, image_shape, width: int, options: str = "{}") -> tuple:
     """The builder's name and the arguments of the network whose memory, or which altogether, has this name: one of
     :data:`MEMORIES` or :data:`NETWORKS`. ``options``: further arguments, as JSON. ``ValueError`` for an unknown name."""
-    checks.choice(memory, "memory", (*MEMORIES, *NETWORKS))
+    checks.choice(memory, "memory", ("feedback", *MEMORIES, *NETWORKS))
+    if memory == "feedback":
+        return "feedback_mender", {"image_shape": list(image_shape), "width": width, **json.loads(options)}
     builder, what, size = ("jpeg_mender", "memory", "width") if memory in MEMORIES else ("block_peer", "network", "channels")
     return builder, {"image_shape": list(image_shape), what: memory, size: width, **json.loads(options)}
 
 
-def _mender(image_shape, width, body, name):
-    """Blocks' features, ``body``, and what it says to add to each block: a colour, and a value for each pixel."""
+def residual_block(hidden, width, name):
+    inner = relu_convolution(width, 3, f"{name}_conv1")(hidden)
+    inner = convolution(width, 3, f"{name}_conv2", kernel_initializer="zeros")(inner)
+    return layers.Add(name=f"{name}_add")([hidden, inner])
+
+
+def seen(image_shape, width):
     damaged = layers.Input(image_shape, name="damaged")
-    hidden = body(convolution(width, 1, "seen")(BlockFeatures(name="blocks")(damaged)))
-    colour = layers.UpSampling2D(BLOCK, name="spread")(convolution(3, 1, "colour", kernel_initializer="zeros")(hidden))
-    pixels = DepthToSpace(BLOCK, name="pixels")(convolution(PIXELS, 1, "inside", kernel_initializer="zeros")(hidden))
-    mended = layers.Add(dtype="float32", name="mended")([damaged, colour, pixels])
+    return damaged, convolution(width, 1, "seen")(BlockFeatures(name="blocks")(damaged))
+
+
+def _mender(image_shape, width, body, name):
+    """Blocks' features, ``body``, and what it says of each block: where it belongs, and a colour and pixels to add to it."""
+    damaged, hidden = seen(image_shape, width)
+    hidden = body(hidden)
+    stays = keras.initializers.Constant([STAYS if moved == 0 else 0.0 for moved in MOVES])
+    moves = convolution(len(MOVES), 1, "moves", kernel_initializer="zeros", bias_initializer=stays)(hidden)
+    colour = convolution(3, 1, "colour", kernel_initializer="zeros")(hidden)
+    return mended_by(damaged, hidden, layers.Softmax(name="shares", dtype="float32")(moves), colour, name)
+
+
+def mended_by(damaged, hidden, shares, colour, name):
+    """What all networks do to a picture: blocks are moved back by ``shares``, a colour and, from ``hidden``, pixels are added."""
+    back = MovedBack(name="moved_back")([damaged, shares])
+    inside = convolution(PIXELS, 1, "inside", kernel_initializer="zeros")(hidden)
+    pixels = DepthToSpace(BLOCK, name="pixels")(layers.Add(name="add_inside")([back, inside]))
+    mended = layers.Add(dtype="float32", name="mended")([pixels, layers.UpSampling2D(BLOCK, name="spread")(colour)])
     return keras.Model(damaged, mended, name=name)
 
 
