@@ -64,7 +64,8 @@ def _parser():
     add("sources", nargs="+", metavar="IN", help="the picture; - reads standard input; or a folder of pictures; or several of one "
         "scene, oldest first, of which the last is restored")  # fmt: skip
     add("target", metavar="OUT", help="where to write it, .png or .jpg; - writes a PNG to standard output; or a folder")
-    add("--weights", help="released weights: a name in data/weights (photo), of several pictures in data/weights/burst (default)")
+    add("--weights", help="released weights: a name in data/weights (photo); jpeg for a JPEG with flipped bits; of several pictures "
+        "a name in data/weights/burst (default)")  # fmt: skip
     add("--strength", type=float, default=1.0, help="share of the restored picture in what is written, 0 to 1 (1)")
     add("--map", metavar="MAP", help="a .png to write, too: the lighter, the larger the error to expect (five times as long)")
     add("--strict", action="store_true", help="write nothing where the weights do not fit the picture")
@@ -198,13 +199,15 @@ def _picture(arguments):
             return _sequence(arguments)
     if arguments.command == "restore" and (Path(arguments.source).is_dir() or arguments.workers or arguments.scheduler):
         return _folder(arguments)
+    if arguments.command == "restore" and arguments.weights == "jpeg":
+        return _broken_jpeg(arguments)
     files.check_source(arguments.source)
     pictures.check_target(arguments.target, arguments.source, (".laec",) if arguments.command == "compress" else pictures.SUFFIXES)
     checks.number(arguments.quality, "quality", 1, 100, whole=True)
     checks.number(getattr(arguments, "strength", 1), "strength", 0, 1)
     names = sorted(path.stem for path in paths.released_dir("" if arguments.command == "restore" else "compress").glob("*.json"))
     if arguments.weights and names:
-        checks.choice(arguments.weights, "weights", names)
+        checks.choice(arguments.weights, "weights", [*names, *["jpeg"] * (arguments.command == "restore")])
     if (target := getattr(arguments, "map", None)) is not None:
         pictures.check_target(target, arguments.source, (".png",))
         if target == "-" or Path(target).resolve() == Path(arguments.target).resolve():
@@ -251,19 +254,36 @@ def _folder(arguments):
 
 def _sequence(arguments):
     """Restores the last of several pictures of one scene."""
-    from lstm_ae_lib import checks
     from lstm_ae_lib.tasks import sequences
 
-    given = {"map": arguments.map, "strict": arguments.strict, "workers": arguments.workers, "scheduler": arguments.scheduler,
-             "strength": arguments.strength != 1, "engine": arguments.engine == "onnx"}  # fmt: skip
-    if wrong := [f"--{name}" for name, value in given.items() if value]:
-        raise ValueError(f"several pictures of one scene are restored without {', '.join(wrong)}")
-    checks.number(arguments.quality, "quality", 1, 100, whole=True)
+    _refuse_options(arguments, "several pictures of one scene are restored")
     options = {"quality": arguments.quality, "progress": not arguments.quiet}
     with _notes():
         height, width, *_ = sequences.restore_files(arguments.sources, arguments.target, arguments.weights or "", **options)
     said = f"{arguments.target}: {width} x {height} pixels, restored from {len(arguments.sources)} frames"
     print(said, file=sys.stderr if arguments.target == "-" else sys.stdout)
+
+
+def _broken_jpeg(arguments):
+    """Mends a JPEG with flipped bits."""
+    from lstm_ae_lib.tasks import jpegs
+
+    _refuse_options(arguments, "a JPEG with flipped bits is mended")
+    with _notes():
+        height, width, *_ = jpegs.mend_file(arguments.source, arguments.target, quality=arguments.quality)
+    said = f"{arguments.target}: {width} x {height} pixels, mended as a JPEG with flipped bits"
+    print(said, file=sys.stderr if arguments.target == "-" else sys.stdout)
+
+
+def _refuse_options(arguments, what):
+    """Options that only the restorers of ``data/weights`` have, and the check of one that all have."""
+    from lstm_ae_lib import checks
+
+    given = {"map": arguments.map, "strict": arguments.strict, "workers": arguments.workers, "scheduler": arguments.scheduler,
+             "strength": arguments.strength != 1, "engine": arguments.engine == "onnx"}  # fmt: skip
+    if wrong := [f"--{name}" for name, value in given.items() if value]:
+        raise ValueError(f"{what} without {', '.join(wrong)}")
+    checks.number(arguments.quality, "quality", 1, 100, whole=True)
 
 
 def _write_picture(arguments, source, target, weights):

@@ -47,14 +47,14 @@ def read(source, quiet: bool = False) -> np.ndarray:
     return read_with_metadata(source, quiet)[0]
 
 
-def read_with_metadata(source, quiet: bool = False) -> tuple:
+def read_with_metadata(source, quiet: bool = False, decode_jpeg=None) -> tuple:
     """The picture as from :func:`read`, and its metadata; what is broken there is left out, with a :class:`PictureWarning`
-    unless ``quiet``."""
+    unless ``quiet``. ``decode_jpeg``: what makes an image of a JPEG's bytes; None: libjpeg, to which damage is an error."""
     content, name = files.read(source), title(source)
     try:
         if not content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
             raise ValueError("is neither a PNG nor a JPEG picture" if content else "is empty")
-        read_header, decode = (_png_header, _decode_png) if content.startswith(b"\x89") else (_jpeg_header, _decode_jpeg)
+        read_header, decode = (_png_header, _decode_png) if content.startswith(b"\x89") else (_jpeg_header, decode_jpeg or _decode_jpeg)
         height, width, metadata, broken, content = read_header(content)
         if width * height > MAX_PIXELS:
             raise ValueError(f"is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are allowed")

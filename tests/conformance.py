@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 
 from lstm_ae_lib import keras, layers, metrics, models, peers, spectral
-from lstm_ae_lib.tasks import adversarial, bursts, compression, mending, perception, recurrent_inference, variational
+from lstm_ae_lib.tasks import adversarial, bursts, compression, mending, perception, recurrent_inference, row_feedback, variational
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ LAYERS = [
     Case("RasterAccumulator", lambda **k: mending.RasterAccumulator(4, **k), (8, 6, 3)),
     Case("BlockFeatures", lambda **k: mending.BlockFeatures(**k), (16, 8, 3), roundings=ONE + 4),
     Case("MovedBack", lambda **k: mending.MovedBack(**k), ((16, 8, 3), (2, 1, 9)), output_shape=(2, 1, 192)),
+    Case("RowFeedback", lambda **k: row_feedback.RowFeedback(4, 2, 1, **k), ((16, 24, 3), (2, 3, 5)), output_shape=(2, 3, 12)),
     Case("Registration", lambda **k: bursts.Registration(1, **k), (11, 12, 6), output_shape=(2,)),
     Case("ConvLSTMStep", lambda **k: recurrent_inference.ConvLSTMStep(3, **k), (8, 6, 10)),
     Case("SimpleGate", lambda **k: layers.SimpleGate(**k), (8, 6, 4)),
@@ -87,6 +88,7 @@ MODELS = [
     *(Case(f"burst_restorer-{memory}", lambda memory=memory: bursts.burst_restorer(
         **SMALL_BURST, memory=memory, align=memory != "recurrent"), (3, 12, 10, 3), output_shape=(12, 10, 3))
       for memory in bursts.MEMORIES),
+    Case("feedback_mender", lambda: row_feedback.feedback_mender((32, 24, 3), 8, 1, 4, 1), (32, 24, 3)),
     Case("block_peer-unet", lambda: mending.block_peer((32, 32, 3), "unet", 8, {"width": 4, "levels": 1}), (32, 32, 3)),
     Case("compressor", lambda: compression.compressor((8, 6, 3), latent=40, step=0.02, width=4), (8, 6, 3), roundings=5),
     Case(  # random components have the largest curvature of all: at 0.02 a step leaps over the minimum

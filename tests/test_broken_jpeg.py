@@ -87,7 +87,8 @@ def test_content_whose_bits_cannot_be_flipped_is_refused(image):
         (b"\x89PNG", "got 89 50"),
         (whole[:100], "got one that ends before"),
         (jpeg(image, progressive=True), "must be a baseline JPEG, got a progressive one"),
-        (jpeg(image, restart_marker_rows=1), "without restart markers"),
+        (jpeg(image, restart_marker_rows=1, subsampling=0), "without restart markers"),
+        (jpeg(image), r"full colour resolution \(4:4:4\), got sampling 2 x 1 x 1 across, 2 x 1 x 1 down"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             broken_jpeg.coded_bytes(content)

@@ -15,6 +15,8 @@ KINDS = {  # folder -> task of a hub, tags, command, line of Python
              'model, _ = weights.read_released("{name}", weights.released_dir("lstm"))'),
     "burst": ("image-to-image", ["image-restoration", "denoising", "burst"], "python -m lstm_ae_lib restore FRAME1.png FRAME2.png "
               "OUT.png --weights {name}", 'step, card = lstm_ae_lib.tasks.sequences.load_step("{name}")'),
+    "jpeg": ("image-to-image", ["image-restoration", "jpeg"], "python -m lstm_ae_lib restore IN.jpg OUT.png --weights jpeg",
+             'mender, card = lstm_ae_lib.tasks.jpegs.load_mender("{name}")'),
     "compress": ("image-to-image", ["image-compression"], "python -m lstm_ae_lib compress IN.png OUT.laec --weights {name}",
                  'codec = lstm_ae_lib.tasks.codec.load_codec("{name}")'),
     "classify": ("image-classification", ["cifar10"], "",
@@ -76,7 +78,8 @@ def _header(kind, name, known):
 def _use(kind, name, description):
     _, _, command, line = KINDS[kind]
     made = ["## Use", "", *(["```", command.format(name=name), "```", ""] if command else [])]
-    modules = {"": "lstm_ae_lib", "compress": "lstm_ae_lib.tasks.codec", "burst": "lstm_ae_lib.tasks.sequences"}
+    modules = {"": "lstm_ae_lib", "compress": "lstm_ae_lib.tasks.codec", "burst": "lstm_ae_lib.tasks.sequences",
+               "jpeg": "lstm_ae_lib.tasks.jpegs"}  # fmt: skip
     imports = f"import {modules.get(kind, 'lstm_ae_lib')}" + "\nfrom lstm_ae_lib import weights" * (kind not in modules)
     made += ["```python", imports, "", line.format(name=name), "```", ""]
     listed = [f"- `{name}.weights.h5` (Keras, {description['builder']}, {description['parameters']:,} parameters): SHA-256 "

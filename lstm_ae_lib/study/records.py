@@ -19,8 +19,8 @@ RESTORER_TITLES = {
     "pca": "principal components", "lstm_bottleneck": "sequence-to-sequence LSTM", "jpeg": "JPEG", "webp": "WebP",
     "bottleneck_restorer": "compressor, from the blurred", "vae_mean": "mean of VAE samples", "vae_sample": "one VAE sample",
     "gan": "flagship against a discriminator", "clean": "clean", "accumulator": "raster accumulator", "lstm": "raster LSTM",
-    "scan": "gated scan", "mean": "mean of all blocks", "convolution": "convolutions", "recurrent": "recurrent, frame by frame",
-    "window": "window of frames", "average": "average of frames", "pooling": "pooled features",
+    "scan": "gated scan", "mean": "mean of all blocks", "convolution": "convolutions", "feedback": "row by row, fed back",
+    "recurrent": "recurrent, frame by frame", "window": "window of frames", "average": "average of frames", "pooling": "pooled features",
 }  # fmt: skip
 CLOSED_FORM = ("linear", "linear_mixture")  # fitted to the training images, not tuned or trained
 LSTMS, PEERS = ("reference_lstm", "reference_bilstm"), ("dncnn", "rednet", "unet", "nafnet")

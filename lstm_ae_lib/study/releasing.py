@@ -7,7 +7,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, cifar10, degradations, metrics, models, pictures, restoring, weights
 from lstm_ae_lib.study import cards, exporting, runs
-from lstm_ae_lib.tasks import bursts, codec, photographs, trust
+from lstm_ae_lib.tasks import broken_jpeg, bursts, codec, photographs, row_feedback, trust
 
 SAMPLE_IMAGES = 50  # test images of the bundled sample, on which anyone who loads the weights can check their numbers
 _TRAINED = "Trained on CIFAR-10's 32x32 images, on one seed"
@@ -23,19 +23,21 @@ LIMITS = {
     "its neighbours: their borders show, the more the coarser the step.",
     "burst": f"{_TRAINED}, with this one degradation and this drift. It is for what moves as a whole, by up to 3 pixels a frame, "
     "in each tile of a large picture: something that moves by itself is smeared.",
+    "jpeg": "Trained on crops of 128 pixels of photographs, on one seed: baseline JPEGs of quality 85 with 1 to 3 flipped bits, 4:4:4. "
+    "What a picture has lost is not drawn, and where nothing changes across the edge of a block its shift or colour is not seen.",
     "classifier": "Trained on clean CIFAR-10 images only, on one seed. Distances in its features compare with no other network's.",
     "drawing": f"{_TRAINED}, for 32x32 images only. Numbers of the latent are independent of each other given the degraded image: "
     "detail that extends over some distance is not drawn.",
 }  # fmt: skip
 FOLDERS = {
-    "autoencoder": "", "lstm": "lstm", "burst": "burst", "compressor": "compress", "classifier": "classify",
+    "autoencoder": "", "lstm": "lstm", "burst": "burst", "jpeg": "jpeg", "compressor": "compress", "classifier": "classify",
     "drawing": "variational",
 }  # fmt: skip
 
 
 def release_run(run_name: str, name: str, folder=None) -> dict:
-    """Release what a finished run has trained: a restorer of images or bursts, an LSTM autoencoder, a compressor, a classifier or a
-    variational pair.
+    """Release what a finished run has trained: a restorer of images, bursts or JPEGs, an LSTM autoencoder, a compressor, a classifier
+    or a variational pair.
 
     ``name`` is that of the weights, as ``"gauss2"``; of a variational pair, the network that draws images gets ``NAME-drawing``.
     Beside them come the card, ``NAME.md``, and a restorer's or compressor's ``.onnx`` files (with a warning none, where a layer has
@@ -54,10 +56,12 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
         kind = "lstm"  # which no other size of image fits
     elif description["builder"] == bursts.burst_restorer.__name__:
         kind = "burst"
+    elif record["protocol"] == broken_jpeg.PROTOCOL.name:
+        kind = "jpeg"
     folder = folder or weights.released_dir(FOLDERS[kind])
     card = _CARDS[kind](run, record, network, description) | {"run": run.name}
     card |= {key: record[key] for key in ("training", "parameters", "data", "versions", "hardware")}
-    card["limits"] = LIMITS["pictures" if record["data"]["kind"] == "pictures" else kind]
+    card["limits"] = LIMITS["pictures" if record["data"]["kind"] == "pictures" and kind == "autoencoder" else kind]
     more = {}
     if kind == "autoencoder" and "gan" in record["training"]:
         card["limits"] += LIMITS["gan"]
@@ -108,6 +112,17 @@ def _burst_card(run, record, network, description):
     return {"task": task, "protocol": record["protocol"], "numbers": numbers}
 
 
+def _jpeg_card(run, record, network, description):
+    if description["builder"] != row_feedback.feedback_mender.__name__:
+        raise ValueError(f"only a feedback_mender is released of those that mend JPEGs; {run.name} has a {description['builder']}")
+    fields, numbers = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim"), {}
+    for one in sorted(run.records(), key=lambda one: one["setting"]):
+        name = f"{one['setting']} pixels, " + ("damaged" if one["restorer"] == "degraded" else "mended")
+        numbers[name] = {field: one[field] for field in fields}
+    numbers[name] |= {"gain": float(np.mean(one["gains"])), "sound": one["sound"]}
+    return {"task": "mends JPEGs with flipped bits", "protocol": record["protocol"], "numbers": numbers}
+
+
 def _compressor_card(run, record, network, description):
     codec.codec_of(network, description, "compressor")  # tables that are not the weights' own are not released
     fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
@@ -128,6 +143,7 @@ def _variational_card(run, record, network, description):
 _CARDS = {
     "autoencoder": _restorer_card, "lstm": functools.partial(_restorer_card, any_size=False), "compressor": _compressor_card,
     "classifier": _classifier_card, "drawing": _variational_card, "burst": _burst_card,
+    "jpeg": _jpeg_card,
 }  # fmt: skip
 
 

@@ -33,7 +33,8 @@ def encode(image, quality: int = QUALITY) -> bytes:
 
 def coded_bytes(content: bytes) -> tuple[int, int]:
     """Where the entropy-coded data of a JPEG begin and end. ``ValueError`` for other content, for a progressive or otherwise not
-    baseline JPEG, whose blocks are not coded one after the other, and for restart markers, at which the differences begin anew."""
+    baseline JPEG, whose blocks are not coded one after the other, for colours that are subsampled, whose blocks come in groups, and
+    for restart markers, at which the differences begin anew."""
     content, place = bytes(content), 2
     if content[:2] != b"\xff\xd8":
         raise ValueError(f"content must be a JPEG, which begins with ff d8, got {content[:2].hex(' ') or 'nothing'}")
@@ -47,6 +48,9 @@ def coded_bytes(content: bytes) -> tuple[int, int]:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC, _BASELINE):
             kind = "a progressive one" if marker == _PROGRESSIVE else "another kind"
             raise ValueError(f"content must be a baseline JPEG, got {kind}")
+        if marker == _BASELINE and len(set(factors := content[place + 11 : place + 2 + length : 3])) > 1:
+            across, down = (" x ".join(str(factor >> shift & 15) for factor in factors) for shift in (4, 0))
+            raise ValueError(f"content must be a JPEG of full colour resolution (4:4:4), got sampling {across} across, {down} down")
         place += 2 + length
     raise ValueError("content must be a JPEG with a picture in it, got one that ends before")
 

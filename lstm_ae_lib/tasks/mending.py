@@ -270,9 +270,10 @@ def loss(clean, mended):
     return ops.log(ops.mean(error, axis=(1, 2, 3)) + 1e-4)
 
 
-def at_size(builder: str, arguments: dict, trained, side: int):
-    """A mending network for square images of ``side`` pixels, with the weights of one trained on others."""
-    network = weights.build(builder, arguments | {"image_shape": [side, side, 3]})
+def at_size(builder: str, arguments: dict, trained, size):
+    """A mending network for images of ``(height, width)``, or of that height and width, with the weights of one for others."""
+    height, width = size if np.ndim(size) else (size, size)
+    network = weights.build(builder, arguments | {"image_shape": [height, width, 3]})
     network.set_weights(trained.get_weights())
     return network
 

@@ -12,7 +12,7 @@ import numpy as np
 from lstm_ae_lib import checks, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import linear_recurrence
-from lstm_ae_lib.tasks.mending import BLOCK, MOST_MOVED, MOVES, STAYS, in_blocks, later, mended_by, residual_block, seen
+from lstm_ae_lib.tasks.mending import BLOCK, MOST_MOVED, MOVES, STAYS, in_blocks, mended_by, residual_block, seen
 
 ops = keras.ops
 
@@ -74,22 +74,24 @@ class RowFeedback(keras.layers.Layer):
     def call(self, inputs):
         images, features, *teacher = inputs
         _, rows, columns, _ = self.compute_output_shape([one.shape for one in inputs])
-        blocks = in_blocks(images)
-        # The two lines at the upper edge and the two at the lower edge of each block that may belong here.
-        tops, bottoms = (
-            ops.reshape(ops.stack([later(lines, -moved) for moved in MOVES], 2), (-1, rows, columns, len(MOVES), 2, BLOCK, 3))
-            for lines in (blocks[:, :, :2], blocks[:, :, -2:])
-        )
-        sound = ops.reshape(in_blocks(teacher[0])[:, :, -2:], (-1, rows, columns, 2, BLOCK, 3)) if teacher else None
+        blocks, sound = in_blocks(images), in_blocks(teacher[0]) if teacher else None
+        beyond = [(0, 0), (MOST_MOVED, MOST_MOVED), *[(0, 0)] * 3]
+        tops, bottoms = (ops.pad(lines, beyond) for lines in (blocks[:, :, :2], blocks[:, :, -2:]))  # two lines at each edge
+
+        def that_may_belong(lines, row):
+            first = MOST_MOVED + row * columns
+            return ops.stack([lines[:, first - moved : first - moved + columns] for moved in MOVES], 2)
+
         nothing = 0 * images[:, 0, 0]  # (batch, 3)
         scores = nothing[:, :1] + ops.array([STAYS * (moved == 0) for moved in MOVES], nothing.dtype)
         memories = [ops.repeat(nothing[:, :1], self.units, 1) for _ in range(self.depth)]
         holds, above, found = (scores, nothing, memories), None, []
         for row in range(rows):
-            shares, colour, holds = self._row(features[:, row], tops[:, row], above, holds)
-            above = ops.sum(shares[..., None, None, None] * bottoms[:, row], 2) + colour[:, :, None, None]
+            shares, colour, holds = self._row(features[:, row], that_may_belong(tops, row), above, holds)
+            above = ops.sum(shares[..., None, None, None] * that_may_belong(bottoms, row), 2) + colour[:, :, None, None]
             if teacher:
-                above = ops.where(teacher[1][:, :, None, None, None] > 0.5, sound[:, row], above)
+                given = sound[:, row * columns : (row + 1) * columns, -2:]
+                above = ops.where(teacher[1][:, :, None, None, None] > 0.5, given, above)
             found.append(ops.concatenate([shares, colour], -1))
         return ops.stack(found, 1)
 

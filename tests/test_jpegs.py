@@ -1,0 +1,101 @@
+"""JPEG files with flipped bits: what is mended, what is refused, and what of a file is kept."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from lstm_ae_lib import files, pictures
+from lstm_ae_lib.__main__ import main
+from lstm_ae_lib.tasks import broken_jpeg, jpegs
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    return next(iter(pictures.photographs().values()))
+
+
+def jpeg(image, **options):
+    stream = io.BytesIO()
+    PIL.Image.fromarray(image).save(stream, "JPEG", **{"quality": 85, "subsampling": 0} | options)
+    return stream.getvalue()
+
+
+def lighter(size):
+    """A mender that adds a tenth, at any size that it may be asked for."""
+    assert all(side % 8 == 0 for side in size)
+    return lambda images: images + np.float32(0.1)
+
+
+@pytest.mark.parametrize("height, width", [(64, 64), (61, 83), (8, 16), (3, 5)])
+def test_any_size_is_mended(photograph, height, width):
+    content = jpeg(photograph[:height, :width])
+    found, seen = jpegs.mend(content, lighter), broken_jpeg.decode(content)
+    assert found.shape == (height, width, 3) and found.dtype == np.uint8
+    assert np.abs(found - np.minimum(seen + 25.5, 255)).max() <= 0.51
+
+
+def test_a_grey_jpeg_stays_grey(photograph):
+    found = jpegs.mend(jpeg(photograph[:40, :48, 0]), lighter)
+    assert found.shape == (40, 48) and found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("content, said", [
+    (lambda image: jpeg(image, progressive=True), "must be a baseline JPEG, got a progressive one"),
+    (lambda image: jpeg(image, subsampling=2), r"full colour resolution \(4:4:4\), got sampling 2 x 1 x 1 across, 2 x 1 x 1 down"),
+    (lambda image: jpeg(image, restart_marker_rows=1), "without restart markers, got one with them"),
+    (lambda image: jpeg(image)[:-400], "is cut off: bits that are flipped can be mended, not a part that is missing"),
+    (lambda image: jpeg(image)[:200], "is damaged: its header cannot be read"),
+    (lambda image: pictures._png(image, {})[0], "is no JPEG, and only JPEGs with flipped bits are mended"),
+    (lambda image: b"", "is no JPEG, and only JPEGs with flipped bits are mended"),
+])  # fmt: skip
+def test_what_cannot_be_mended_is_told_with_its_name(photograph, content, said, tmp_path, capsys):
+    (tmp_path / "it.jpg").write_bytes(content(photograph[:64, :64]))
+    assert main(["restore", str(tmp_path / "it.jpg"), str(tmp_path / "out.png"), "--weights", "jpeg"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: it.jpg ") and error.count("\n") == 1
+    import re
+
+    assert re.search(said, error), error
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("option", [["--strict"], ["--strength", "0.5"], ["--map", "m.png"], ["--engine", "onnx"]])
+def test_options_of_other_weights_are_refused(photograph, option, tmp_path, capsys):
+    (tmp_path / "it.jpg").write_bytes(jpeg(photograph[:64, :64]))
+    assert main(["restore", str(tmp_path / "it.jpg"), str(tmp_path / "out.png"), "--weights", "jpeg", *option]) == 2
+    assert f"a JPEG with flipped bits is mended without {option[0]}" in capsys.readouterr().err
+
+
+def test_released_weights_mend_a_file_turned_by_its_exif_and_keep_its_metadata(photograph, tmp_path, capsys):
+    """A photograph on its side: blocks are mended in the order of the file, then the picture is turned."""
+    exif = PIL.Image.Exif()
+    exif[274], exif[271] = 6, "a camera"
+    image = photograph[:256, :320]
+    sound = jpeg(image, exif=exif.tobytes(), dpi=(300, 300))
+    wanted, before, after = pictures.read(sound) / 255, [], []
+    for seed in range(6):
+        (tmp_path / "it.jpg").write_bytes(broken_jpeg.flip_bits(sound, 1, [7, seed]))
+        assert main(["restore", str(tmp_path / "it.jpg"), str(tmp_path / "out.png"), "--weights", "jpeg"]) == 0
+        assert "out.png: 256 x 320 pixels, mended as a JPEG with flipped bits" in capsys.readouterr().out
+        found, metadata = pictures.read_with_metadata(tmp_path / "out.png")
+        damaged = np.rot90(broken_jpeg.decode(files.read(tmp_path / "it.jpg")), -1) / 255
+        before.append(np.square(damaged - wanted).mean())
+        after.append(np.square(found / 255 - wanted).mean())
+    assert np.mean(after) < 0.7 * np.mean(before)
+    assert metadata["dpi"] == pytest.approx((300, 300), abs=0.01)
+    kept = PIL.Image.Exif()
+    kept.load(metadata["exif"])
+    assert kept[271] == "a camera" and kept[274] == 1
+
+
+def test_released_weights_leave_sound_pictures_alone():
+    mender, card = jpegs.load_mender()
+    psnr = []
+    for image in pictures.photographs().values():
+        content = jpeg(image[:256, :256])
+        error = np.square(jpegs.mend(content, mender) / 255 - broken_jpeg.decode(content) / 255).mean()
+        psnr.append(10 * np.log10(1 / max(error, 1e-9)))
+    assert np.mean(psnr) > 45, psnr
+    assert card["protocol"] == "broken_jpeg"
