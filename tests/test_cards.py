@@ -48,5 +48,5 @@ def test_the_command_prints_a_card_and_refuses_unknown_weights(capsys):
     assert capsys.readouterr().out == cards.card("compress/fine")
     assert __main__.main(["card", "nothing"]) == 2
     assert "weights must be one of awgn," in capsys.readouterr().err
-    assert __main__.main(["card", "jpeg/photo"]) == 2
-    assert "weights must be a NAME, or one of lstm/NAME, burst/NAME, compress/NAME" in capsys.readouterr().err
+    assert __main__.main(["card", "webp/photo"]) == 2
+    assert "weights must be a NAME, or one of lstm/NAME, burst/NAME, jpeg/NAME, compress/NAME" in capsys.readouterr().err

@@ -186,8 +186,8 @@ def facts():
     kinds = ("recurrent", "average", "window")
     ours, mean, window = (max((r for r in twelve if r["restorer"] == kind), key=lambda r: r["psnr"]) for kind in kinds)
     yield (
-        f"from 12 noisy frames of a drifting camera a recurrent network reaches {ours['psnr']:.2f} dB, one of its size that sees their "
-        f"aligned mean {mean['psnr']:.2f} dB, the best that sees a fixed number of frames {window['psnr']:.2f} dB"
+        "A mean of the frames that moves with the camera, a recurrence without learning, reaches "
+        f"{mean['psnr']:.2f} of those {ours['psnr']:.2f} dB"
     ), ours["psnr_low"] > mean["psnr"] and mean["psnr_low"] > window["psnr_high"] and ours == max(twelve, key=lambda r: r["psnr"])
     looks = records.perception_records("gauss2")
     (before,) = (record for record in looks if record["restorer"] == "flagship")

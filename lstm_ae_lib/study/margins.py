@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from lstm_ae_lib import metrics
-from lstm_ae_lib.study import records, reporting
+from lstm_ae_lib.study import records
 
 BURST_FRAMES, JPEG_SIDES = (1, 12), (128, 384)
 ONE_PIECE = "nothing: all of the image is in reach"
@@ -59,7 +59,8 @@ def _of_jpegs(side):
     others = [one for one in ones if one["restorer"] in ("unet", "nafnet", "rednet", "convolution", "mean")]
     pair = [recurrent, max(others, key=lambda one: np.mean(one["gains"]))]
     gains = [np.array(one["gains"]) for one in pair]
-    titles, names, seen = map(list, zip(*((records.restorer_title(one), one["run"], one["images_seen"]) for one in pair), strict=True))
+    titles = [records.restorer_title(one) for one in pair]
+    names, seen = ([one[field] for one in pair] for field in ("run", "images_seen"))
     task, remembered = f"JPEG with a flipped bit, {side}x{side}", "shift and colour, since the bit flipped"
     row = _row(task, remembered, titles, names, [gain.mean() for gain in gains], None, len(gains[0]), seen)
     low, high = metrics.bootstrap_interval(gains[0] - gains[1])
@@ -73,16 +74,3 @@ def _row(task, remembered, titles, names, values, half, images, seen):
         "without": float(values[1]), "margin": margin, "low": half and margin - half, "high": half and margin + half,
         "images": images, "seen": seen[0] / seen[1],
     }  # fmt: skip
-
-
-def table(rows: list, style: str = "text") -> str:
-    """The map, from :func:`margins`."""
-    columns = [
-        reporting.Column("task", lambda row: row["task"]),
-        reporting.Column("what must be remembered", lambda row: row["remembered"]),
-        reporting.Column("recurrent", lambda row: f"{row['recurrence']}: {row['with']:.2f}"),
-        reporting.Column("best of its size without", lambda row: f"{row['best']}: {row['without']:.2f}"),
-        reporting.Column("margin, dB [95 %]", lambda row: f"{row['margin']:+.2f}"
-                         + ("" if row["low"] is None else f" [{row['low']:+.2f}, {row['high']:+.2f}]")),
-    ]  # fmt: skip
-    return reporting.render(rows, columns, style)

@@ -20,7 +20,8 @@ RESTORER_TITLES = {
     "bottleneck_restorer": "compressor, from the blurred", "vae_mean": "mean of VAE samples", "vae_sample": "one VAE sample",
     "gan": "flagship against a discriminator", "clean": "clean", "accumulator": "raster accumulator", "lstm": "raster LSTM",
     "scan": "gated scan", "mean": "mean of all blocks", "convolution": "convolutions", "feedback": "row by row, fed back",
-    "recurrent": "recurrent, frame by frame", "window": "window of frames", "average": "average of frames", "pooling": "pooled features",
+    "recurrent": "recurrent, frame by frame", "window": "window of frames", "average": "average of frames",
+    "pooling": "pooled features",
 }  # fmt: skip
 CLOSED_FORM = ("linear", "linear_mixture")  # fitted to the training images, not tuned or trained
 LSTMS, PEERS = ("reference_lstm", "reference_bilstm"), ("dncnn", "rednet", "unet", "nafnet")

@@ -23,8 +23,8 @@ LIMITS = {
     "its neighbours: their borders show, the more the coarser the step.",
     "burst": f"{_TRAINED}, with this one degradation and this drift. It is for what moves as a whole, by up to 3 pixels a frame, "
     "in each tile of a large picture: something that moves by itself is smeared.",
-    "jpeg": "Trained on crops of 128 pixels of photographs, on one seed: baseline JPEGs of quality 85 with 1 to 3 flipped bits, 4:4:4. "
-    "What a picture has lost is not drawn, and where nothing changes across the edge of a block its shift or colour is not seen.",
+    "jpeg": "Trained on crops of 128 pixels of photographs, on one seed: baseline JPEGs of quality 85, 4:4:4, with 1 to 3 flipped "
+    "bits. What a picture has lost is not drawn, and where nothing changes across an edge of a block a shift is not seen.",
     "classifier": "Trained on clean CIFAR-10 images only, on one seed. Distances in its features compare with no other network's.",
     "drawing": f"{_TRAINED}, for 32x32 images only. Numbers of the latent are independent of each other given the degraded image: "
     "detail that extends over some distance is not drawn.",
@@ -36,8 +36,8 @@ FOLDERS = {
 
 
 def release_run(run_name: str, name: str, folder=None) -> dict:
-    """Release what a finished run has trained: a restorer of images, bursts or JPEGs, an LSTM autoencoder, a compressor, a classifier
-    or a variational pair.
+    """Release what a finished run has trained: a restorer of images, bursts or JPEGs, an LSTM autoencoder, a compressor, a
+    classifier or a variational pair.
 
     ``name`` is that of the weights, as ``"gauss2"``; of a variational pair, the network that draws images gets ``NAME-drawing``.
     Beside them come the card, ``NAME.md``, and a restorer's or compressor's ``.onnx`` files (with a warning none, where a layer has

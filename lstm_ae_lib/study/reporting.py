@@ -7,12 +7,13 @@ from operator import attrgetter, itemgetter
 import numpy as np
 
 from lstm_ae_lib import checks, degradations, files, paths
-from lstm_ae_lib.study import address, runs
+from lstm_ae_lib.study import address, margins, runs
 from lstm_ae_lib.study import records as published
 from lstm_ae_lib.study.records import CLOSED_FORM, LSTMS, PEERS, RESTORER_TITLES, restorer_title
 
 WRITTEN = {  # the READMEs' tables: name of the marks -> file, and the command that writes it
     "overview": ("README.md", "python -m lstm_ae_lib publish"),
+    "map": ("README.md", "python -m lstm_ae_lib publish"),
     "families": ("data/published/README.md", "python -m lstm_ae_lib publish"),
     "results": ("data/published/README.md", "python -m lstm_ae_lib publish"),
     "looks": ("data/published/README.md", "python -m lstm_ae_lib publish"),
@@ -209,6 +210,18 @@ def _on_most_images(records):
     return list(most.values())
 
 
+def map_table(rows: list, style: str = "text") -> str:
+    """Where recurrence pays, from :func:`lstm_ae_lib.study.margins.margins`."""
+    columns = [
+        Column("task", itemgetter("task")), Column("what must be remembered", itemgetter("remembered")),
+        Column("recurrent, dB", lambda row: f"{row['recurrence']} {row['with']:.2f}"),
+        Column("best without, dB", lambda row: f"{row['best']} {row['without']:.2f}"),
+        Column("margin [95 %]", lambda row: f"{row['margin']:+.2f}"
+               + ("" if row["low"] is None else f" [{row['low']:+.2f}, {row['high']:+.2f}]")),
+    ]  # fmt: skip
+    return render(rows, columns, style)
+
+
 def comparison_line(found: dict) -> str:
     """One comparison in words."""
     text = "{run} against {other}: {psnr:+.2f} dB [{psnr_low:+.2f}, {psnr_high:+.2f}], better on {wins:.1%} of {images:,} images"
@@ -334,9 +347,11 @@ def crops_table(found: list, style: str = "text") -> str:
 
 
 def readme_tables() -> dict:
-    """The READMEs' tables by the name of their marks; looks and speed only where they have been measured."""
+    """The READMEs' tables by the name of their marks; map, looks and speed only where they have been measured."""
     records = published.reference_records()
     tables = {"overview": readme_overview(records), "families": families_table(records), "results": results_table(records)}
+    if any(record["protocol"] == "broken_jpeg" for record in records):
+        tables["map"] = map_table(margins.margins(), "markdown")
     if perceived := published.perception_records("gauss2"):
         tables["looks"] = looks_table(perceived)
     speed = [published.benchmark_records(name) for name in ("train", "scaling")]

@@ -1,7 +1,7 @@
 """Networks that mend JPEGs with flipped bits (:mod:`lstm_ae_lib.tasks.broken_jpeg`), with a memory without a limit and without one.
 
 All see the same of each 8x8 block and mend it the same way: it may be moved back, and a colour and pixels are added. What lies
-between differs: a recurrence over the blocks in raster order, in which an error of the JPEG spreads, or layers with a limited reach.
+between differs: a recurrence over the blocks in raster order, in which an error of the JPEG spreads, or layers of limited reach.
 """
 
 import json
@@ -134,8 +134,8 @@ class BlockFeatures(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class MovedBack(keras.layers.Layer):
-    """Blocks as means of their neighbours in raster order: block ``t`` is the sum of ``w[t, m] * block[t - m]``, ``m`` from -4 to 4.
-    Where the only weight is 1, at ``m``, blocks that had moved ``m`` places towards the beginning are moved back.
+    """Blocks as means of their neighbours in raster order: block ``t`` is the sum of ``w[t, m] * block[t - m]``, ``m`` from -4 to
+    4. Where the only weight is 1, at ``m``, blocks that had moved ``m`` places towards the beginning are moved back.
 
     Inputs, as one list: images ``(batch, height, width, 3)``, sides known and multiples of 8, and weights ``(batch, height / 8,
     width / 8, 9)`` (``ValueError``). Output: ``(batch, height / 8, width / 8, 192)``.

@@ -31,7 +31,7 @@ class RowFeedback(keras.layers.Layer):
 
     - a score for each ``m``: ``(1 - gate) * held + gate * (affine in what is seen)``, at first the less the rougher the edge. The
       softmax of the scores are the shares of the nine blocks.
-    - the colour: ``held - gate * counts * change``, where ``change`` is what the colours change by across the edge and ``counts`` is
+    - the colour: ``held - gate * counts * change``, where ``change`` is what the colours change by across the edge, ``counts`` is
       ``clip(|change| / least - 1, 0, 1)``. Natural changes are small: below ``least``, which is learned, nothing is added, exactly.
 
     Held is what the last block of the row before had: for ever, if nothing changes.
