@@ -195,12 +195,12 @@ def _picture(arguments):
 
     if arguments.command == "restore":
         arguments.source = arguments.sources[-1]
+        if arguments.weights == "jpeg":
+            return _broken_jpeg(arguments)
         if len(arguments.sources) > 1:
             return _sequence(arguments)
     if arguments.command == "restore" and (Path(arguments.source).is_dir() or arguments.workers or arguments.scheduler):
         return _folder(arguments)
-    if arguments.command == "restore" and arguments.weights == "jpeg":
-        return _broken_jpeg(arguments)
     files.check_source(arguments.source)
     pictures.check_target(arguments.target, arguments.source, (".laec",) if arguments.command == "compress" else pictures.SUFFIXES)
     checks.number(arguments.quality, "quality", 1, 100, whole=True)
@@ -268,6 +268,9 @@ def _broken_jpeg(arguments):
     """Mends a JPEG with flipped bits."""
     from lstm_ae_lib.tasks import jpegs
 
+    if len(arguments.sources) > 1 or Path(arguments.source).is_dir():
+        given = "a folder" if len(arguments.sources) == 1 else f"{len(arguments.sources)} files"
+        raise ValueError(f"JPEGs with flipped bits are mended one by one, got {given}")
     _refuse_options(arguments, "a JPEG with flipped bits is mended")
     with _notes():
         height, width, *_ = jpegs.mend_file(arguments.source, arguments.target, quality=arguments.quality)

@@ -16,8 +16,10 @@ from lstm_ae_lib import checks, degradations, pictures
 
 BLOCK, QUALITY = 8, 85
 MOST_FLIPS, SOUND_SHARE = 3, 0.15  # of PROTOCOL, for crops of 64 to 256 pixels
+QUALITIES = (25, 95)  # of ANY_QUALITY, which is for files of one's own
 MOST_SHIFTED = 8  # blocks by which :func:`bounds` looks for those that moved along
-_BASELINE, _PROGRESSIVE, _RESTART, _SCAN = 0xC0, 0xC2, 0xDD, 0xDA
+_BASELINE, _RESTART, _SCAN, _FILL = 0xC0, 0xDD, 0xDA, 0xFF
+_KINDS = {0xC1: "an extended one", 0xC2: "a progressive one", 0xC3: "a lossless one", 0xC9: "an arithmetic-coded one"}
 
 
 def encode(image, quality: int = QUALITY) -> bytes:
@@ -32,25 +34,33 @@ def encode(image, quality: int = QUALITY) -> bytes:
 
 
 def coded_bytes(content: bytes) -> tuple[int, int]:
-    """Where the entropy-coded data of a JPEG begin and end. ``ValueError`` for other content, for a progressive or otherwise not
-    baseline JPEG, whose blocks are not coded one after the other, for colours that are subsampled, whose blocks come in groups, and
-    for restart markers, at which the differences begin anew."""
-    content, place = bytes(content), 2
+    """Where the entropy-coded data of a JPEG begin and end.
+
+    ``ValueError`` for other content, for a JPEG that is not baseline or has several scans, whose blocks are not coded one after the
+    other, for colours whose blocks come in groups (4:2:0 and the like), and for restart markers, at which differences begin anew.
+    """
+    content, place, components = bytes(content), 2, 0
     if content[:2] != b"\xff\xd8":
         raise ValueError(f"content must be a JPEG, which begins with ff d8, got {content[:2].hex(' ') or 'nothing'}")
-    while place + 4 <= len(content) and content[place] == 0xFF:
+    while place + 4 <= len(content) and content[place] == _FILL:
+        if content[place + 1] == _FILL:
+            place += 1
+            continue
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
         if marker == _SCAN:
+            if content[place + 4] != components:
+                raise ValueError(f"content must have its {components} components in one scan, got one with {content[place + 4]}")
             start, end = place + 2 + length, content.rfind(b"\xff\xd9")
             return start, end if end > start else len(content)
         if marker == _RESTART and int.from_bytes(content[place + 4 : place + 6], "big"):
             raise ValueError("content must be a JPEG without restart markers, got one with them")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC, _BASELINE):
-            kind = "a progressive one" if marker == _PROGRESSIVE else "another kind"
-            raise ValueError(f"content must be a baseline JPEG, got {kind}")
-        if marker == _BASELINE and len(set(factors := content[place + 11 : place + 2 + length : 3])) > 1:
-            across, down = (" x ".join(str(factor >> shift & 15) for factor in factors) for shift in (4, 0))
-            raise ValueError(f"content must be a JPEG of full colour resolution (4:4:4), got sampling {across} across, {down} down")
+            raise ValueError(f"content must be a baseline JPEG, got {_KINDS.get(marker, 'another kind')}")
+        if marker == _BASELINE:
+            components, factors = content[place + 9], content[place + 11 : place + 2 + length : 3]
+            if components > 1 and any(factor != 0x11 for factor in factors):
+                across, down = (" x ".join(str(factor >> shift & 15) for factor in factors) for shift in (4, 0))
+                raise ValueError(f"content must be a JPEG of full colour resolution (4:4:4), got sampling {across} across, {down} down")
         place += 2 + length
     raise ValueError("content must be a JPEG with a picture in it, got one that ends before")
 
@@ -82,9 +92,13 @@ def damage(image, flips: int, seed, quality: int = QUALITY) -> np.ndarray:
     return decode(flip_bits(encode(image, quality), flips, seed))
 
 
-def _broken(image, random):
+def _broken(image, random, quality=QUALITY, sound_share=SOUND_SHARE):
     flips = int(random.integers(1, MOST_FLIPS + 1))
-    return damage(image, 0 if random.random() < SOUND_SHARE else flips, random)
+    return damage(image, 0 if random.random() < sound_share else flips, random, quality)
+
+
+def _broken_anyhow(image, random):
+    return _broken(image, random, int(random.integers(QUALITIES[0], QUALITIES[1] + 1)), 2 * SOUND_SHARE)
 
 
 # Of a whole picture 1 to 10 flips are asked; a crop of 128 pixels is a ninth to a sixteenth of one.
@@ -92,6 +106,10 @@ PROTOCOL = degradations.Protocol(
     "broken_jpeg", f"a JPEG of quality {QUALITY} with 1 to {MOST_FLIPS} flipped bits, or, {SOUND_SHARE:.0%}, a sound one",
     "this study's own: PIL.Image.save(quality=85, subsampling=0), bits of the entropy-coded data flipped, decoded by libjpeg",
     made_by=_broken,
+)  # fmt: skip
+ANY_QUALITY = degradations.Protocol(
+    "broken_jpeg", f"a JPEG of quality {QUALITIES[0]} to {QUALITIES[1]} with 1 to {MOST_FLIPS} flipped bits, or, "
+    f"{2 * SOUND_SHARE:.0%}, a sound one", PROTOCOL.source, made_by=_broken_anyhow,
 )  # fmt: skip
 
 

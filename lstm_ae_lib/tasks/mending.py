@@ -90,6 +90,13 @@ def in_blocks(images):
     return ops.reshape(cut, (-1, rows * columns, BLOCK, BLOCK, 3))
 
 
+def blocks_of(images_shape):
+    """Rows and columns of blocks in images ``(batch, height, width, 3)``, or None for another shape."""
+    if len(images_shape) != 4 or images_shape[3] != 3 or any(side is None or side % BLOCK for side in images_shape[1:3]):
+        return None
+    return tuple(side // BLOCK for side in images_shape[1:3])
+
+
 def later(line, places: int):
     """The value ``places`` further along axis 1 of ``(batch, steps, ...)``, or before, where negative; 0 beyond the ends."""
     steps, before, after = line.shape[1], max(-places, 0), max(places, 0)
@@ -127,9 +134,9 @@ class BlockFeatures(keras.layers.Layer):
         return ops.reshape(seen, (-1, rows, columns, SEEN))
 
     def compute_output_shape(self, input_shape):
-        if len(input_shape) != 4 or input_shape[3] != 3 or any(side is None or side % BLOCK for side in input_shape[1:3]):
+        if blocks_of(input_shape) is None:
             raise ValueError(f"BlockFeatures needs (batch, height, width, 3), sides multiples of {BLOCK}, got {tuple(input_shape)}")
-        return (input_shape[0], input_shape[1] // BLOCK, input_shape[2] // BLOCK, SEEN)
+        return (input_shape[0], *blocks_of(input_shape), SEEN)
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
@@ -152,8 +159,7 @@ class MovedBack(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         images_shape, moves_shape = input_shape
-        wanted = (*(side and side // BLOCK for side in images_shape[1:3]), len(MOVES))
-        if tuple(moves_shape[1:]) != wanted or images_shape[-1] != 3:
+        if blocks_of(images_shape) is None or tuple(moves_shape[1:]) != (*blocks_of(images_shape), len(MOVES)):
             raise ValueError(f"MovedBack needs (batch, height, width, 3) and {len(MOVES)} weights for each block, got "
                              f"{tuple(images_shape)} and {tuple(moves_shape)}")  # fmt: skip
         return (*moves_shape[:3], PIXELS)

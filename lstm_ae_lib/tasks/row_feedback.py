@@ -12,7 +12,7 @@ import numpy as np
 from lstm_ae_lib import checks, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import linear_recurrence
-from lstm_ae_lib.tasks.mending import BLOCK, MOST_MOVED, MOVES, STAYS, in_blocks, mended_by, residual_block, seen
+from lstm_ae_lib.tasks.mending import BLOCK, MOST_MOVED, MOVES, STAYS, blocks_of, in_blocks, mended_by, residual_block, seen
 
 ops = keras.ops
 
@@ -27,7 +27,7 @@ class RowFeedback(keras.layers.Layer):
     that holds. Seen of it is how much each colour changes across the edge, in the mean and beyond what the lines beside the edge
     let expect, and how far the pixels are from the mean: 36 numbers. With the features and what holds they enter ``depth``
     recurrences ``h[t] = g[t] * h[t-1] + (1 - g[t]) * v[t]`` along the row, forwards from the last block of the row before, and
-    backwards; then they are averaged along it alike. For each block this gives gates, ``clip(x / 6 + 1 / 2, 0, 1)``, and
+    backwards; then they are averaged along it the same way, from zero. For each block this gives gates, ``clip(x / 6 + 1 / 2, 0, 1)``, and
 
     - a score for each ``m``: ``(1 - gate) * held + gate * (affine in what is seen)``, at first the less the rougher the edge. The
       softmax of the scores are the shares of the nine blocks.
@@ -138,7 +138,7 @@ class RowFeedback(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         images, features = (tuple(shape) for shape in input_shape[:2])
-        if len(images) != 4 or features[1:3] != tuple(side and side // BLOCK for side in images[1:3]) or None in features[1:]:
+        if len(features) != 4 or features[1:3] != blocks_of(images) or features[3] is None:
             raise ValueError(f"RowFeedback needs (batch, height, width, 3) and features of each block, got {images} and {features}")
         return (*features[:3], len(MOVES) + 3)
 
@@ -179,7 +179,8 @@ def feedback_mender(image_shape=(128, 128, 3), width: int = 40, depth: int = 2, 
 
 def taught(network):
     """The same network, a :func:`feedback_mender`, for training beside a teacher. Of its three inputs, the damaged images, the
-    sound ones and ``(batch, 1)``, the last is 1 for the images whose rows are to be laid below the sound row above."""
+    sound ones and ``(batch, 1)``, the last is 1 for the images whose rows are to be laid below the sound row above. Keras cannot
+    write layers that are used twice into a ``.keras`` file: save the weights."""
     rows = network.get_layer("rows")
     damaged, hidden = rows.input
     sound, helped = keras.layers.Input(damaged.shape[1:], name="sound"), keras.layers.Input((1,), name="helped")
