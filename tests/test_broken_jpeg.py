@@ -88,10 +88,23 @@ def test_content_whose_bits_cannot_be_flipped_is_refused(image):
         (whole[:100], "got one that ends before"),
         (jpeg(image, progressive=True), "must be a baseline JPEG, got a progressive one"),
         (jpeg(image, restart_marker_rows=1, subsampling=0), "without restart markers"),
-        (jpeg(image), r"full colour resolution \(4:4:4\), got sampling 2 x 1 x 1 across, 2 x 1 x 1 down"),
+        (jpeg(image), "JPEG of 4:4:4, each block by itself, got sampling 2 x 1 x 1 across, 2 x 1 x 1 down"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             broken_jpeg.coded_bytes(content)
+    same = whole.replace(b"\x01\x11\x00\x02\x11\x01\x03\x11\x01", b"\x01\x12\x00\x02\x12\x01\x03\x12\x01")
+    assert same != whole
+    with pytest.raises(ValueError, match="got sampling 1 x 1 x 1 across, 2 x 2 x 2 down"):
+        broken_jpeg.coded_bytes(same)
+    scan = whole.index(b"\xff\xda")
+    with pytest.raises(ValueError, match="must have its 3 components in one scan, got one with 1"):
+        broken_jpeg.coded_bytes(whole[: scan + 4] + b"\x01" + whole[scan + 5 :])
+    for marker, kind in ((0xC1, "an extended one"), (0xC9, "an arithmetic-coded one"), (0xC5, "another kind")):
+        with pytest.raises(ValueError, match=f"must be a baseline JPEG, got {kind}"):
+            broken_jpeg.coded_bytes(whole.replace(b"\xff\xc0", bytes([0xFF, marker])))
+    assert [end - len(whole) for end in broken_jpeg.coded_bytes(whole)] == [
+        end - len(whole) - 2 for end in broken_jpeg.coded_bytes(whole.replace(b"\xff\xc0", b"\xff\xff\xff\xc0"))
+    ]  # fill bytes before a marker
     for wrong in (image[:100], image[..., :1], image / 255):
         with pytest.raises(ValueError, match="image must be uint8 .* that 8 divides, got"):
             broken_jpeg.encode(wrong)

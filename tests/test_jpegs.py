@@ -22,6 +22,19 @@ def jpeg(image, **options):
     return stream.getvalue()
 
 
+def undecodable(content):
+    """Without its quantization tables: its header can be read, and nothing of the picture."""
+    while (place := content.find(b"\xff\xdb")) >= 0:
+        content = content[:place] + content[place + 2 + int.from_bytes(content[place + 2 : place + 4]) :]
+    return content
+
+
+def four_colours(image):
+    stream = io.BytesIO()
+    PIL.Image.fromarray(image).convert("CMYK").save(stream, "JPEG", subsampling=0)
+    return stream.getvalue()
+
+
 def lighter(size):
     """A mender that adds a tenth, at any size that it may be asked for."""
     assert all(side % 8 == 0 for side in size)
@@ -43,7 +56,9 @@ def test_a_grey_jpeg_stays_grey(photograph):
 
 @pytest.mark.parametrize("content, said", [
     (lambda image: jpeg(image, progressive=True), "must be a baseline JPEG, got a progressive one"),
-    (lambda image: jpeg(image, subsampling=2), r"full colour resolution \(4:4:4\), got sampling 2 x 1 x 1 across, 2 x 1 x 1 down"),
+    (lambda image: jpeg(image, subsampling=2), "must be a JPEG of 4:4:4, each block by itself, got sampling 2 x 1 x 1 across"),
+    (lambda image: undecodable(jpeg(image)), "must be a JPEG that can be decoded: "),
+    (lambda image: four_colours(image), "must be a grey JPEG or one of three colours, got CMYK"),
     (lambda image: jpeg(image, restart_marker_rows=1), "without restart markers, got one with them"),
     (lambda image: jpeg(image)[:-400], "is cut off: bits that are flipped can be mended, not a part that is missing"),
     (lambda image: jpeg(image)[:200], "is damaged: its header cannot be read"),
@@ -59,6 +74,48 @@ def test_what_cannot_be_mended_is_told_with_its_name(photograph, content, said, 
 
     assert re.search(said, error), error
     assert not (tmp_path / "out.png").exists()
+
+
+def test_flipped_bits_alone_never_make_a_jpeg_that_is_refused(photograph):
+    content = jpeg(photograph[:64, :64])
+    for seed in range(300):
+        assert jpegs.mend(broken_jpeg.flip_bits(content, 3, [1, seed]), lighter).shape == (64, 64, 3)
+
+
+def test_a_picture_without_colours_in_a_jpeg_of_three_keeps_them_and_its_profile(photograph, tmp_path):
+    import PIL.ImageCms
+
+    profile = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    grey = np.repeat(photograph[:64, :64, :1], 3, axis=2)
+    (tmp_path / "it.jpg").write_bytes(jpeg(grey, icc_profile=profile))
+    assert main(["restore", str(tmp_path / "it.jpg"), str(tmp_path / "out.png"), "--weights", "jpeg"]) == 0
+    found, metadata = pictures.read_with_metadata(tmp_path / "out.png")
+    assert found.shape == (64, 64, 3) and metadata["icc_profile"] == profile
+
+
+def test_several_files_and_folders_are_refused(photograph, tmp_path, capsys):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(jpeg(photograph[:64, :64]))
+    out = str(tmp_path / "out.png")
+    assert main(["restore", str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg"), out, "--weights", "jpeg"]) == 2
+    assert "JPEGs with flipped bits are mended one by one, got 2 files" in capsys.readouterr().err
+    assert main(["restore", str(tmp_path), out, "--weights", "jpeg"]) == 2
+    assert "mended one by one, got a folder" in capsys.readouterr().err
+    assert main(["restore", str(tmp_path / "a.jpg"), out, "--weights", "jpeg", "--workers", "2"]) == 2
+    assert "without --workers" in capsys.readouterr().err
+
+
+def test_a_pipe_is_read_once_and_named(photograph, tmp_path, capsys):
+    import os
+    import threading
+
+    os.mkfifo(tmp_path / "it.jpg")
+    for content, code in ((jpeg(photograph[:64, :64]), 0), (jpeg(photograph[:64, :64], progressive=True), 2)):
+        writer = threading.Thread(target=(tmp_path / "it.jpg").write_bytes, args=(content,))
+        writer.start()
+        assert main(["restore", str(tmp_path / "it.jpg"), str(tmp_path / "out.png"), "--weights", "jpeg"]) == code
+        writer.join()
+    assert "error: it.jpg must be a baseline JPEG, got a progressive one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--strict"], ["--strength", "0.5"], ["--map", "m.png"], ["--engine", "onnx"]])

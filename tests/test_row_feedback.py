@@ -134,9 +134,12 @@ def test_arguments_out_of_range_are_told(arguments, said):
         row_feedback.feedback_mender(**{"image_shape": (16, 16, 3)} | arguments)
 
 
-def test_features_of_other_blocks_are_told():
-    with pytest.raises(ValueError, match=r"RowFeedback needs .* got \(1, 16, 16, 3\) and \(1, 2, 3, 5\)"):
-        row_feedback.RowFeedback(4)([np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 2, 3, 5), np.float32)])
+@pytest.mark.parametrize("images, features", [((1, 16, 16, 3), (1, 2, 3, 5)), ((1, 20, 16, 3), (1, 2, 2, 5)),
+                                              ((1, 16, 16, 6), (1, 2, 2, 5)), ((1, 16, 16, 3), (1, 2, 2))])  # fmt: skip
+def test_features_of_other_blocks_are_told(images, features):
+    with pytest.raises(ValueError, match="RowFeedback needs .* got ") as told:
+        row_feedback.RowFeedback(4)([np.zeros(images, np.float32), np.zeros(features, np.float32)])
+    assert str(images) in str(told.value) and str(features) in str(told.value)
 
 
 def test_it_goes_on_at_any_size(unit):

@@ -98,6 +98,9 @@ def _numbers(known):
             columns.append((reporting.interval if ends else reporting.number)(title + " [95 %]" * ends, field, style))
     images = max((row.get("images", 0) for row in rows), default=0)
     made = ["## Numbers", "", f"On {images:,} test images.", "", reporting.render(rows, columns, "markdown"), ""]
+    if known.get("protocol") == "broken_jpeg":
+        said = ", ".join(f"{psnr:.1f} dB at quality {quality}" for quality, psnr in known["sound"].items())
+        made += [f"Sound JPEGs, before to after, PSNR: {said}.", ""]
     if "cases" in known:
         made += ["On whole photographs and on other pictures that no training has seen:", "",
                  reporting.cases_table(known["cases"], "markdown"), ""]  # fmt: skip

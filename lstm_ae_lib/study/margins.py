@@ -1,4 +1,4 @@
-"""Where recurrence pays: task by task, a recurrent network beside the best without recurrence of its size, from the records."""
+"""Where recurrence pays: task by task, a recurrent network beside the best of its size with a limited reach, from the records."""
 
 import math
 
@@ -15,9 +15,9 @@ def margins() -> list:
     """A dictionary for each task, from the least to be remembered to the most.
 
     ``task``, ``remembered``: words. ``recurrence``, ``best``: the networks' titles; ``runs``: their names. ``with``, ``without``,
-    ``margin``: PSNR in dB, or of JPEGs the mean gain in dB. ``low``, ``high``: 95 % interval of the margin over the images, None
-    where images have not been recorded one by one. ``images``: how many; ``seen``: how many of the other's training images the
-    recurrent network saw, as a ratio.
+    ``margin``: PSNR in dB, or of JPEGs the mean gain in dB. ``low``, ``high``: 95 % interval of the margin over the images, of JPEGs
+    over bits and crops of three or four photographs; None where images have not been recorded one by one. ``images``: how many.
+    ``seen``: how many of the other's training images the recurrent network saw, as a ratio.
     """
     found = [
         _validated("blur of 2 pixels, 32x32 (`gauss2`)", ("design-scan", "gated scans"), ("design-convolution", "convolutions")),
@@ -53,7 +53,7 @@ def _of_bursts(frames):
 
 
 def _of_jpegs(side):
-    """On pictures of scikit-image's photographs, the same for all networks."""
+    """On crops of scikit-image's photographs, the same for all networks."""
     ones = [one for one in records.reference_records(protocol="broken_jpeg", split="test", setting=side) if "gains" in one]
     recurrent = next(one for one in ones if one["run"] == "jpeg-feedback")  # the one that had as many minutes as the others
     others = [one for one in ones if one["restorer"] in ("unet", "nafnet", "rednet", "convolution", "mean")]

@@ -215,7 +215,7 @@ def map_table(rows: list, style: str = "text") -> str:
     columns = [
         Column("task", itemgetter("task")), Column("what must be remembered", itemgetter("remembered")),
         Column("recurrent, dB", lambda row: f"{row['recurrence']} {row['with']:.2f}"),
-        Column("best without, dB", lambda row: f"{row['best']} {row['without']:.2f}"),
+        Column("best with a limited reach, dB", lambda row: f"{row['best']} {row['without']:.2f}"),
         Column("margin [95 %]", lambda row: f"{row['margin']:+.2f}"
                + ("" if row["low"] is None else f" [{row['low']:+.2f}, {row['high']:+.2f}]")),
     ]  # fmt: skip
@@ -350,7 +350,7 @@ def readme_tables() -> dict:
     """The READMEs' tables by the name of their marks; map, looks and speed only where they have been measured."""
     records = published.reference_records()
     tables = {"overview": readme_overview(records), "families": families_table(records), "results": results_table(records)}
-    if any(record["protocol"] == "broken_jpeg" for record in records):
+    if {"jpeg-feedback", "jpeg-unet", "burst-recurrent"} <= {record["run"] for record in records}:
         tables["map"] = map_table(margins.margins(), "markdown")
     if perceived := published.perception_records("gauss2"):
         tables["looks"] = looks_table(perceived)

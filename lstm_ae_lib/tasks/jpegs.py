@@ -29,8 +29,8 @@ def mend(content: bytes, mender) -> np.ndarray:
     """The picture of a JPEG some of whose bits are flipped, mended. A sound one is changed a little; the card says how much.
 
     Args:
-        content: a baseline JPEG, grey or 4:4:4, in one scan, without restart markers and with an end; else ``ValueError``. All of it
-            is in memory at once, some 0.3 GB for a megapixel.
+        content: a baseline JPEG, grey or 4:4:4, in one scan, without restart markers and with an end; else ``ValueError``. All
+            of it is in memory at once, some 0.3 GB for a megapixel.
         mender: of a ``(height, width)``, the network for it, as :func:`load_mender` gives it.
 
     Returns ``(height, width, 3)`` uint8, or ``(height, width)`` of a grey JPEG.
