@@ -15,7 +15,7 @@ def margins() -> list:
     """A dictionary for each task, from the least to be remembered to the most.
 
     ``task``, ``remembered``: words. ``recurrence``, ``best``: the networks' titles; ``runs``: their names. ``with``, ``without``,
-    ``margin``: PSNR in dB, or of JPEGs the mean gain in dB. ``low``, ``high``: 95 % interval of the margin over the images, of JPEGs
+    ``margin``: PSNR in dB, or of JPEGs the mean gain in dB. ``low``, ``high``: 95 % interval of the margin over images, of JPEGs
     over bits and crops of three or four photographs; None where images have not been recorded one by one. ``images``: how many.
     ``seen``: how many of the other's training images the recurrent network saw, as a ratio.
     """

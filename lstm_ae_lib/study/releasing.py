@@ -24,8 +24,8 @@ LIMITS = {
     "its neighbours: their borders show, the more the coarser the step.",
     "burst": f"{_TRAINED}, with this one degradation and this drift. It is for what moves as a whole, by up to 3 pixels a frame, "
     "in each tile of a large picture: something that moves by itself is smeared.",
-    "jpeg": "Trained on crops of 128 pixels of photographs, on one seed: baseline JPEGs, 4:4:4, with 1 to 3 flipped bits. In a sound "
-    "picture it may see damage where there is none, the more the lower its quality, or where a drawing's edges are those of blocks. "
+    "jpeg": "Trained on crops of 128 pixels of photographs, on one seed: baseline JPEGs, 4:4:4, with 1 to 3 flipped bits. In a "
+    "sound picture it may see damage where there is none, the more the lower its quality, or where a drawing's edges are blocks'. "
     "What a picture has lost is not drawn, and where nothing changes across an edge of a block a shift is not seen.",
     "classifier": "Trained on clean CIFAR-10 images only, on one seed. Distances in its features compare with no other network's.",
     "drawing": f"{_TRAINED}, for 32x32 images only. Numbers of the latent are independent of each other given the degraded image: "
