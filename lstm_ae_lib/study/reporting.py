@@ -13,9 +13,9 @@ from lstm_ae_lib.study.records import CLOSED_FORM, LSTMS, PEERS, RESTORER_TITLES
 
 WRITTEN = {  # the READMEs' tables: name of the marks -> file, and the command that writes it
     "overview": ("README.md", "python -m lstm_ae_lib publish"),
-    "map": ("README.md", "python -m lstm_ae_lib publish"),
     "families": ("data/published/README.md", "python -m lstm_ae_lib publish"),
     "results": ("data/published/README.md", "python -m lstm_ae_lib publish"),
+    "map": ("README.md", "python -m lstm_ae_lib publish"),
     "looks": ("data/published/README.md", "python -m lstm_ae_lib publish"),
     "speed": ("data/benchmarks/README.md", "python -m lstm_ae_lib bench ... --save"),
     "workers": ("data/benchmarks/README.md", "python -m lstm_ae_lib bench workers --save"),
