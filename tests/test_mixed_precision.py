@@ -3,7 +3,7 @@
 import conformance
 import numpy as np
 import pytest
-from test_conformance import as_array, batch
+from test_conformance import as_array, batch, each_input
 
 from lstm_ae_lib import models
 from lstm_ae_lib._backend import keras
@@ -39,7 +39,7 @@ def test_both_lists_hold_every_layer_and_builder_of_the_tasks():
 def test_a_layer_computes_the_same_and_its_loss_too(case, training, policy):
     images, made = batch(case, 4), [case.make(dtype=dtype) for dtype in ("float32", policy)]
     for layer in made:
-        layer.build(images.shape)
+        layer.build(each_input(case, lambda shape: (4, *shape)))
     made[1].set_weights(made[0].get_weights())
     outputs = [layer(images, training=True) if training and layer._call_has_training_arg else layer(images) for layer in made]
     assert keras.backend.standardize_dtype(outputs[1].dtype) == POLICIES[policy]

@@ -10,6 +10,7 @@ import conformance
 import numpy as np
 import processes
 import pytest
+from test_conformance import each_input
 
 import lstm_ae_lib
 
@@ -176,7 +177,7 @@ def saved(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("saved")
     for case in conformance.LAYERS:
-        inputs = keras.layers.Input(case.input_shape)
+        inputs = each_input(case, keras.layers.Input)
         keras.Model(inputs, case.make()(inputs)).save(folder / f"{case.name.split('-')[0]}.keras")
     for name, options in {
         "PSNR": {"metrics": [metrics.PSNR()]},
