@@ -151,8 +151,7 @@ def _variational_card(run, record, network, description):
 
 _CARDS = {
     "autoencoder": _restorer_card, "lstm": functools.partial(_restorer_card, any_size=False), "compressor": _compressor_card,
-    "classifier": _classifier_card, "drawing": _variational_card, "burst": _burst_card,
-    "jpeg": _jpeg_card,
+    "classifier": _classifier_card, "drawing": _variational_card, "burst": _burst_card, "jpeg": _jpeg_card,
 }  # fmt: skip
 
 

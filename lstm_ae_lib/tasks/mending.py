@@ -230,8 +230,8 @@ def block_peer(image_shape=(128, 128, 3), network: str = "unet", channels: int =
 
 
 def described(memory: str, image_shape, width: int, options: str = "{}") -> tuple:
-    """The builder's name and the arguments of the network whose memory, or which altogether, has this name: one of
-    :data:`MEMORIES` or :data:`NETWORKS`. ``options``: further arguments, as JSON. ``ValueError`` for an unknown name."""
+    """The builder's name and the arguments of the network whose memory, or which altogether, has this name: ``"feedback"``, or one
+    of :data:`MEMORIES` or :data:`NETWORKS`. ``options``: further arguments, as JSON. ``ValueError`` for an unknown name."""
     checks.choice(memory, "memory", ("feedback", *MEMORIES, *NETWORKS))
     if memory == "feedback":
         return "feedback_mender", {"image_shape": list(image_shape), "width": width, **json.loads(options)}
