@@ -272,8 +272,9 @@ def test_an_interruption_ends_the_kernels_and_keeps_what_is_done(checkout):
     started = checkout / "started"
     write_lesson(checkout, "04_sleeps", f"import os, time\nopen({str(started)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
     code = f"""
-import pathlib, sys
+import pathlib, signal, sys
 from lstm_ae_lib import __main__, paths
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 paths.notebooks_dir = lambda: pathlib.Path({str(checkout / "notebooks")!r})
 raise SystemExit(__main__.main(["notebooks", "02_leaves", "04_sleeps", "--jobs", "1"]))
 """
