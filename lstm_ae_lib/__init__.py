@@ -23,7 +23,8 @@ _REGISTERED = {
     "spectral": "SpectralWiener SpectralMixture", "metrics": "PSNR log_mse",
     "training": "Cooldown Muon", "tasks.adversarial": "AdversarialTraining", "tasks.bursts": "Registration",
     "tasks.compression": "SpectralLatent SpectralImage Quantize", "tasks.mending": "BlockFeatures MovedBack RasterAccumulator",
-    "tasks.recurrent_inference": "ConvLSTMStep", "tasks.row_feedback": "RowFeedback", "tasks.variational": "LatentSample gaussian_nll",
+    "tasks.reach": "BoundedScan", "tasks.recurrent_inference": "ConvLSTMStep", "tasks.row_feedback": "RowFeedback",
+    "tasks.variational": "LatentSample gaussian_nll",
 }  # fmt: skip
 
 

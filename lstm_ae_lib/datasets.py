@@ -144,9 +144,18 @@ def evaluation_batches(degraded, clean, batch_size: int, part=(0, 1)):
     return quiet(tf.data.Dataset.range(len(clean)).batch(batch_size).map(lambda indices: look_up(indices[mine])))
 
 
-def with_clean(batches):
-    """Batches of ``(degraded, clean)`` as ``((degraded, clean), clean)``: for a network that sees the clean image in training."""
-    return batches.map(lambda degraded, clean: ((degraded, clean), clean))
+def turned(batches, batch_size: int, seed: int, first_step: int = 0, part=(0, 1)):
+    """Batches of square ``(degraded, clean)`` images, half of them turned upside down and half transposed, both versions alike:
+    with mirrored images, all eight ways to lay a square. Drawn from ``seed`` and the step; arguments as for the batches."""
+    import tensorflow as tf
+
+    def turn(step, pair):
+        drawn = tf.random.stateless_uniform([batch_size, 2], [2**32 + seed, step])[slice(part[0], None, part[1])] < 0.5
+        down, transposed = tf.unstack(drawn[: tf.shape(pair[0])[0], None, None], axis=-1)
+        pair = [tf.where(down[..., None], images[:, ::-1], images) for images in pair]
+        return tuple(tf.where(transposed[..., None], tf.transpose(images, (0, 2, 1, 3)), images) for images in pair)
+
+    return quiet(batches.enumerate(first_step).map(turn))
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -176,10 +176,11 @@ class GatedScan(keras.layers.Layer):
         draw, parts = keras.initializers.GlorotUniform, range(shape[1] // self.units)
         return ops.concatenate([draw()((shape[0], self.units), dtype) for _ in parts], -1)
 
+    def project(self, images):  # one large product; with matmul, TensorFlow makes one a line, and a gradient of the kernel for each
+        return ops.tensordot(images, self.kernel, axes=1) + self.bias
+
     def call(self, images):
-        ways = self.WAYS[self.along]
-        # One large product; with matmul, TensorFlow makes one a line, and a gradient of the kernel for each.
-        projected = ops.tensordot(images, self.kernel, axes=1) + self.bias
+        ways, projected = self.WAYS[self.along], self.project(images)
         kernels = fast.kernels("scan")
         if kernels and kernels.is_supported(projected):
             return kernels.scan(projected, self.units, ways, self.positive)

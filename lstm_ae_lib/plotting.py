@@ -86,22 +86,10 @@ def loss_curves(epochs, curves: dict, baselines: dict):
         axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2e})")
     axis.set(xlabel="epoch", ylabel="MSE", yscale="log", title="Training and validation loss")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    return _finished(figure, which="both")
+    return finished(figure, which="both")
 
 
-def rate_distortion(lines: dict, title: str):
-    """PSNR and SSIM over bits per pixel, side by side. ``lines``: name -> (bits per pixel, PSNR in dB, SSIM), each a list."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.4), dpi=DPI)
-    for name, (rates, *heights) in lines.items():
-        marker, size = ("o", 4) if len(rates) > 1 else ("*", 11)
-        for axis, values in zip(axes, heights, strict=True):
-            axis.plot(rates, values, marker=marker, markersize=size, label=name, color=COLOURS.get(name))
-    for axis, label in zip(axes, ("PSNR (dB)", "SSIM"), strict=True):
-        axis.set(xlabel="bits per pixel, without headers", ylabel=label)
-    return _finished(figure, title)
-
-
-def _finished(figure, title="", which="major", fontsize=8, **legend):
+def finished(figure, title="", which="major", fontsize=8, **legend):
     """The figure with a grid on all axes, the legend on the last, and a title above all."""
     for axis in figure.axes:
         axis.grid(alpha=0.3, which=which)

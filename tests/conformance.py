@@ -5,7 +5,9 @@ import dataclasses
 from collections.abc import Callable
 
 from lstm_ae_lib import keras, layers, metrics, models, peers, spectral
-from lstm_ae_lib.tasks import adversarial, bursts, compression, mending, perception, recurrent_inference, row_feedback, variational
+from lstm_ae_lib.tasks import (
+    adversarial, bursts, compression, mending, perception, reach, recurrent_inference, row_feedback, variational,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,7 @@ LAYERS = [
     Case("LSTMSweep-columns", lambda **k: layers.LSTMSweep(4, "columns", **k), (8, 6, 3)),
     Case("GatedScan", lambda **k: layers.GatedScan(4, **k), (8, 6, 3)),
     Case("GatedScan-columns", lambda **k: layers.GatedScan(4, "columns", positive=True, **k), (8, 6, 3)),
+    Case("BoundedScan", lambda **k: reach.BoundedScan(4, bound=0.6, **k), (8, 6, 3)),
     Case("RasterAccumulator", lambda **k: mending.RasterAccumulator(4, **k), (8, 6, 3)),
     Case("BlockFeatures", lambda **k: mending.BlockFeatures(**k), (16, 8, 3), roundings=ONE + 4),
     Case("MovedBack", lambda **k: mending.MovedBack(**k), ((16, 8, 3), (2, 1, 9)), output_shape=(2, 1, 192)),
@@ -82,6 +85,7 @@ MODELS = [
     Case("multiscale_flagship-plain", lambda: models.multiscale_flagship(
         (8, 6, 3), width=6, depths=(1,), recurrence="convolution", attention=False, skips=False, linear_start="dct1"), (8, 6, 3)),
     Case("recurrent_inference", lambda: recurrent_inference.recurrent_inference((8, 6, 3), width=4, iterations=2), (8, 6, 3)),
+    Case("bounded_flagship", lambda: reach.bounded_flagship((8, 6, 3), width=8, depth=1, latent=4), (8, 6, 3)),
     *(Case(f"jpeg_mender-{memory}", lambda memory=memory: mending.jpeg_mender((32, 24, 3), memory, 8, 1, 4), (32, 24, 3))
       for memory in mending.MEMORIES),
     # A shift that is measured between two rounded estimates is another shift: the recurrent one is aligned in test_bursts.py only.
@@ -105,5 +109,5 @@ MODELS = [
 ]
 
 # Modules that may define layers, metrics or builders.
-LAYER_MODULES = (layers, spectral, bursts, compression, mending, recurrent_inference, variational)
+LAYER_MODULES = (layers, spectral, bursts, compression, mending, reach, recurrent_inference, variational)
 METRIC_MODULES = (metrics, variational)

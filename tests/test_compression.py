@@ -485,3 +485,11 @@ def test_the_loss_holds_the_rate(sample):
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         compression.compressor(**arguments)
+
+
+def test_lines_and_points_are_where_they_belong():
+    lines = {"JPEG": ([0.5, 1.0], [25.0, 27.0], [0.7, 0.8]), "WebP": ([0.6], [26.0], [0.75])}
+    figure = compression.rate_distortion(lines, "title")
+    assert [[line.get_xydata().tolist() for line in axis.get_lines()] for axis in figure.axes] == [
+        [[[0.5, 25.0], [1.0, 27.0]], [[0.6, 26.0]]], [[[0.5, 0.7], [1.0, 0.8]], [[0.6, 0.75]]]
+    ]  # fmt: skip

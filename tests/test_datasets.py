@@ -540,12 +540,43 @@ def test_bad_counts_are_refused(call, message):
         call()
 
 
-def test_with_clean_gives_the_clean_image_twice():
-    clean = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    batches = datasets.evaluation_batches(degradations.degrade(clean, "gauss2"), clean, 4)
-    (degraded, seen), wanted = next(iter(datasets.with_clean(batches)))
-    np.testing.assert_array_equal(seen, wanted)
-    np.testing.assert_array_equal(degraded, next(iter(batches))[0])
+def square_batches(count=40, side=4, batch_size=8):
+    clean = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+    return lambda **more: datasets.training_batches(clean, clean, batch_size, 0, flip=False, **more), clean, batch_size
+
+
+def test_turned_images_lie_in_four_ways_both_versions_alike():
+    batches, clean, size = square_batches()
+    ways = {"as it was": lambda image: image, "upside down": lambda image: image[::-1],
+            "transposed": lambda image: image.swapaxes(0, 1), "both": lambda image: image[::-1].swapaxes(0, 1)}  # fmt: skip
+    found = dict.fromkeys(ways, 0)
+    for (degraded, turned), (_, straight) in zip(datasets.turned(batches(), size, 0), batches(), strict=False):
+        np.testing.assert_array_equal(degraded, turned)
+        for one, image in zip(turned.numpy(), straight.numpy(), strict=True):
+            (way,) = [name for name, turn in ways.items() if np.array_equal(turn(image), one)]
+            found[way] += 1
+        if sum(found.values()) >= 400:
+            break
+    assert min(found.values()) > 60
+
+
+def test_turned_images_are_the_same_on_resuming_and_in_parts_of_a_batch():
+    batches, _, size = square_batches()
+    wanted = [clean for (_, clean), _ in zip(datasets.turned(batches(), size, 0), range(12), strict=False)]
+    resumed = [clean for (_, clean), _ in zip(datasets.turned(batches(first_step=7), size, 0, 7), range(5), strict=False)]
+    np.testing.assert_array_equal(wanted[7:], resumed)
+    for place in range(2):
+        parts = datasets.turned(batches(part=(place, 2)), size, 0, part=(place, 2))
+        for (_, clean), whole in zip(parts, wanted, strict=False):
+            np.testing.assert_array_equal(clean, whole[place::2])
+    (_, other) = next(iter(datasets.turned(batches(), size, 1)))
+    assert not np.array_equal(other, wanted[0])
+
+
+def test_the_last_smaller_batch_is_turned_too():
+    batches, _, size = square_batches(count=20)
+    sizes = [len(clean) for (_, clean), _ in zip(datasets.turned(batches(), size, 0), range(6), strict=False)]
+    assert sizes == [8, 8, 4] * 2
 
 
 def test_redrawn_degradations_are_new_in_each_epoch_and_the_same_again_on_resuming():

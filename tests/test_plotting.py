@@ -94,11 +94,3 @@ def test_no_curve_is_left_out():
 def test_short_floats_are_pixels(unit, dtype):
     (panel,) = drawn(plotting.image_row([unit[0].astype(dtype)], ["a"]))
     np.testing.assert_allclose(panel.get_array(), unit[0], atol=2e-3)
-
-
-def test_lines_and_points_are_where_they_belong():
-    lines = {"JPEG": ([0.5, 1.0], [25.0, 27.0], [0.7, 0.8]), "WebP": ([0.6], [26.0], [0.75])}
-    figure = plotting.rate_distortion(lines, "title")
-    assert [[line.get_xydata().tolist() for line in axis.get_lines()] for axis in figure.axes] == [
-        [[[0.5, 25.0], [1.0, 27.0]], [[0.6, 26.0]]], [[[0.5, 0.7], [1.0, 0.8]], [[0.6, 0.75]]]
-    ]  # fmt: skip

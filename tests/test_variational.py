@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lstm_ae_lib import cifar10, degradations, keras, metrics, weights
+from lstm_ae_lib import cifar10, datasets, degradations, keras, metrics, weights
 from lstm_ae_lib.tasks import uncertainty, variational
 
 
@@ -200,3 +200,11 @@ def test_released_networks_restore_as_their_card_says():
         assert card["restoring"]["used"] > 0.1 * card["restoring"]["latent"]
         found = uncertainty.elbo(drawing, images, sigma=card["drawing"]["sigma"])
         assert found["bits"].mean() == pytest.approx(card["drawing"]["bits"], rel=0.03)
+
+
+def test_with_clean_gives_the_clean_image_twice():
+    clean = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    batches = datasets.evaluation_batches(degradations.degrade(clean, "gauss2"), clean, 4)
+    (degraded, seen), wanted = next(iter(variational.with_clean(batches)))
+    np.testing.assert_array_equal(seen, wanted)
+    np.testing.assert_array_equal(degraded, next(iter(batches))[0])

@@ -13,7 +13,7 @@ RESTORER_TITLES = {
     "degraded": "degraded", "linear": "linear filter", "linear_mixture": "mixture of linear filters",
     "reference_lstm": "LSTM autoencoder", "reference_bilstm": "bidirectional LSTM autoencoder", "dncnn": "DnCNN",
     "rednet": "RED-Net", "unet": "U-Net", "nafnet": "NAFNet", "flagship": "flagship", "multiscale_flagship": "multiscale flagship",
-    "recurrent_inference": "recurrent inference",
+    "recurrent_inference": "recurrent inference", "bounded_flagship": "flagship with bounded scans",
     "unsharp": "unsharp mask", "wiener": "Wiener filter", "richardson_lucy": "Richardson-Lucy",
     "total_variation": "total variation", "non_local_means": "non-local means", "wavelet": "wavelets", "compressor": "compressor",
     "pca": "principal components", "lstm_bottleneck": "sequence-to-sequence LSTM", "jpeg": "JPEG", "webp": "WebP",

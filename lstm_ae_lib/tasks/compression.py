@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from lstm_ae_lib import checks, models, peers, spectral, weights
+from lstm_ae_lib import checks, models, peers, plotting, spectral, weights
 from lstm_ae_lib._backend import keras
 
 ops = keras.ops
@@ -223,3 +223,17 @@ def start_from_components(model, mean, components) -> None:
     kept = components[:latent]
     model.get_layer("latent").set_weights([kept.T, -kept @ mean])
     model.get_layer("from_latent").set_weights([kept, mean])
+
+
+def rate_distortion(lines: dict, title: str):
+    """PSNR and SSIM over bits per pixel, side by side, as a figure. ``lines``: name -> (bits per pixel, PSNR in dB, SSIM), each a list."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(8.0, 3.4), dpi=plotting.DPI)
+    for name, (rates, *heights) in lines.items():
+        marker, size = ("o", 4) if len(rates) > 1 else ("*", 11)
+        for axis, values in zip(axes, heights, strict=True):
+            axis.plot(rates, values, marker=marker, markersize=size, label=name, color=plotting.COLOURS.get(name))
+    for axis, label in zip(axes, ("PSNR (dB)", "SSIM"), strict=True):
+        axis.set(xlabel="bits per pixel, without headers", ylabel=label)
+    return plotting.finished(figure, title)

@@ -171,6 +171,11 @@ def conditional_vae(image_shape=(32, 32, 3), width: int = 64, latent: int = 4, f
     return keras.Model([degraded, clean], decoder([start, features, sample]), name=name)
 
 
+def with_clean(batches):
+    """Batches of ``(degraded, clean)`` as ``((degraded, clean), clean)``: for a network that sees the clean image in training."""
+    return batches.map(lambda degraded, clean: ((degraded, clean), clean))
+
+
 def _checked_arguments(image_shape, divisor, width, widest, latent, largest):
     checks.number(width, "width", 4, widest, whole=True)
     checks.number(latent, "latent", 1, largest, whole=True)
