@@ -54,6 +54,7 @@ def test_the_overview_measures_everything(monkeypatch):
     assert "3 interleaved repetitions" in text and "pipeline alone: " in text and "times as fast" in text
 
 
+@pytest.mark.scale
 def test_every_implementation_takes_its_turn(small):
     found = bench.train(repeats=5, cores=(1,))
     rows = {(record["task"], record["implementation"]): record for record in found}
@@ -86,6 +87,7 @@ def test_a_ratio_compares_the_same_rounds():
     assert "ratio_to_pytorch" not in bench._record(times, "inference", 1, "pytorch", 100.0)
 
 
+@pytest.mark.scale
 def test_the_growth_is_fitted(small, monkeypatch):
     monkeypatch.setattr(bench, "SCALES", {"images": (64, 128), "side": (4, 8)})
     found, text = bench.run("scaling")
@@ -107,6 +109,7 @@ def test_restoring_a_folder_is_timed(monkeypatch):
     assert "6 pictures of 32 x 32" in text and "none, one process" in text
 
 
+@pytest.mark.scale
 def test_training_on_a_growing_folder_is_timed(monkeypatch):
     for name, value in {"COUNTS": (40, 1100), "SIDE": 16, "DISTINCT": 30, "IMAGES": 64, "BATCH": 8}.items():
         monkeypatch.setattr(bench_crops, name, value)
@@ -143,6 +146,7 @@ def test_of_some_tasks_the_others_records_are_kept(small):
     assert "training step" not in text
 
 
+@pytest.mark.scale
 def test_a_process_computes_on_request_and_says_why_it_failed():
     with bench.Worker("project", 1) as worker, bench.Worker("pytorch", 1) as other:
         assert worker.ready() and other.ready() == bool(importlib.util.find_spec("torch"))
