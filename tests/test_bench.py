@@ -39,6 +39,7 @@ def small(monkeypatch):
         monkeypatch.setattr(bench, name, value)
 
 
+@pytest.mark.scale
 def test_the_overview_measures_everything(monkeypatch):
     for name, value in {"IMAGES": 100, "BATCH": 4, "STEPS": 1, "BATCHES": 5}.items():
         monkeypatch.setattr(bench, name, value)
@@ -101,6 +102,7 @@ def test_the_growth_is_fitted(small, monkeypatch):
     assert set(found[0]) == set(records.benchmark_records("scaling")[0])
 
 
+@pytest.mark.scale
 def test_restoring_a_folder_is_timed(monkeypatch):
     monkeypatch.setattr(bench_restoring, "FOLDER", (6, 32))
     found, text = bench.run("workers", 1)
@@ -118,6 +120,7 @@ def test_training_on_a_growing_folder_is_timed(monkeypatch):
     assert all(200 < record["peak_mebibytes"] < 2048 for record in found) and "1,100" in text
 
 
+@pytest.mark.scale
 def test_restoring_whole_pictures_is_timed(small, monkeypatch):
     monkeypatch.setattr(bench_restoring, "PICTURES", ((64, 48), (900, 800)))
     asked, engines = [], ["keras", "onnx"]
