@@ -148,13 +148,14 @@ def test_released_weights_mend_a_file_turned_by_its_exif_and_keep_its_metadata(p
 
 
 def test_released_weights_leave_sound_photographs_nearly_alone():
-    """At least 45 dB in the mean at the quality of the protocol; single pictures fare worse: see the card."""
+    """At least 45 dB in the mean at the quality of the protocol, 42 at a lower one; single pictures fare worse: see the card."""
     mender, card = jpegs.load_mender()
-    psnr = []
-    for image in mending.crops(256, 12):
-        content = jpeg(image)
-        error = np.square(jpegs.mend(content, mender) / 255 - broken_jpeg.decode(content) / 255).mean()
-        psnr.append(10 * np.log10(1 / max(error, 1e-9)))
-    assert np.mean(psnr) > 45 and min(psnr) > 38, psnr
-    assert card["sound"]["85"] == pytest.approx(np.mean(psnr), abs=0.5)
+    for quality, least in ((85, 45), (50, 42)):
+        psnr = []
+        for image in mending.crops(256, 12):
+            content = jpeg(image, quality=quality)
+            error = np.square(jpegs.mend(content, mender) / 255 - broken_jpeg.decode(content) / 255).mean()
+            psnr.append(10 * np.log10(1 / max(error, 1e-9)))
+        assert np.mean(psnr) > least and min(psnr) > least - 7, (quality, psnr)
+        assert card["sound"][str(quality)] == pytest.approx(np.mean(psnr), abs=0.5)
     assert card["protocol"] == "broken_jpeg"

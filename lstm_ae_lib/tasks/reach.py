@@ -8,6 +8,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, degradations, layers, metrics, models, pictures, weights
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.tasks.mending import at_size
 from lstm_ae_lib.tasks.photographs import CASES
 
 ops = keras.ops
@@ -104,8 +105,7 @@ def restored_by_length(builder: str, arguments: dict, trained, length: int, clea
     """
     clean = bands() if clean is None else clean
     cut, size = pieces(clean, length), clean.shape[1:3]
-    network = weights.build(builder, arguments | {"image_shape": [*cut.shape[1:3], 3]})
-    network.set_weights(trained.get_weights())
+    network = at_size(builder, arguments, trained, cut.shape[1:3])
     both = {"degraded": [], "restored": []}
     for kind in KINDS:
         draws = [np.random.default_rng((SEED, length, place)) for place in range(len(cut))]
