@@ -67,6 +67,8 @@ def _parser():
     add("--weights", help="released weights: a name in data/weights (photo); jpeg for a JPEG with flipped bits; of several pictures "
         "a name in data/weights/burst (default)")  # fmt: skip
     add("--strength", type=float, default=1.0, help="share of the restored picture in what is written, 0 to 1 (1)")
+    add("--ensemble", type=int, default=1, choices=(1, 2, 4, 8), help="restore so many mirror images and turns of the picture, and "
+        "average them (as many times as long)")  # fmt: skip
     add("--map", metavar="MAP", help="a .png to write, too: the lighter, the larger the error to expect (five times as long)")
     add("--strict", action="store_true", help="write nothing where the weights do not fit the picture")
     add("--workers", type=int, default=0, help="of a folder: processes, each on its share of the cores (0: this one)")
@@ -94,7 +96,9 @@ def _parser():
     add = command("release", _study, "put a finished run's network into data/weights, with a card from its records")
     add("run_name", metavar="RUN", help="a finished run")
     add("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
-    command("card", _study, "print the card of released weights")("name", metavar="NAME", help="as photo, or compress/default")
+    add = command("card", _study, "print the card of released weights")
+    add("name", metavar="NAME", help="as photo, or compress/default")
+    add("--measure", action="store_true", help="measure anew what they do to photographs and other pictures, and write the card")
     add = command("export", _study, "write a released network as an ONNX file, for images of any size")
     add("name", metavar="NAME", help="released weights: a name in data/weights, with --half in data/weights/compress")
     add("target", metavar="OUT", nargs="?", help="the .onnx file to write; none: beside the weights, a compressor's both halves")
@@ -243,7 +247,7 @@ def _folder(arguments):
 
     if arguments.map:
         raise ValueError("map is of one picture, not of a folder")
-    options = ("workers", "scheduler", "quiet", "engine", "quality", "strength", "strict")
+    options = ("workers", "scheduler", "quiet", "engine", "quality", "strength", "ensemble", "strict")
     given = {option: getattr(arguments, option) for option in options}
     done = folders.restore_folder(arguments.source, arguments.target, arguments.weights or restoring.DEFAULT, **given)
     count, seconds = done["restored"], done["seconds"]
@@ -283,7 +287,8 @@ def _refuse_options(arguments, what):
     from lstm_ae_lib import checks
 
     given = {"map": arguments.map, "strict": arguments.strict, "workers": arguments.workers, "scheduler": arguments.scheduler,
-             "strength": arguments.strength != 1, "engine": arguments.engine == "onnx"}  # fmt: skip
+             "strength": arguments.strength != 1, "ensemble": arguments.ensemble != 1,
+             "engine": arguments.engine == "onnx"}  # fmt: skip
     if wrong := [f"--{name}" for name, value in given.items() if value]:
         raise ValueError(f"{what} without {', '.join(wrong)}")
     checks.number(arguments.quality, "quality", 1, 100, whole=True)
@@ -294,7 +299,7 @@ def _write_picture(arguments, source, target, weights):
     if arguments.command == "restore":
         from lstm_ae_lib import files, paths, restoring
 
-        options = {option: getattr(arguments, option) for option in ("quality", "strength", "strict", "engine")}
+        options = {option: getattr(arguments, option) for option in ("quality", "strength", "ensemble", "strict", "engine")}
         source = files.read(source) if arguments.map else source
         shape = restoring.restore_file(source, target, weights, **options, progress=not arguments.quiet)
         if arguments.map:
@@ -327,6 +332,8 @@ def _study(arguments):
             written = (exporting.export_codec if half else exporting.export)(arguments.name, arguments.target, *half)
             print(f"{arguments.target}: {written['builder']}, {Path(arguments.target).stat().st_size / 1e6:.1f} MB")
         case "card":
+            if arguments.measure:
+                releasing.measure_again(arguments.name)
             print(cards.card(arguments.name), end="")
         case "page":
             names = page.write_page(arguments.folder, arguments.runtime)

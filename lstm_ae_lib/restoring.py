@@ -44,7 +44,7 @@ _SAID = {
 SMALLEST_JUDGED, EDGE = 64, 8
 DEFAULT = GENERAL = "photo"  # the weights for pictures with an unknown degradation, named where others do not fit
 STRIDE = 8  # networks halve an image at most three times; what does not divide is continued at its border and cut off again
-ENGINES = ("keras", "onnx")
+ENGINES, ENSEMBLES = ("keras", "onnx"), (1, 2, 4, 8)
 
 
 class Restorer:
@@ -123,21 +123,6 @@ def _padding(size):
     return 0 if fits else -(-(size + OVERLAP // 3) // STRIDE) * STRIDE - size
 
 
-def linear_part(restorer):
-    """The linear estimate that a :class:`ReleasedRestorer` starts from, as a restorer of its own, or None."""
-    from lstm_ae_lib import spectral
-
-    layer = spectral.linear_start_of(restorer.model)
-    if layer is None:
-        return None
-    parts = {"parts": layer.parts} if isinstance(layer, spectral.SpectralMixture) else {}
-    arguments = {"image_shape": restorer.model.inputs[0].shape[1:], "transform": layer.transform, **parts}
-    builder = "linear_mixture" if parts else "linear_filter"
-    model = weights.build(builder, arguments)
-    spectral.set_linear_start(model, restorer.model)
-    return ReleasedRestorer(f"{restorer.name}, linear start", model, builder, arguments, {})
-
-
 def load_restorer(name: str, folder=None, engine: str = "keras") -> Restorer:
     """Released weights by their name, such as ``"gauss2"``; else as :func:`lstm_ae_lib.weights.read_released`.
 
@@ -153,8 +138,8 @@ def load_restorer(name: str, folder=None, engine: str = "keras") -> Restorer:
     return ReleasedRestorer(name, model, description["builder"], description["arguments"], description["card"])
 
 
-def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False, engine: str = "", tile: int = TILE,
-            overlap: int = OVERLAP, progress: bool = False) -> np.ndarray:
+def restore(image, restorer=None, *, strength: float = 1.0, ensemble: int = 1, strict: bool = False, engine: str = "",
+            tile: int = TILE, overlap: int = OVERLAP, progress: bool = False) -> np.ndarray:
     """Restores one picture of any size, tile by tile: memory grows with the picture, not with the network's layers.
 
     With weights given by name, a :class:`lstm_ae_lib.pictures.PictureWarning` says where the picture, or what became of it, shows
@@ -165,6 +150,8 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
         restorer: released weights' name, or any function of a batch ``(1, height, width, 3)``, float32 in [0, 1], whose result
             is clipped. With none, :data:`DEFAULT`.
         strength: share of the restored picture in the result, the rest is ``image``: 0 gives ``image``, 1 the restored picture.
+        ensemble: 1, 2, 4 or 8: in so many ways of :func:`lay` each tile is restored, and their average is the result (geometric
+            self-ensemble; Lim et al. 2017). It takes as many times as long.
         strict: raise such a warning, which is a ``ValueError``, where the weights do not fit, or fail.
         engine: of weights given by name, as for :func:`load_restorer`.
         tile, overlap: side of a tile, at least twice ``overlap``, and what neighbours share, at least 2; pixels.
@@ -174,6 +161,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     another image, an argument out of range, and a function that returns another shape or NaN.
     """
     checks.number(strength, "strength", 0, 1)
+    checks.choice(ensemble, "ensemble", ENSEMBLES)
     checks.choice(strict, "strict", (True, False))
     checks.number(overlap, "overlap", 2, 2**20, whole=True)
     checks.number(tile, "tile", 2 * overlap, 2**20, whole=True)
@@ -183,7 +171,7 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     if strength == 0:
         return image.copy()
     with warnings.catch_warnings(**({"action": "error", "category": pictures.PictureWarning} if strict else {})):
-        restored = _restored(image, restore_tile, tile, overlap, progress)
+        restored = _restored(image, restore_tile, ensemble, tile, overlap, progress)
         result = pictures.from_colours(restored, image)
         if by_name and (why := _misfit(image, restored, restore_tile)):
             said = f"the weights {restore_tile.name} hardly fit this picture, and may make it worse: {why}; "
@@ -196,7 +184,15 @@ def restore(image, restorer=None, *, strength: float = 1.0, strict: bool = False
     return result if strength == 1 else pictures.from_colours(restored, image)
 
 
-def _restored(image, restore_tile, tile, overlap, progress):
+def lay(images, way: int, back: bool = False) -> np.ndarray:
+    """Images ``(batch, height, width, channels)`` laid in one of 8 ways: the bits of ``way``, 0 to 7, mirror them across, mirror
+    them down, and last transpose them; ``back`` undoes it."""
+    laid = images.swapaxes(1, 2) if way & 4 and back else images
+    laid = laid[:, :: 1 - (way & 2), :: 1 - 2 * (way & 1)]
+    return np.ascontiguousarray(laid.swapaxes(1, 2) if way & 4 and not back else laid)
+
+
+def _restored(image, restore_tile, ensemble, tile, overlap, progress):
     restored = np.zeros((*image.shape[:2], 3), np.float32)
     places = list(itertools.product(*(blended(length, tile, overlap) for length in image.shape[:2])))
     if progress:
@@ -204,11 +200,12 @@ def _restored(image, restore_tile, tile, overlap, progress):
 
         places = tqdm.tqdm(places, unit=" tiles", disable=len(places) == 1)
     for (rows, down), (columns, across) in places:
-        seen = pictures.to_colours(image[rows, columns])
-        made = np.asarray(restore_tile(seen[None]))
-        if made.shape != (1, *seen.shape):
-            raise ValueError(f"restorer must return the shape it was given, {(1, *seen.shape)}, got {made.shape}")
-        restored[rows, columns] += down[:, None, None] * across[:, None] * made[0]
+        seen, weight = pictures.to_colours(image[rows, columns])[None], down[:, None, None] * across[:, None] / ensemble
+        for way in range(ensemble):
+            made = np.asarray(restore_tile(laid := lay(seen, way)))
+            if made.shape != laid.shape:
+                raise ValueError(f"restorer must return the shape it was given, {laid.shape}, got {made.shape}")
+            restored[rows, columns] += weight * lay(made, way, back=True)[0]
     return restored
 
 
@@ -289,17 +286,16 @@ def blended(size, tile, overlap):
     return [(part, (weight / sum(weights))[part]) for part, weight in zip(parts, weights, strict=True)]
 
 
-def restore_file(source, target, restorer=None, *, quality: int = pictures.QUALITY, strength: float = 1.0, strict: bool = False,
-                 engine: str = "", progress: bool = False) -> tuple:
+def restore_file(source, target, restorer=None, *, quality: int = pictures.QUALITY, **options) -> tuple:
     """Restores a PNG or JPEG file, and keeps its metadata. Returns the shape of what was written.
 
     Arguments and errors are those of :func:`lstm_ae_lib.pictures.read`, :func:`lstm_ae_lib.pictures.check_target` (the folder must
-    exist), :func:`lstm_ae_lib.pictures.write` and :func:`restore`; a JPEG that should hold alpha is a ``ValueError``, too.
+    exist), :func:`lstm_ae_lib.pictures.write` and, ``options``, :func:`restore`; a JPEG that should hold alpha is a ``ValueError``.
     """
     pictures.check_target(target, source)
     image, metadata = pictures.read_with_metadata(source)
     if image.ndim == 3 and image.shape[2] == 4 and Path(target).suffix.lower() in pictures.FORMATS["JPEG"]:
         raise ValueError(f"{pictures.title(source)} has transparent pixels, which JPEG cannot hold: write a .png")
-    restored = restore(image, restorer, strength=strength, strict=strict, engine=engine, progress=progress)
+    restored = restore(image, restorer, **options)
     pictures.write(target, restored, metadata, quality)
     return restored.shape

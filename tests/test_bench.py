@@ -1,10 +1,11 @@
 import importlib.util
 
+import numpy as np
 import pytest
 
 from lstm_ae_lib import models, pictures, restoring
 from lstm_ae_lib.fast import threads
-from lstm_ae_lib.study import bench, bench_crops, bench_restoring, records
+from lstm_ae_lib.study import bench, bench_crops, bench_flagship, bench_restoring, records
 
 
 class InProcess:
@@ -37,6 +38,8 @@ def small(monkeypatch):
     monkeypatch.setattr(models, "reference_lstm_autoencoder", lambda shape=(4, 32, 3), *rest: build(shape, *rest))
     for name, value in (small | {"Worker": InProcess, "SWEEP_SIZE": 4, "GEMM": (64, 64, 64)}).items():
         monkeypatch.setattr(bench, name, value)
+    for name, value in {"SIDE": 8, "WIDTH": 8, "DEPTH": 1, "LATENT": 4}.items():
+        monkeypatch.setattr(bench_flagship, name, value)
 
 
 @pytest.mark.scale
@@ -64,7 +67,7 @@ def test_every_implementation_takes_its_turn(small):
     done = {task: {name for this, name in rows if this == task} - {"onnxruntime"} for task in bench.TASKS}
     assert done == {
         "training step": every, "inference": every, "sweep step": every | {"gated scan"},
-        "step with one batch": every - {"pytorch"}, "step with pipeline": {"project"}, "making the pipeline": {"project"},
+        **dict.fromkeys(bench_flagship.TASKS, every - {"project", "keras"} | {"flagship"}), "step with one batch": every - {"pytorch"}, "step with pipeline": {"project"}, "making the pipeline": {"project"},
     }  # fmt: skip
     for record in found:
         assert 0 < record["low"] <= record["milliseconds"] <= record["high"]
@@ -73,6 +76,9 @@ def test_every_implementation_takes_its_turn(small):
     products = 3 * (4 * 128 * 224 + 4 * 64 * 192 + 64 * 96) - 4 * 128 * 96
     step = rows["training step", "project"]
     assert step["gflop"] == pytest.approx(2e-9 * 32 * products * 2, abs=1e-4) and step["fraction_of_gemm"] > 0
+    flagship = rows["flagship step, bfloat16", "flagship"]
+    assert flagship["gflop"] == pytest.approx(2e-9 * bench_flagship.multiply_adds(step=True) * 2, abs=1e-4)
+    assert flagship["gemm_gflops"] != step["gemm_gflops"]  # in its own precision
     assert "gflop" not in rows["sweep step", "project"] and step["ratio_to_keras"] > 0
     piped = rows["step with pipeline", "project"]
     assert 0 < piped["ratio_low"] <= piped["ratio_to_one_batch"] <= piped["ratio_high"]
@@ -82,10 +88,52 @@ def test_every_implementation_takes_its_turn(small):
 
 def test_a_ratio_compares_the_same_rounds():
     times = {("inference", 1, "project"): (2.0, 3.0, 8.0), ("inference", 1, "pytorch"): (1.0, 3.0, 2.0)}
-    record = bench._record(times, "inference", 1, "project", 100.0)
+    record = bench._record(times, "inference", 1, "project", {"gemm": 100.0})
     assert (record["milliseconds"], record["low"], record["high"]) == (3.0, 2.0, 8.0)
     assert (record["ratio_to_pytorch"], record["ratio_low"], record["ratio_high"]) == (2.0, 1.0, 4.0)
-    assert "ratio_to_pytorch" not in bench._record(times, "inference", 1, "pytorch", 100.0)
+    assert "ratio_to_pytorch" not in bench._record(times, "inference", 1, "pytorch", {"gemm": 100.0})
+
+
+def test_the_products_of_the_flagship_are_counted(monkeypatch):
+    for name, value in {"SIDE": 8, "WIDTH": 8, "DEPTH": 1, "LATENT": 4}.items():
+        monkeypatch.setattr(bench_flagship, name, value)
+    first, pair, latent, last = 108 * 8, 2 * 72 * 8 + 8 * 32 + 16 * 8, 2 * 4 * 8, 72 * 12
+    assert bench_flagship.multiply_adds(step=False) == 16 * (first + 2 * pair + latent + last)
+    assert bench_flagship.multiply_adds(step=True) == 16 * (2 * first + 3 * (2 * pair + latent + last))  # no gradient to the image
+
+
+def copy_weights(own, other):
+    """From the Keras flagship to PyTorch's: kernels have their outputs first there, and the decoder's pairs the other way round."""
+    import torch
+
+    for name, values in other.named_parameters():
+        layer, _, kind = name.removeprefix("module.").rpartition(".")
+        part, *rest = layer.removesuffix(".project").split(".")
+        if rest:
+            place = int(rest[0]) if part == "encoder" else bench_flagship.DEPTH - 1 - int(rest[0])
+            part = f"{part}{place}_{rest[1]}"
+        value = own.get_layer(part).get_weights()[kind == "bias"]
+        if part == "last":  # pixel_shuffle counts colours first
+            value = value.reshape(*value.shape[:-1], 4, 3).swapaxes(-1, -2).reshape(value.shape)
+        order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim]
+        values.data.copy_(torch.from_numpy(np.ascontiguousarray(value.transpose(order))))
+
+
+@pytest.mark.backends
+def test_pytorchs_flagship_is_the_same_network():
+    """With the same weights it makes the same of an image."""
+    torch = pytest.importorskip("torch", reason="PyTorch is optional")
+    random = np.random.default_rng(0)
+    own, other = bench_flagship.flagship("float32"), bench_flagship.torch_flagship()
+    for layer in own.layers:
+        shapes = [value.shape for value in layer.get_weights()]
+        layer.set_weights([random.normal(scale=0.5 / np.sqrt(np.prod(shape[:-1])), size=shape) for shape in shapes])
+    copy_weights(own, other)
+    images = random.random((2, 32, 32, 3), dtype=np.float32)
+    with torch.no_grad():
+        made = other(torch.from_numpy(images).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(made, models.apply(own, images), rtol=0, atol=2e-5)
+    assert np.abs(made - images).mean() > 0.01
 
 
 @pytest.mark.scale

@@ -63,7 +63,8 @@ def test_what_is_finished_is_left_and_what_has_changed_is_made_again(source, tmp
     journal = (target / folders.JOURNAL).read_text()
     assert {json.loads(line)["name"] for line in journal.splitlines()} == NAMES | {"broken.png"}
     (target / folders.JOURNAL).write_text(journal[:-20])  # as a process that was killed leaves it
-    assert restore(strength=0.5) == (1, 4, []) and restore(strength=0.5) == (0, 5, [])
+    assert restore(strength=0.5) == (1, 4, []) and restore(strength=0.5, ensemble=1) == (0, 5, [])
+    assert restore(strength=0.5, ensemble=2) == (5, 0, []) and restore(strength=0.5, ensemble=2) == (0, 5, [])
 
 
 def test_two_workers_do_what_one_process_does(source, tmp_path):
@@ -116,6 +117,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(source, tmp_path, 
         ((source, target), {"workers": -1}, "workers must be a whole number from 0 to 1024, got -1"),
         ((source, target), {"quality": 0}, "quality must be a whole number from 1 to 100, got 0"),
         ((source, target), {"strength": 2.0}, "strength must be a number from 0 to 1, got 2.0"),
+        ((source, target), {"ensemble": 3}, "ensemble must be one of 1, 2, 4, 8; got 3"),
         ((source, target), {"strict": "no"}, "strict must be one of True, False; got 'no'"),
         ((source, target), {"workers": 2, "scheduler": "tcp://host:1"}, "workers and scheduler exclude each other"),
     ):

@@ -1,8 +1,11 @@
 """The map of where recurrence pays: every number is a record's, and the pairs are fair."""
 
+import json
+
 import numpy as np
 import pytest
 
+from lstm_ae_lib import paths
 from lstm_ae_lib.study import margins, records, reporting
 
 
@@ -16,7 +19,7 @@ def test_every_margin_is_the_difference_of_what_is_shown(rows):
         assert row["margin"] == pytest.approx(row["with"] - row["without"], abs=1e-9)
         if row["low"] is not None:
             assert row["low"] < row["margin"] < row["high"]
-        assert row["images"] >= 40 and row["seen"] > 0 and len(set(row["runs"])) == 2
+        assert min(row["seeds"]) >= 1 and row["images"] >= 40 and row["seen"] > 0 and len(set(row["runs"])) == 2
 
 
 def test_pairs_differ_in_the_network_only(rows):
@@ -32,14 +35,61 @@ def test_pairs_differ_in_the_network_only(rows):
 def test_jpegs_are_compared_picture_by_picture_with_the_best_without_recurrence(rows):
     for side in margins.JPEG_SIDES:
         found = records.reference_records(protocol="broken_jpeg", split="test", setting=side)
-        gains = {one["run"]: np.array(one["gains"]) for one in found if "gains" in one}
+        gains = {}
+        for one in found:
+            if "gains" in one and one["run"] != "jpeg-feedback-long":
+                gains.setdefault(one["run"].split("-seed")[0], []).append(one["gains"])
         row = rows[f"JPEG with a flipped bit, {side}x{side}"]
         own, other = row["runs"]
-        assert row["with"] == pytest.approx(gains[own].mean()) and row["without"] == pytest.approx(gains[other].mean())
+        assert row["with"] == pytest.approx(np.mean(gains[own])) and row["without"] == pytest.approx(np.mean(gains[other]))
         without = [run for run in gains if run.split("-")[1] in ("unet", "nafnet", "rednet", "convolution", "mean")]
-        assert other == max(without, key=lambda run: gains[run].mean()) and len(without) >= 3
-        spread = 1.96 * np.std(gains[own] - gains[other]) / np.sqrt(len(gains[own]))
-        assert row["high"] - row["low"] == pytest.approx(2 * spread, rel=0.25)
+        assert other == max(without, key=lambda run: np.mean(gains[run])) and len(without) >= 3
+        assert row["seeds"] == [len(gains[own]), len(gains[other])] and own == "jpeg-feedback"
+        assert (row["low"], row["high"]) == margins.interval(gains[own], gains[other])
+
+
+def test_an_interval_of_one_seed_is_that_of_paired_images():
+    random = np.random.default_rng(0)
+    second = random.normal(size=(1, 400))
+    first = second + 0.3 + 0.2 * random.normal(size=(1, 400))
+    low, high = margins.interval(first, second)
+    half = 1.96 * np.std(first - second) / 20
+    assert (low, high) == pytest.approx((np.mean(first - second) - half, np.mean(first - second) + half), abs=0.1 * half)
+
+
+def test_an_interval_holds_seeds_and_images():
+    """Its width is that of the sum of variances: of seeds, drawn for each network, and of images, drawn for both."""
+    random = np.random.default_rng(0)
+    seeds, images = 50, 200
+    first = random.normal(scale=0.5, size=(seeds, 1)) + random.normal(scale=1.0, size=(1, images))
+    second = random.normal(scale=0.4, size=(seeds, 1)) + np.zeros((1, images))
+    low, high = margins.interval(first, second)
+    variance = (np.var(first.mean(1)) + np.var(second.mean(1))) / seeds + np.var(first.mean(0)) / images
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.1)
+    assert (low + high) / 2 == pytest.approx(first.mean() - second.mean(), abs=0.1 * (high - low))
+    shared = random.normal(scale=9, size=(1, images))  # what images have in common does not count
+    again = margins.interval(first + shared, second + shared)
+    assert again == pytest.approx((low, high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("first", "second"), [([1.0], [2.0]), ([[1.0, 2.0]], [[1.0]]), (np.zeros((0, 3)), np.zeros((1, 3)))])
+def test_an_interval_is_of_the_same_images(first, second):
+    with pytest.raises(ValueError, match=r"both must be \(seeds, images\), of the same images, got"):
+        margins.interval(first, second)
+
+
+def test_runs_of_several_seeds_are_one_network_and_trained_alike(rows):
+    """Of each network of the map all runs have other seeds and the same settings otherwise."""
+    names = {path.name for path in paths.published_dir().iterdir()}
+    for row in rows.values():
+        for run, count in zip(row["runs"], row["seeds"], strict=True):
+            seeds = [name for name in names if margins.first_seed(name) == run]
+            assert len(seeds) == count
+            settings = [records.published_parameters(name) for name in seeds]
+            assert len({one["seed"] for one in settings}) == count
+            differing = {"seed", "run_name", "test_seed", "turn", "lengths"}  # the last three were not there at first
+            assert len({json.dumps({key: value for key, value in one.items() if key not in differing}) for one in settings}) == 1
+            assert all(one.get("test_seed", 0) == 0 and not one.get("turn") for one in settings)
 
 
 def test_recurrence_pays_where_something_must_be_remembered(rows):

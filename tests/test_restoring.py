@@ -399,6 +399,47 @@ def test_strength_blends(dtype, channels):
     assert channels == 4 or not np.allclose(blend[1] / top, image / top, atol=0.1)
 
 
+def test_the_ways_of_laying_an_image_are_eight_and_can_be_undone():
+    images = numbers(2, 5, 3, 3)
+    ways = [restoring.lay(images, way) for way in range(8)]
+    assert len({way.tobytes() for way in ways}) == 8 and [way.shape[1] for way in ways] == [5] * 4 + [3] * 4
+    np.testing.assert_array_equal(ways[1], images[:, :, ::-1])
+    np.testing.assert_array_equal(ways[6], images[:, ::-1].swapaxes(1, 2))
+    for way, laid in enumerate(ways):
+        np.testing.assert_array_equal(restoring.lay(laid, way, back=True), images)
+
+
+@pytest.mark.parametrize("ensemble", [1, 2, 4, 8])
+def test_an_ensemble_is_the_average_over_ways_of_laying_the_picture(ensemble):
+    image, seen = numbers(30, 21, 3).astype(np.float32), []
+
+    def leaning(batch):  # what it makes of a pixel depends on where that is
+        seen.append(batch.shape)
+        return np.cumsum(batch, axis=2) / batch.shape[2] + np.cumsum(batch, axis=1)[:, ::-1] / 100
+
+    made = restoring.restore(image, leaning, ensemble=ensemble)
+    assert seen == ([(1, 30, 21, 3)] * 4 + [(1, 21, 30, 3)] * 4)[:ensemble]
+    ways = [restoring.lay(leaning(restoring.lay(image[None], way)), way, back=True)[0] for way in range(ensemble)]
+    np.testing.assert_allclose(made, np.clip(np.mean(ways, axis=0), 0, 1), rtol=0, atol=1e-6)
+    tiled = restoring.restore(image, lambda batch: batch**2, ensemble=ensemble, tile=16, overlap=4)
+    np.testing.assert_allclose(tiled, image**2, rtol=0, atol=1e-6)
+
+
+def test_an_ensemble_errs_less(tmp_path, capsys):
+    """In a file, too; and the weights photo, trained on mirror images, gain by each way."""
+    image = pictures.photographs()["coffee"][100:196, 200:328]
+    noisy = degradations.through_camera(image, np.random.default_rng(0), noise=10 / 255)
+    restored = [restoring.restore(noisy, "photo", ensemble=ensemble) for ensemble in (1, 4, 8)]
+    values = [metrics.per_image(image[None], one[None])["psnr"][0] for one in restored]
+    assert values[0] + 0.1 < values[1] < values[2]
+    pictures.write(tmp_path / "in.png", noisy)
+    assert __main__.main(["restore", str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--ensemble", "8", "--quiet"]) == 0
+    np.testing.assert_array_equal(pictures.read(tmp_path / "out.png"), restored[2])
+    with pytest.raises(SystemExit):
+        __main__.main(["restore", "in.png", "out.png", "--ensemble", "3"])
+    assert "--ensemble: invalid choice: 3 (choose from 1, 2, 4, 8)" in capsys.readouterr().err
+
+
 def test_without_a_name_the_weights_are_those_for_any_photograph():
     """And they are safe: nothing is said, and nearly nothing happens to a picture that is not degraded."""
     image = pictures.photographs()["coffee"][:96, :128]
@@ -418,6 +459,7 @@ def test_without_a_name_the_weights_are_those_for_any_photograph():
         *(({"strength": value}, f"strength must be a number from 0 to 1, got {value!r}") for value in (-0.1, 1.1, True, "1")),
         ({"strength": float("nan")}, "strength must be a number from 0 to 1, got nan"),
         ({"strict": 1}, "strict must be one of True, False; got 1"),
+        *(({"ensemble": value}, f"ensemble must be one of 1, 2, 4, 8; got {value!r}") for value in (0, 3, 16, "2", None)),
     ],
 )
 def test_bad_options_are_refused(same, options, message):
@@ -684,7 +726,31 @@ def test_what_was_trained_on_pictures_is_released_with_what_it_does_case_by_case
     compressed = metrics.per_image(photograph[None], degradations.jpeg(photograph, 20)[None])["psnr"][0]
     assert card["cases"][1]["before"] == pytest.approx(compressed) and abs(card["cases"][1]["least"]) < 0.01
     assert len(card["cases of 256 pixels"]) == 7
-    assert re.search(r"photographs +JPEG 20 +1 +\d+\.\d\d +\d+\.\d\d +[+-]0\.0\d", capsys.readouterr().out)
+    number = r" +[+-]?\d+\.\d\d"
+    row = rf"photographs +JPEG 20 +1{number * 2} +[+-]0\.0\d +[+-]0\.0\d{number} +[+-]0\.0\d +[+-]0\.0\d"
+    assert re.search(row, capsys.readouterr().out)
+    averaged = restoring.restore(degradations.jpeg(photograph, 20), "any", ensemble=8)
+    expected = metrics.per_image(photograph[None], averaged[None])["psnr"][0]
+    assert card["cases"][1]["averaged"] == pytest.approx(expected)
+    assert card["cases"][1]["least_averaged"] == pytest.approx(expected - compressed)
+
+
+def test_a_card_is_measured_anew(finished_run, monkeypatch, capsys):
+    finished_run.update(status="finished")
+    monkeypatch.setattr(pictures, "photographs", lambda: {"noise": (numbers(40, 50, 3) * 255).astype(np.uint8)})
+    releasing.release_run("mine", "one")
+    assert __main__.main(["card", "one", "--measure"]) == 2
+    assert "the weights one have one degradation, and no cases to measure; photo has" in capsys.readouterr().err
+    path = weights.released_dir() / "one.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps(described | {"card": described["card"] | {"cases": []}}))
+    monkeypatch.setattr(releasing, "_on_pictures", lambda restorer: {"cases": [{
+        "pictures": "photographs", "case": "snow", "images": 1, "before": 20.0, "after": 21.5, "averaged": 22.25, "least": 1.5,
+        "least_averaged": 2.25}]})  # fmt: skip
+    assert __main__.main(["card", "one", "--measure"]) == 0
+    row = "| photographs | snow | 1 | 20.00 | 21.50 | +1.50 | +1.50 | 22.25 | +2.25 | +2.25 |"
+    assert row in capsys.readouterr().out and row in (weights.released_dir() / "one.md").read_text()
+    assert restoring.load_restorer("one").card["cases"][0]["case"] == "snow"
 
 
 def test_release_by_the_command_line(finished_run, monkeypatch, capsys):

@@ -141,6 +141,7 @@ def test_the_command_restores_the_last_of_several_files(written, scene, capsys):
         (["0.png", "1.png", "out.png", "--weights", "other"], "weights must be one of default; got 'other'"),
         (["0.png", "1.png", "out.png", "--strict", "--workers", "2"], "restored without --strict, --workers"),
         (["0.png", "1.png", "out.png", "--strength", "0.5"], "restored without --strength"),
+        (["0.png", "1.png", "out.png", "--ensemble", "2"], "restored without --ensemble"),
         (["0.png", "clear.png", "out.jpg"], "which JPEG cannot hold: write a .png"),
     ],
 )

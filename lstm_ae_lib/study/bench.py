@@ -23,7 +23,7 @@ import numpy as np
 from lstm_ae_lib import checks, cifar10, datasets, degradations, files, layers, models
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.fast import threads
-from lstm_ae_lib.study import records, reporting, runs
+from lstm_ae_lib.study import bench_flagship, records, reporting, runs
 from lstm_ae_lib.study.reporting import Column
 
 # The overview: images to degrade, size of a batch, training steps and batches of the pipeline in one measurement.
@@ -32,9 +32,10 @@ IMAGES, BATCH, STEPS, BATCHES = 50_000, 64, 10, 600
 TASKS = {
     "training step": ((32, 64, 256), 1280), "inference": ((1, 64, 1024), 4096), "sweep step": ((64,), 1280),
     "step with one batch": ((64,), 10_240), "step with pipeline": ((64,), 10_240), "making the pipeline": ((10_000,), 1280),
+    **bench_flagship.TASKS,
 }  # fmt: skip
 TOGETHER = ("step with one batch", "step with pipeline")  # compared, and so measured in the same rounds
-IMPLEMENTATIONS = ("project", "gated scan", "keras", "keras, project's threads", "pytorch", "onnxruntime")
+IMPLEMENTATIONS = ("project", "gated scan", "flagship", "keras", "keras, project's threads", "pytorch", "onnxruntime")
 SWEEP_SIZE, SWEEP_UNITS = 32, 16  # sweeps over 32x32 positions with 16 features, 16 units each way, along rows, then columns
 STEPS_PER_EXECUTION = 8  # between two looks at Keras' callbacks, in the project and in stock Keras alike
 GEMM = (2048, 512, 512)
@@ -86,7 +87,8 @@ def train(repeats: int = 7, cores=(1, 2), tasks=()) -> list:
         checks.choice(task, "tasks", tuple(TASKS))
     checks.number(repeats, "repeats", 5, 1000, whole=True)
     chosen = [(task, batch) for task in tasks or TASKS for batch in TASKS[task][0]]
-    groups = [[("gemm", GEMM[0])], *([what] for what in chosen if what[0] not in TOGETHER)]
+    products = ("gemm", bench_flagship.PRODUCT)
+    groups = [[(product, GEMM[0]) for product in products], *([what] for what in chosen if what[0] not in TOGETHER)]
     groups.append([what for what in chosen if what[0] in TOGETHER])
     done = []
     for count in (count for count in cores if count <= threads.cores()):
@@ -97,21 +99,28 @@ def train(repeats: int = 7, cores=(1, 2), tasks=()) -> list:
             for group in groups:
                 asked = {(*what, name): functools.partial(workers[name].ask, *what) for what in group for name in workers}
                 times |= _interleaved(asked, repeats)
-        gemm = 2e-6 * np.prod(GEMM) / min(statistics.median(found) for (task, *_), found in times.items() if task == "gemm")
-        shared = {"threads": count, "rounds": repeats, "gemm_gflops": round(float(gemm), 1), **machine("torch", "onnxruntime")}
-        for record in (_record(times, *key, gemm) for key in times if key[0] != "gemm"):
+        fastest = {}
+        for (task, *_), found in times.items():
+            fastest[task] = min(fastest.get(task, np.inf), statistics.median(found))
+        rates = {product: 2e-6 * float(np.prod(GEMM)) / fastest[product] for product in products}
+        shared = {"threads": count, "rounds": repeats, **machine("torch", "onnxruntime")}
+        for record in (_record(times, *key, rates) for key in times if key[0] not in products):
             done.append({key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()} | shared)
     return done
 
 
-def _record(times, task, batch, name, gemm):
+def _record(times, task, batch, name, rates):
     found = times[task, batch, name]
-    record = {"task": task, "implementation": name, "batch": batch, **spread("milliseconds", found)}
+    gemm = rates[bench_flagship.PRODUCT if task.endswith("bfloat16") else "gemm"]
+    record = {"task": task, "implementation": name, "batch": batch, "gemm_gflops": round(gemm, 1), **spread("milliseconds", found)}
     # Arithmetic of the matrix products: forwards once, backwards twice, without the gradient to the images.
     forward = 4 * 128 * (96 + 128) + 4 * 64 * (128 + 64) + 64 * 96  # at each of 32 steps
     if products := {"inference": forward, "training step": 3 * forward - 4 * 128 * 96}.get(task):
-        gflop = 2e-9 * 32 * products * batch
-        record |= {"gflop": gflop, "fraction_of_gemm": gflop / record["milliseconds"] * 1000 / float(gemm)}
+        record["gflop"] = 2e-9 * 32 * products * batch
+    elif "flagship" in task:
+        record["gflop"] = 2e-9 * bench_flagship.multiply_adds("step" in task) * batch
+    if "gflop" in record:
+        record["fraction_of_gemm"] = record["gflop"] / record["milliseconds"] * 1000 / gemm
     peers = {"pytorch": (task, batch, "pytorch"), "keras": (task, batch, "keras")}
     peers |= {"one_batch": (TOGETHER[0], batch, name)} if task == TOGETHER[1] else {}
     for peer, key in peers.items():
@@ -221,8 +230,9 @@ def format_train(found: list) -> str:
                Column("of PyTorch's time", reporting.ratio),
                Column("of Keras' time", lambda record: reporting.shown(record.get("ratio_to_keras"), ".2f")),
                Column("of the GEMM rate", lambda record: reporting.shown(record.get("fraction_of_gemm"), ".0%"))]  # fmt: skip
-    rates = {record["threads"]: f"{record['gemm_gflops']:.0f} GFLOP/s with {record['threads']} thread(s)" for record in found}
-    lines = [f"GEMM rate: {', '.join(rates.values())}",
+    rates = dict.fromkeys(f"{record['gemm_gflops']:.0f} GFLOP/s with {record['threads']} thread(s)"
+                          + ", bfloat16" * record["task"].endswith("bfloat16") for record in found)  # fmt: skip
+    lines = [f"GEMM rate: {'; '.join(rates)}",
              f"median [lowest, highest] of {found[0]['rounds']} interleaved rounds; {found[0]['hardware']}"]  # fmt: skip
     if not any(record["implementation"] == "pytorch" for record in found):
         lines.append("PyTorch is not installed here: `make bench-train` measures it too")
@@ -351,6 +361,8 @@ def _keras(name):
         step, steps = training(model, pairs(clean, batch), 1)[0], datasets.steps_per_epoch(shape[0], batch)
         return (lambda: [step() for _ in range(steps)]), 1 if what == "images" else steps
 
+    if name == "flagship":
+        return bench_flagship.keras_tasks(training, _images, GEMM)
     if name == "gated scan":  # the layer that the flagship sweeps with
         return {"gemm": gemm, "sweep step": sweep_step}
     one_batch = dict.fromkeys(("training step", TOGETHER[0]), lambda batch: training(reference(), _images(batch)))
@@ -394,12 +406,14 @@ def _pytorch(cores):
 
     torch.set_num_threads(cores)
 
-    def training(model, inputs):
-        optimizer, targets = torch.optim.Adam(model.parameters()), inputs[..., :3]
+    def training(model, inputs, within=contextlib.nullcontext):
+        optimizer, targets = torch.optim.Adam(model.parameters()), inputs if inputs.shape[1] == 3 else inputs[..., :3]
 
         def step():
             optimizer.zero_grad()
-            torch.nn.functional.mse_loss(model(inputs), targets).backward()
+            with within():
+                loss = torch.nn.functional.mse_loss(model(inputs), targets)
+            loss.backward()
             optimizer.step()
 
         return step, 1
@@ -413,6 +427,7 @@ def _pytorch(cores):
         "gemm": lambda _: (functools.partial(torch.matmul, torch.randn(GEMM[:2]), torch.randn(GEMM[1:])), 1),
         "training step": lambda batch: training(_torch_model(), torch.from_numpy(_images(batch))),
         "sweep step": lambda batch: training(_torch_model(sweep=True), torch.rand(batch, SWEEP_SIZE, SWEEP_SIZE, SWEEP_UNITS)),
+        **bench_flagship.torch_tasks(training, _images, GEMM),
     }  # fmt: skip
 
 

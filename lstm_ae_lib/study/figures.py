@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 
 from lstm_ae_lib import cifar10, degradations, metrics, paths, pictures, plotting, restoring
+from lstm_ae_lib.study import releasing
 from lstm_ae_lib.tasks import photographs
 
 CASE = "Gaussian 2, noise 3"  # of photographs.CASES
@@ -17,7 +18,7 @@ def main() -> int:
     """Writes ``photograph.png``, ``cifar.png``, and ``blurred.png``, the degraded photograph for readers to restore."""
     matplotlib.use("Agg")
     restorer = restoring.load_restorer("gauss2")
-    linear = restoring.linear_part(restorer)
+    linear = releasing.linear_part(restorer)
     clean = pictures.photographs()["astronaut"]
     degraded = degradations.through_camera(clean, np.random.default_rng(0), **photographs.CASES[CASE])
     pictures.write(paths.figures_dir() / "blurred.png", degraded)

@@ -36,7 +36,7 @@ def restore_folder(source, target, name: str = restoring.DEFAULT, *, workers: in
         workers: processes, each on its share of the cores, as a Dask cluster on this machine; 0: this process alone.
         scheduler: the address of a Dask cluster in place of them, such as ``"tcp://host:8786"``.
         quiet: no bar.
-        **options: ``quality``, ``strength`` and ``strict`` of :func:`lstm_ae_lib.restoring.restore_file`.
+        **options: ``quality``, ``strength``, ``ensemble`` and ``strict`` of :func:`lstm_ae_lib.restoring.restore_file`.
 
     Returns ``"restored"``, ``"skipped"`` (finished before), ``"failed"`` (name -> reason) and ``"seconds"``. Raises ``OSError`` for
     a folder that is not there or cannot be written, ``ValueError`` for a folder without pictures or another argument,
@@ -46,6 +46,7 @@ def restore_folder(source, target, name: str = restoring.DEFAULT, *, workers: in
     checks.number(workers, "workers", 0, 1024, whole=True)
     checks.number(options.get("quality", pictures.QUALITY), "quality", 1, 100, whole=True)
     checks.number(options.get("strength", 1), "strength", 0, 1)
+    checks.choice(options.get("ensemble", 1), "ensemble", restoring.ENSEMBLES)
     checks.choice(options.get("strict", False), "strict", (True, False))
     if workers and scheduler:
         raise ValueError(f"workers and scheduler exclude each other, got {workers} and {scheduler!r}")
@@ -62,6 +63,8 @@ def restore_folder(source, target, name: str = restoring.DEFAULT, *, workers: in
     names = [one for one in names if not any(part.startswith(".") for part in Path(one).parts)]
     if not names:
         raise ValueError(f"there is no picture ({', '.join(pictures.SUFFIXES)}) in {source}")
+    if options.get("ensemble") == 1:
+        options.pop("ensemble")  # the same picture as without it, which has been in the journal longer
     made_with = {"weights": described["sha256"], **options}
     target.mkdir(parents=True, exist_ok=True)
     started, journal = time.monotonic(), _read_journal(target / JOURNAL)

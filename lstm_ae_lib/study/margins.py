@@ -1,22 +1,29 @@
-"""Where recurrence pays: task by task, a recurrent network beside the best of its size with a limited reach, from the records."""
+"""Where recurrence pays: task by task, a recurrent network beside the best of its size with a limited reach, from the records.
+
+Runs that differ in the seed alone have names that end in ``-seed1``, ``-seed2`` ...; the first has none. Intervals are of a
+bootstrap that draws the seeds of each network, and the images for all of them (hierarchical bootstrap).
+"""
 
 import math
+import re
 
 import numpy as np
 
-from lstm_ae_lib import metrics
+from lstm_ae_lib import checks, paths
 from lstm_ae_lib.study import records
 
 BURST_FRAMES, JPEG_SIDES = (1, 12), (128, 384)
+JPEG_RECURRENT, JPEG_OTHERS = "feedback", ("unet", "nafnet", "rednet", "convolution", "mean")
 ONE_PIECE = "nothing: all of the image is in reach"
 
 
 def margins() -> list:
     """A dictionary for each task, from the least to be remembered to the most.
 
-    ``task``, ``remembered``: words. ``recurrence``, ``best``: the networks' titles; ``runs``: their names. ``with``, ``without``,
-    ``margin``: PSNR in dB, or of JPEGs the mean gain in dB. ``low``, ``high``: 95 % interval of the margin over images, of JPEGs
-    over bits and crops of three or four photographs; None where images have not been recorded one by one. ``images``: how many.
+    ``task``, ``remembered``: words. ``recurrence``, ``best``: the networks' titles; ``runs``: their names, of the first seeds.
+    ``with``, ``without``, ``margin``: PSNR in dB, or of JPEGs the mean gain in dB, means over seeds. ``low``, ``high``: 95 %
+    interval of the margin over seeds and images, of JPEGs over bits and crops of three or four photographs; over seeds alone where
+    images have not been recorded one by one, and None where there is but one. ``seeds``: of each of both. ``images``: how many.
     ``seen``: how many of the other's training images the recurrent network saw, as a ratio.
     """
     found = [
@@ -28,12 +35,41 @@ def margins() -> list:
     return [*found, *(_of_jpegs(side) for side in JPEG_SIDES)]
 
 
+def interval(first, second, confidence: float = 0.95, resamples: int = 5000, seed: int = 0) -> tuple[float, float]:
+    """Interval of the mean of ``first`` less that of ``second``, ``(seeds, images)`` each, of the same images: percentiles of a
+    bootstrap that draws seeds of either, and images of both at once. One seed, or one image, stays as it is."""
+    first, second = (np.asarray(values, np.float64) for values in (first, second))
+    if first.ndim != 2 or second.ndim != 2 or not first.size or first.shape[1] != second.shape[1]:
+        raise ValueError(f"both must be (seeds, images), of the same images, got {first.shape} and {second.shape}")
+    checks.number(confidence, "confidence", 0.5, 0.9999)
+    random, means = np.random.default_rng(seed), np.empty(checks.number(resamples, "resamples", 100, 10**6, whole=True))
+    for place in range(resamples):
+        images = random.integers(0, first.shape[1], first.shape[1])
+        drawn = (values[random.integers(0, len(values), len(values))][:, images].mean() for values in (first, second))
+        means[place] = next(drawn) - next(drawn)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def first_seed(run: str) -> str:
+    """The name of a run without its seed."""
+    return re.sub(r"-seed\d+$", "", run)
+
+
 def _validated(task, *pair):
     """On validation images, at the end of the training; of these images only the mean is recorded."""
-    psnr = [records.published_history(run)["val_psnr"][-1] for run, _ in pair]
-    seen = [max(part["images_seen"] for part in records.published_training(run)["run"]["training"].values()) for run, _ in pair]
+    names = sorted(path.name for path in paths.published_dir().iterdir())
+    found = [[_validation(name) for name in names if first_seed(name) == run] for run, _ in pair]
+    psnr, seen = ([[one[place] for one in seeds] for seeds in found] for place in (0, 1))
     images = int(records.published_parameters(pair[0][0])["validation_images"])
-    return _row(task, ONE_PIECE, [title for _, title in pair], [run for run, _ in pair], psnr, None, images, seen)
+    values = [np.array(one)[:, None] for one in psnr]
+    return _row(task, ONE_PIECE, [title for _, title in pair], [run for run, _ in pair], values, images, seen)
+
+
+def _validation(run):
+    """A published run's PSNR at the end, and images seen."""
+    seen = max(part["images_seen"] for part in records.published_training(run)["run"]["training"].values())
+    return records.published_history(run)["val_psnr"][-1], seen
 
 
 def _of_bursts(frames):
@@ -47,30 +83,35 @@ def _of_bursts(frames):
     titles = ["frame by frame, aligned", f"window of {window}" + ", aligned" * (window > 1)]
     task = f"noise of 50, {frames} frames" if frames > 1 else "noise of 50, 1 frame"
     half = math.hypot(*((one["psnr_high"] - one["psnr_low"]) / 2 for one in pair))
-    numbers = [[one[field] for one in pair] for field in ("run", "psnr", "images_seen")]
     remembered = "what all frames have shown" if frames > 1 else "nothing: there is one frame"
-    return _row(task, remembered, titles, *numbers[:2], half, pair[0]["images"], numbers[2])
+    values, seen = [np.array([[one["psnr"]]]) for one in pair], [[one["images_seen"]] for one in pair]
+    row = _row(task, remembered, titles, [one["run"] for one in pair], values, pair[0]["images"], seen)
+    return row | {"low": row["margin"] - half, "high": row["margin"] + half}
 
 
 def _of_jpegs(side):
-    """On crops of scikit-image's photographs, the same for all networks."""
-    ones = [one for one in records.reference_records(protocol="broken_jpeg", split="test", setting=side) if "gains" in one]
-    recurrent = next(one for one in ones if one["run"] == "jpeg-feedback")  # the one that had as many minutes as the others
-    others = [one for one in ones if one["restorer"] in ("unet", "nafnet", "rednet", "convolution", "mean")]
-    pair = [recurrent, max(others, key=lambda one: np.mean(one["gains"]))]
-    gains = [np.array(one["gains"]) for one in pair]
-    titles = [records.restorer_title(one) for one in pair]
-    names, seen = ([one[field] for one in pair] for field in ("run", "images_seen"))
+    """On crops of scikit-image's photographs, the same for all networks and seeds."""
+    networks = {}  # of those that had as many minutes: run -> its records, a seed each
+    for one in records.reference_records(protocol="broken_jpeg", split="test", setting=side):
+        if "gains" in one and one["restorer"] in (JPEG_RECURRENT, *JPEG_OTHERS):
+            networks.setdefault(first_seed(one["run"]), []).append(one)
+    gains = {run: np.array([one["gains"] for one in ones]) for run, ones in networks.items()}
+    others = [run for run, ones in networks.items() if ones[0]["restorer"] in JPEG_OTHERS]
+    pair = [f"jpeg-{JPEG_RECURRENT}", max(others, key=lambda run: gains[run].mean())]
+    titles = [records.restorer_title(networks[run][0]) for run in pair]
+    seen = [[one["images_seen"] for one in networks[run]] for run in pair]
     task, remembered = f"JPEG with a flipped bit, {side}x{side}", "shift and colour, since the bit flipped"
-    row = _row(task, remembered, titles, names, [gain.mean() for gain in gains], None, len(gains[0]), seen)
-    low, high = metrics.bootstrap_interval(gains[0] - gains[1])
-    return row | {"low": low, "high": high}
+    values = [gains[run] for run in pair]
+    return _row(task, remembered, titles, pair, values, values[0].shape[1], seen)
 
 
-def _row(task, remembered, titles, names, values, half, images, seen):
-    margin = float(values[0] - values[1])
+def _row(task, remembered, titles, names, values, images, seen):
+    """``values``: of each of both, ``(seeds, images)``; ``seen``: of each, for each seed."""
+    means, seeds = [float(one.mean()) for one in values], [len(one) for one in values]
+    drawn = max(values[0].shape) > 1 and max(values[1].shape) > 1
+    low, high = interval(*values) if drawn else (None, None)
     return {
-        "task": task, "remembered": remembered, "recurrence": titles[0], "best": titles[1], "runs": names, "with": float(values[0]),
-        "without": float(values[1]), "margin": margin, "low": half and margin - half, "high": half and margin + half,
-        "images": images, "seen": seen[0] / seen[1],
+        "task": task, "remembered": remembered, "recurrence": titles[0], "best": titles[1], "runs": names, "with": means[0],
+        "without": means[1], "margin": means[0] - means[1], "low": low, "high": high, "seeds": seeds, "images": images,
+        "seen": float(np.mean(seen[0]) / np.mean(seen[1])),
     }  # fmt: skip

@@ -66,15 +66,17 @@ def restorer_title(record: dict) -> str:
 
 
 def title(record: dict) -> str:
-    """What a record's restorer is called, its budget, and how a network was trained where that is unusual."""
+    """What a record's restorer is called, its budget, and how a network was made and trained where that is unusual."""
     if record["budget"] in ("none", "closed form", "tuned", None):
         return restorer_title(record)
     trained = published_parameters(record["run"])
+    options = json.loads(trained.get("options") or "{}")
     said = {
         f"{record.get('bits_per_pixel') or 0:.2f} bits per pixel": record.get("bits_per_pixel"), record["budget"]: True,
         f"width {trained.get('width')}": trained.get("width"), "Muon": trained.get("optimizer") == "muon",
         "bfloat16": trained.get("precision") == "bfloat16", "mixture start": trained.get("linear_parts", 1) > 1,
-        "gate": json.loads(trained.get("options") or "{}").get("gate"),
+        "gate": options.get("gate"), f"recurrence {options.get('recurrence')}": options.get("recurrence"),
+        f"crops of {trained.get('side')} pixels": trained.get("pictures"), f"seed {trained.get('seed')}": trained.get("seed"),
     }  # fmt: skip
     return ", ".join([restorer_title(record), *(text for text, is_so in said.items() if is_so)])
 

@@ -2,10 +2,11 @@
 
 import functools
 import warnings
+from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, cifar10, degradations, metrics, models, pictures, restoring, weights
+from lstm_ae_lib import checks, cifar10, degradations, files, metrics, models, pictures, restoring, spectral, weights
 from lstm_ae_lib.study import cards, exporting, runs
 from lstm_ae_lib.tasks import broken_jpeg, bursts, codec, mending, photographs, row_feedback, trust
 
@@ -90,13 +91,29 @@ def _restorer_card(run, record, network, description, any_size=True):
     protocol = degradations.get_protocol(asked["protocol"], asked["sigma"])
     measured = {"photographs": measure_photographs(restorer, protocol)} if any_size else {}
     if protocol.blurs and any_size:  # several degradations: what becomes of each, and of pictures that are none of them
-        measured |= {"cases": photographs.measure(restorer), "cases of 256 pixels": photographs.measure(restorer, 256)}
-        measured["trust"] = trust.calibrate(restorer)
+        measured |= _on_pictures(restorer)
     return {
         "task": f"restores what the protocol {protocol.name} degrades: {protocol.summary}", "protocol": record["protocol"],
         "numbers": tested_numbers(run), **measured,
         "sample": measure_sample(restorer, protocol), "multiply_adds": models.multiply_adds(network),
     }  # fmt: skip
+
+
+def _on_pictures(restorer):
+    cases = {"cases": photographs.measure(restorer), "cases of 256 pixels": photographs.measure(restorer, 256)}
+    return cases | {"trust": trust.calibrate(restorer)}
+
+
+def measure_again(name: str, folder=None) -> dict:
+    """Measures anew what released weights such as ``photo`` do to photographs and to other pictures, writes JSON and card, and
+    returns the JSON's; ``ValueError`` for weights whose card has no ``cases``."""
+    described, folder = weights.describe_released(name, folder), Path(folder or weights.released_dir())
+    if "cases" not in described["card"]:
+        raise ValueError(f"the weights {name} have one degradation, and no cases to measure; photo has")
+    described["card"] |= _on_pictures(restoring.load_restorer(name, folder))
+    files.write_json(folder / f"{name}.json", described)
+    cards.write_card(name, folder)
+    return described
 
 
 def _burst_card(run, record, network, description):
@@ -166,7 +183,7 @@ def measure_sample(restorer, protocol) -> dict:
     """Mean PSNR in dB on the sample's first test images: ``"degraded"``, ``"linear"`` (where it starts so), ``"restored"``."""
     clean = cifar10.load_cifar10("sample").test_images[:SAMPLE_IMAGES]
     degraded = degradations.as_float(degradations.degrade(clean, protocol))
-    linear = restoring.linear_part(restorer)
+    linear = linear_part(restorer)
     found = {"degraded": np.clip(degraded, 0, 1), "linear": linear and linear(degraded), "restored": restorer(degraded)}
     values = {name: metrics.per_image(clean, images) for name, images in found.items() if images is not None}
     return {"images": len(clean), **{name: metrics.summarize(value)["psnr"] for name, value in values.items()}}
@@ -174,7 +191,7 @@ def measure_sample(restorer, protocol) -> dict:
 
 def measure_photographs(restorer, protocol) -> dict:
     """PSNR in dB on :func:`lstm_ae_lib.pictures.photographs`, as of :func:`measure_sample`: title -> numbers."""
-    linear = restoring.linear_part(restorer)
+    linear = linear_part(restorer)
     found = {}
     for position, (title, photograph) in enumerate(pictures.photographs().items()):
         degraded = np.clip(degradations.as_float(degradations.degrade(photograph[None], protocol, position)[0]), 0, 1)
@@ -185,3 +202,16 @@ def measure_photographs(restorer, protocol) -> dict:
         values = {name: metrics.per_image(photograph[None], image[None]) for name, image in shown.items() if image is not None}
         found[title] = {name: float(value["psnr"][0]) for name, value in values.items()}
     return found
+
+
+def linear_part(restorer):
+    """The linear estimate that a :class:`lstm_ae_lib.restoring.ReleasedRestorer` starts from, as a restorer of its own, or None."""
+    layer = spectral.linear_start_of(restorer.model)
+    if layer is None:
+        return None
+    parts = {"parts": layer.parts} if isinstance(layer, spectral.SpectralMixture) else {}
+    arguments = {"image_shape": restorer.model.inputs[0].shape[1:], "transform": layer.transform, **parts}
+    builder = "linear_mixture" if parts else "linear_filter"
+    model = weights.build(builder, arguments)
+    spectral.set_linear_start(model, restorer.model)
+    return restoring.ReleasedRestorer(f"{restorer.name}, linear start", model, builder, arguments, {})

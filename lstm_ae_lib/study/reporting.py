@@ -1,5 +1,6 @@
 """From records to what people read: tables, curves, READMEs."""
 
+import functools
 import html
 from collections import namedtuple
 from operator import attrgetter, itemgetter
@@ -139,11 +140,17 @@ def _run_cells(run):
 
 
 def cases_table(cases: list, style: str = "text") -> str:
-    """What released weights do to pictures, from their card's ``cases``: mean PSNR before and after, mean and smallest gain."""
-    gain = lambda record: "-" if record["before"] is None else f"{record['after'] - record['before']:+.2f}"  # noqa: E731
+    """What released weights do to pictures, from their card's ``cases``: mean PSNR before and after, mean and smallest gain; and the
+    same with an ensemble of 8."""
+
+    def gain(field, record):
+        return "-" if record["before"] is None or record[field] is None else f"{record[field] - record['before']:+.2f}"
+
     columns = [Column("pictures", itemgetter("pictures")), Column("case", itemgetter("case")), number("images", "images", "d"),
-               number("before (dB)", "before", ".2f"), number("after (dB)", "after", ".2f"), Column("gain (dB)", gain),
-               number("least", "least", "+.2f")]  # fmt: skip
+               number("before (dB)", "before", ".2f"), number("after (dB)", "after", ".2f"),
+               Column("gain (dB)", functools.partial(gain, "after")), number("least", "least", "+.2f"),
+               number("ensemble (dB)", "averaged", ".2f"), Column("gain (dB)", functools.partial(gain, "averaged")),
+               number("least", "least_averaged", "+.2f")]  # fmt: skip
     return render(cases, columns, style)
 
 
@@ -218,6 +225,7 @@ def map_table(rows: list, style: str = "text") -> str:
         Column("best with a limited reach, dB", lambda row: f"{row['best']} {row['without']:.2f}"),
         Column("margin [95 %]", lambda row: f"{row['margin']:+.2f}"
                + ("" if row["low"] is None else f" [{row['low']:+.2f}, {row['high']:+.2f}]")),
+        Column("seeds", lambda row: " and ".join(map(str, dict.fromkeys(row["seeds"])))),
     ]  # fmt: skip
     return render(rows, columns, style)
 
@@ -308,18 +316,20 @@ def speed_table(training: list, growth: list) -> str:
     for task, batch in dict.fromkeys((record["task"], record["batch"]) for record in here):
         peers = {record["implementation"]: record for record in here if (record["task"], record["batch"]) == (task, batch)}
         times = [shown(peers.get(name, {}).get("milliseconds"), ".2f") for name in ("keras", "pytorch", "onnxruntime")]
-        own = {"project": task, "gated scan": "the same by gated scans"} if "pytorch" in peers else {}
+        own = {"project": task, "flagship": task, "gated scan": "the same by gated scans"} if "pytorch" in peers else {}
         for title, record in ((title, peers[name]) for name, title in own.items() if name in peers):
             share = shown(record.get("fraction_of_gemm"), ".0%")
             cells.append([title, str(batch), shown(record["milliseconds"], ".2f"), *times, ratio(record), share])
     titles = ["", "batch", "this library", "stock Keras", "PyTorch", "ONNX Runtime", "of PyTorch's time", "of the GEMM rate"]
     project = {record["task"]: record for record in here if record["implementation"] == "project"}
     once, step = (project[task]["milliseconds"] / project[task]["batch"] for task in ("making the pipeline", "step with one batch"))
+    rates = dict.fromkeys(f"{record['gemm_gflops']:.0f} GFLOP/s" + " in bfloat16" * record["task"].endswith("bfloat16")
+                          for record in here)  # fmt: skip
     growth = {record["what"]: f"to the power of {record['exponent']:.2f}" for record in growth}
     return "\n".join([
         *_markdown(titles, cells), "",
         f"Medians of {here[0]['rounds']} interleaved rounds, {most} threads, {here[0]['hardware']}, GEMM "
-        f"{here[0]['gemm_gflops']:.0f} GFLOP/s. A step fed by the pipeline takes "
+        f"{', '.join(rates)}. A step fed by the pipeline takes "
         f"{ratio(project['step with pipeline'], 'one_batch')} of the time of one with the same batch repeated; degrading all "
         f"images when the pipeline is made adds {once / step:.0%} to the first epoch. Training time grows as the number of images "
         f"{growth['images']}, the pixels of an image {growth['side']}, and the multiply-adds of a model {growth['units']}.",

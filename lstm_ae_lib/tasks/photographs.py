@@ -22,6 +22,7 @@ from lstm_ae_lib import checks, cifar10, datasets, degradations, files, metrics,
 from lstm_ae_lib.tasks.pages import draw_fills, write_pages
 from lstm_ae_lib.tasks.picture_folder import PictureFolder, picture_crops
 
+ENSEMBLE = 8  # ways of laying a picture whose results are averaged, of restoring.ENSEMBLES
 AT_LEAST = 10  # half of the list: another release of the packages may lack some
 SECONDS = 3600.0  # for one package, at most 94 MB; apt-get itself gives up a connection that is silent
 
@@ -129,8 +130,9 @@ def measure(restorer, side: int = 0) -> list[dict]:
 
     ``side``: of a crop from the middle of each, in pixels; 0 for whole pictures. Returns a record for each of :data:`CASES` on
     scikit-image's photographs, of :data:`OTHER_CASES` on :func:`other_pictures`, and of :data:`FILL_CASES` on flat areas and
-    patterns of pure colours: ``case``, ``pictures`` (a word), ``images``, mean PSNR in dB ``before`` (None for untouched ones) and
-    ``after``, and ``least``, the smallest gain of one picture.
+    patterns of pure colours: ``case``, ``pictures`` (a word), ``images``, mean PSNR in dB ``before`` (None for untouched ones),
+    ``after``, and ``averaged`` after an ensemble of :data:`ENSEMBLE`; ``least`` and ``least_averaged``, the smallest gain of one
+    picture.
     """
     found = []
     groups = [("photographs", pictures.photographs(), CASES), ("others", other_pictures(), OTHER_CASES)]
@@ -142,11 +144,12 @@ def measure(restorer, side: int = 0) -> list[dict]:
             for place, picture in enumerate(clean):
                 random = np.random.default_rng((degradations.PROTOCOL_SEED, place))
                 degraded = degradations.through_camera(picture, random, **arguments)
-                both = degraded, restoring.restore(degraded, restorer)
-                values.append([metrics.per_image(picture[None], image[None])["psnr"][0] for image in both])
+                shown = degraded, *(restoring.restore(degraded, restorer, ensemble=ways) for ways in (1, ENSEMBLE))
+                values.append([metrics.per_image(picture[None], image[None])["psnr"][0] for image in shown])
+            names = ("before", "after", "averaged", "least", "least_averaged")
             with np.errstate(invalid="ignore"):  # infinity less itself
-                (before, after), gains = np.mean(values, axis=0), np.diff(values).ravel()
-            numbers = {"before": before, "after": after, "least": gains.min()}  # without an error there is no PSNR
+                gains = np.array(values)[:, 1:] - np.array(values)[:, :1]
+            numbers = dict(zip(names, [*np.mean(values, axis=0), *gains.min(axis=0)], strict=True))  # without an error no PSNR
             numbers = {name: float(number) if np.isfinite(number) else None for name, number in numbers.items()}
             found.append({"case": case, "pictures": word, "images": len(clean), **numbers})
     return found
