@@ -1,20 +1,21 @@
-"""``tf.data`` pipelines of ``(degraded, clean)`` batches, and the split into training and validation images.
+"""Pipelines of ``(degraded, clean)`` batches, and the split into training and validation images.
 
-The order of epoch *e*, and which of its images are mirrored, depend on ``(seed, e)`` alone: the same on every machine, and the same
-when training resumes. Every epoch holds every image once; its last batch may be smaller. Images are arrays, or crops of the
-pictures in a folder.
+A batch is a function of its step, in NumPy; ``tf.data`` makes batches ahead, or without TensorFlow Keras itself. The order of epoch
+*e*, and which of its images are mirrored, depend on ``(seed, e)`` alone: the same on every machine and backend, and the same when
+training resumes. Every epoch holds every image once; its last batch may be smaller.
 """
 
 import atexit
+import functools
 import gc
+import importlib.util
+import itertools
 import math
 import sys
 
 import numpy as np
 
-from lstm_ae_lib import checks, degradations
-
-INTERLEAVED = 16  # pictures whose crops take turns: a batch of 32 shows all of them twice
+from lstm_ae_lib import checks, degradations, seeding
 
 
 def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
@@ -31,9 +32,10 @@ def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
 
 
 def training_batches(
-    degraded, clean, batch_size: int, seed: int, *, flip: bool = True, first_epoch: int = 0, first_step: int = 0, part=(0, 1)
+    degraded, clean, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_epoch: int = 0, first_step: int = 0,
+    part=(0, 1),
 ):  # fmt: skip
-    """Endless shuffled batches of ``(degraded, clean)``, a ``tf.data.Dataset`` of float32 in units of [0, 1].
+    """Endless shuffled batches of ``(degraded, clean)``, float32 in units of [0, 1]: a :func:`pipeline`.
 
     Images are degraded once, before (35 us an image at sigma 2); a batch is two look-ups. Give ``fit`` ``steps_per_epoch=``
     (:func:`steps_per_epoch`) and ``shuffle=False``. Raises ``ValueError`` for images of a wrong shape or dtype.
@@ -44,118 +46,143 @@ def training_batches(
         batch_size: 1 to ``n``.
         seed: of the order and the flips, 0 to 2**31 - 1.
         flip: mirror half of the images left to right, both versions alike; doubles the memory.
+        turn: turn half of them upside down, and transpose half: square images, with ``flip`` in all eight ways.
         first_epoch, first_step: where a resumed training starts: after so many epochs, and so many steps more.
         part: of each batch, which of how many equal parts; ``ValueError`` where a batch, or the last one, cannot be divided so.
     """
-    import tensorflow as tf
-
     look_up, count = _look_up(degraded, clean, mirrored=checks.choice(flip, "flip", (True, False))), len(clean)
+    order = Order(count, batch_size, seed, first_epoch, first_step, part)
 
-    def load(indices, flips, epoch):
-        return look_up(indices + count * tf.cast(flips, indices.dtype) if flip else indices)
+    def make(step):
+        indices, flips, _ = order(step)
+        return look_up(indices + count * flips if flip else indices)
 
-    return quiet(shuffled(count, batch_size, seed, first_epoch, first_step, part=part).map(load))
+    return pipeline(order.turned(make, clean.shape[1:3]) if turn else make, [clean.shape[1:]] * 2, order.first)
 
 
 def redrawn_batches(
-    clean, protocol, batch_size: int, seed: int, *, flip: bool = True, first_index: int = 0, first_epoch: int = 0,
-    first_step: int = 0, part=(0, 1)
+    clean, protocol, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_index: int = 0, first_epoch: int = 0,
+    first_step: int = 0, part=(0, 1),
 ):  # fmt: skip
     """As :func:`training_batches`, but degraded anew in each epoch by :func:`lstm_ae_lib.degradations.redegrade`.
 
     A protocol that draws nothing at random is applied once. ``first_index``: position of ``clean[0]`` in its data set.
     """
-    import tensorflow as tf
-
     clean = checks.images_uint8(clean, "clean")
     checks.number(first_index, "first_index", 0, 2**31, whole=True)
     checks.choice(flip, "flip", (True, False))
-    order = {"batch_size": batch_size, "seed": seed, "first_epoch": first_epoch, "first_step": first_step, "part": part}
+    given = {"first_epoch": first_epoch, "first_step": first_step, "part": part}
     if not degradations.is_random(protocol):
-        return training_batches(degradations.degrade(clean, protocol), clean, flip=flip, **order)
+        return training_batches(degradations.degrade(clean, protocol), clean, batch_size, seed, flip=flip, turn=turn, **given)
+    order = Order(len(clean), batch_size, seed, **given)
 
-    def pair(indices, flips, epoch):
-        degraded = degradations.as_float(degradations.redegrade(clean[indices], protocol, first_index + indices, int(epoch)))
+    def make(step):
+        indices, flips, epoch = order(step)
+        degraded = degradations.as_float(degradations.redegrade(clean[indices], protocol, first_index + indices, epoch))
         mirrored = flips[:, None, None, None] & flip
         return [np.where(mirrored, images[:, :, ::-1], images) for images in (degraded, clean[indices] / np.float32(255))]
 
-    def load(indices, flips, epoch):
-        both = tf.numpy_function(pair, [indices, flips, epoch], [tf.float32, tf.float32])
-        return tuple(tf.ensure_shape(images, (None, *clean.shape[1:])) for images in both)
-
-    return quiet(shuffled(len(clean), **order).map(load))
-
-
-def picture_batches(
-    folder, protocol, batch_size: int, seed: int, *, flip: bool = True, first_epoch: int = 0, first_step: int = 0,
-    threads: int = 2, part=(0, 1)
-):  # fmt: skip
-    """Endless batches of ``(degraded, clean)`` crops of pictures, as :func:`redrawn_batches` gives them of images; ``folder`` is a
-    :class:`lstm_ae_lib.tasks.picture_folder.PictureFolder`.
-
-    An epoch decodes each file once, in a new order, and has ``len(folder.files) * folder.crops`` images. They depend on the files,
-    ``seed`` and the epoch alone, not on ``threads``, 1 to 64. Memory, whatever the folder holds: the crops of 36 pictures (110 MB
-    for 64 of 128 x 128), and as many whole pictures and twice as many batches as there are threads.
-    """
-    import tensorflow as tf
-
-    protocol, files, crops, side = degradations.get_protocol(protocol), len(folder.files), folder.crops, folder.side
-    start, first_step = _start(files * crops, batch_size, seed, first_epoch, first_step)
-    mine = _part(files * crops, batch_size, part)
-    checks.choice(flip, "flip", (True, False))
-    checks.number(threads, "threads", 1, 64, whole=True)
-    group = INTERLEAVED * crops
-
-    def cut(place, epoch):
-        return folder.cut(place, crops, (seed, epoch, place), flip)
-
-    def pair(clean, positions, epoch):
-        return [degradations.as_float(images) for images in (degradations.redegrade(clean, protocol, positions, epoch), clean)]
-
-    def load(place, epoch):
-        images = tf.ensure_shape(tf.numpy_function(cut, [place, epoch], tf.uint8), (crops, side, side, 3))
-        return images, place * crops + tf.range(crops, dtype=tf.int64)
-
-    def one_epoch(epoch):
-        # Pictures take turns in groups, and a group is used up before the next: those before the first step are not even decoded.
-        done = tf.where(epoch == start, tf.constant(first_step * batch_size, tf.int64), 0)
-        places = tf.ensure_shape(tf.numpy_function(folder.order, [seed, epoch], tf.int64), (files,))
-        places = tf.data.Dataset.from_tensor_slices(places).skip(done // group * INTERLEAVED)
-        loaded = places.map(lambda place: load(place, epoch), num_parallel_calls=threads)  # in interleave, more would be read ahead
-        images = loaded.interleave(lambda *one: tf.data.Dataset.from_tensor_slices(one), INTERLEAVED).skip(done % group)
-        return images.batch(batch_size).map(lambda clean, positions: (clean[mine], positions[mine], epoch))
-
-    def degrade(*batch):
-        both = tf.numpy_function(pair, batch, [tf.float32, tf.float32])
-        return tuple(tf.ensure_shape(images, (None, side, side, 3)) for images in both)
-
-    # While one group of pictures is used, the next is decoded.
-    batches = tf.data.Dataset.range(start, tf.int64.max).flat_map(one_epoch).prefetch(max(1, group // batch_size))
-    return quiet(batches.map(degrade, num_parallel_calls=threads))
+    return pipeline(order.turned(make, clean.shape[1:3]) if turn else make, [clean.shape[1:]] * 2, order.first)
 
 
 def evaluation_batches(degraded, clean, batch_size: int, part=(0, 1)):
     """Batches of ``(degraded, clean)``, once through, in order. Arguments as for :func:`training_batches`."""
-    import tensorflow as tf
-
     look_up = _look_up(degraded, clean)
     checks.number(batch_size, "batch_size", 1, 2**31 - 1, whole=True)
-    mine = _part(len(clean), batch_size, part)
-    return quiet(tf.data.Dataset.range(len(clean)).batch(batch_size).map(lambda indices: look_up(indices[mine])))
+    mine, places = rows_of(len(clean), batch_size, part), np.arange(len(clean))
+
+    def make(step):
+        return look_up(places[step * batch_size : (step + 1) * batch_size][mine])
+
+    return pipeline(make, [clean.shape[1:]] * 2, 0, steps_per_epoch(len(clean), batch_size))
 
 
-def turned(batches, batch_size: int, seed: int, first_step: int = 0, part=(0, 1)):
-    """Batches of square ``(degraded, clean)`` images, half of them turned upside down and half transposed, both versions alike:
-    with mirrored images, all eight ways to lay a square. Drawn from ``seed`` and the step; arguments as for the batches."""
+def pipeline(make, shapes, first: int = 0, last: int | None = None, threads: int = 1, dtypes=("float32", "float32")):
+    """The batches ``make(step)`` from step ``first`` to before ``last``, or without end, made ahead of their use.
+
+    ``make`` returns arrays of ``dtypes`` and of ``shapes``, the batch's axis left out; with several ``threads`` it is called by
+    them at once. A ``tf.data.Dataset``; without TensorFlow a ``keras.utils.PyDataset``, which can be iterated, too, and has ``take``.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        return _keras_batches()(make, first, last, threads)
     import tensorflow as tf
 
-    def turn(step, pair):
-        drawn = tf.random.stateless_uniform([batch_size, 2], [2**32 + seed, step])[slice(part[0], None, part[1])] < 0.5
-        down, transposed = tf.unstack(drawn[: tf.shape(pair[0])[0], None, None], axis=-1)
-        pair = [tf.where(down[..., None], images[:, ::-1], images) for images in pair]
-        return tuple(tf.where(transposed[..., None], tf.transpose(images, (0, 2, 1, 3)), images) for images in pair)
+    def load(step):
+        made = tf.numpy_function(make, [step], [tf.as_dtype(dtype) for dtype in dtypes])
+        return tuple(tf.ensure_shape(one, (None, *shape)) for one, shape in zip(made, shapes, strict=True))
 
-    return quiet(batches.enumerate(first_step).map(turn))
+    steps = tf.data.Dataset.range(first, tf.int64.max if last is None else last)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # one thread looks up tens of thousands of images a second; one that tunes would disturb
+    return steps.map(load, num_parallel_calls=threads if threads > 1 else None).prefetch(2).with_options(options)
+
+
+@functools.cache
+def _keras_batches():
+    from lstm_ae_lib._backend import keras
+
+    class Batches(keras.utils.PyDataset):
+        def __init__(self, make, first, last, threads):
+            super().__init__(workers=max(2, threads), max_queue_size=2)  # with one worker nothing would be made ahead
+            self.given, self.make, self.first, self.last = (make, first, last, threads), make, first, last
+
+        @property
+        def num_batches(self):
+            return None if self.last is None else self.last - self.first
+
+        def __getitem__(self, place):
+            return tuple(self.make(np.int64(self.first + place)))
+
+        def __iter__(self):
+            return map(self.__getitem__, itertools.count() if self.last is None else range(self.num_batches))
+
+        def take(self, count):
+            make, first, last, threads = self.given
+            return Batches(make, first, first + count if last is None else min(last, first + count), threads)
+
+    return Batches
+
+
+class Order:
+    """Which images make the batch of a step: ``order(step)`` gives their positions, which of them are mirrored, and the epoch.
+
+    Arguments as for :func:`training_batches`; ``first`` is the step where training starts, counted from that of the first epoch.
+    """
+
+    def __init__(self, count, batch_size, seed, first_epoch=0, first_step=0, part=(0, 1)):
+        checks.number(batch_size, "batch_size", 1, count, whole=True)
+        checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
+        for name, value in (("first_epoch", first_epoch), ("first_step", first_step)):
+            checks.number(value, name, 0, 2**62, whole=True)
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.steps, self.mine = steps_per_epoch(count, batch_size), rows_of(count, batch_size, part)
+        self.first = first_epoch * self.steps + first_step
+        self._drawn = functools.lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, epoch):
+        # Streams of random numbers that never meet: epochs count up from 0, their mirror images down from -1.
+        order = np.argsort(seeding.uniform((self.count,), self.seed, epoch), kind="stable")
+        return order, seeding.uniform((self.count,), self.seed, -1 - epoch) < 0.5
+
+    def __call__(self, step):
+        epoch, place = divmod(int(step), self.steps)
+        order, flips = self._drawn(epoch)
+        indices = order[place * self.batch_size : (place + 1) * self.batch_size][self.mine]
+        return indices, flips[indices], epoch
+
+    def turned(self, make, sides):
+        """``make``, half of its images turned upside down and half transposed, both versions alike, drawn from seed and step."""
+        if sides[0] != sides[1]:
+            raise ValueError(f"turn needs square images, got {sides[0]} x {sides[1]}")
+
+        def turn(step):
+            drawn = seeding.uniform((self.batch_size, 2), 2**32 + self.seed, int(step))[self.mine] < 0.5
+            pair = make(step)
+            down, across = drawn[: len(pair[0]), :, None, None, None].swapaxes(0, 1)
+            pair = [np.where(down, images[:, ::-1], images) for images in pair]
+            return [np.where(across, images.swapaxes(1, 2), images) for images in pair]
+
+        return turn
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -170,17 +197,7 @@ def images_seen(count: int, batch_size: int, steps: int) -> int:
     return epochs * count + more * batch_size
 
 
-def _start(count, batch_size, seed, first_epoch, first_step):
-    """The first batch's epoch, and its place there, of what all shuffled pipelines are given."""
-    checks.number(batch_size, "batch_size", 1, count, whole=True)
-    checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
-    for name, value in (("first_epoch", first_epoch), ("first_step", first_step)):
-        checks.number(value, name, 0, 2**62, whole=True)
-    more_epochs, first_step = divmod(first_step, steps_per_epoch(count, batch_size))
-    return first_epoch + more_epochs, first_step
-
-
-def _part(count, batch_size, part):
+def rows_of(count, batch_size, part):
     """The rows of a batch that belong to a part of it."""
     place, parts = part
     checks.number(parts, "the number of parts", 1, 2**20, whole=True)
@@ -191,57 +208,16 @@ def _part(count, batch_size, part):
     return slice(place, None, parts)
 
 
-def shuffled(count, batch_size, seed, first_epoch, first_step, moves=False, part=(0, 1)):
-    """Endless batches of: positions of images, which are mirrored, with ``moves`` two numbers from 0 to 1 for each, the epoch."""
-    import tensorflow as tf
-
-    start, first_step = _start(count, batch_size, seed, first_epoch, first_step)
-    mine = _part(count, batch_size, part)
-
-    def stream(shape, first, second):
-        return tf.random.stateless_uniform(shape, tf.stack([tf.constant(first, tf.int64), second]))
-
-    def epoch_batches(epoch):
-        # Streams of random numbers that never meet: epochs count up from 0, their mirror images down from -1, and their moves
-        # have a seed of their own.
-        order = tf.argsort(stream([count], seed, epoch), stable=True)
-        drawn = [stream([count], seed, -1 - epoch) < 0.5]
-        if moves:
-            drawn.append(stream([count, 2], -1 - seed, epoch))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(lambda indices: indices[mine])
-        return batches.map(lambda indices: (indices, *(tf.gather(numbers, indices) for numbers in drawn), epoch))
-
-    return tf.data.Dataset.range(start, tf.int64.max).flat_map(epoch_batches).skip(first_step)
-
-
 def _look_up(degraded, clean, mirrored=False):
     """Pairs of images as a function of their positions.
 
     With ``mirrored`` all are followed by their mirror images: mirroring a batch costs more than the rest of the pipeline.
     """
-    import tensorflow as tf
-
     degraded, clean = checks.images_degraded(degraded), checks.images_uint8(clean, "clean")
     degraded = degraded if degraded.dtype == np.uint8 else degraded.astype(np.float32, copy=False)
     checks.same_shape(degraded, clean, "degraded", "clean")
     arrays = [np.concatenate([array, array[:, :, ::-1]]) if mirrored else array for array in (degraded, clean)]
-    with tf.device("CPU:0"):  # where the pipeline runs; on a machine with a GPU they would go there
-        arrays = [tf.constant(array) for array in arrays]
-
-    def look_up(indices):
-        batches = [tf.gather(array, indices) for array in arrays]
-        return tuple(tf.cast(batch, tf.float32) / 255.0 if batch.dtype == tf.uint8 else batch for batch in batches)
-
-    return look_up
-
-
-def quiet(batches):
-    """One thread looks up tens of thousands of images a second; more, or one that tunes them, only disturb the training."""
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return batches.prefetch(2).with_options(options)
+    return lambda indices: [array[indices] / np.float32(255) if array.dtype == np.uint8 else array[indices] for array in arrays]
 
 
 @atexit.register

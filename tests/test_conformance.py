@@ -71,6 +71,7 @@ def test_every_library_module_has_its_test_file():
         "study/notebooks.py": "test_make_notebooks", "study/page.py": "test_web", "study/book.py": "test_web",
         "study/clusters.py": "test_cluster_runs", "study/cluster_plugin.py": "test_cluster_runs",
         "study/bench_restoring.py": "test_bench", "study/bench_crops.py": "test_bench",
+        "study/bench_flagship.py": "test_bench",
     }  # fmt: skip
     for module in sorted(library.rglob("*.py")):
         name = module.relative_to(library).as_posix()

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import pickle
 import signal
@@ -10,7 +11,7 @@ import fake_cifar
 import numpy as np
 import pytest
 
-from lstm_ae_lib import cifar10, datasets, degradations, paths
+from lstm_ae_lib import cifar10, datasets, degradations, keras, paths
 from lstm_ae_lib.study import sample as bundled
 
 HERE = Path(__file__).parent
@@ -542,15 +543,15 @@ def test_bad_counts_are_refused(call, message):
 
 def square_batches(count=40, side=4, batch_size=8):
     clean = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
-    return lambda **more: datasets.training_batches(clean, clean, batch_size, 0, flip=False, **more), clean, batch_size
+    return lambda seed=0, **more: datasets.training_batches(clean, clean, batch_size, seed, flip=False, **more)
 
 
 def test_turned_images_lie_in_four_ways_both_versions_alike():
-    batches, clean, size = square_batches()
+    batches = square_batches()
     ways = {"as it was": lambda image: image, "upside down": lambda image: image[::-1],
             "transposed": lambda image: image.swapaxes(0, 1), "both": lambda image: image[::-1].swapaxes(0, 1)}  # fmt: skip
     found = dict.fromkeys(ways, 0)
-    for (degraded, turned), (_, straight) in zip(datasets.turned(batches(), size, 0), batches(), strict=False):
+    for (degraded, turned), (_, straight) in zip(batches(turn=True), batches(), strict=False):
         np.testing.assert_array_equal(degraded, turned)
         for one, image in zip(turned.numpy(), straight.numpy(), strict=True):
             (way,) = [name for name, turn in ways.items() if np.array_equal(turn(image), one)]
@@ -561,21 +562,21 @@ def test_turned_images_lie_in_four_ways_both_versions_alike():
 
 
 def test_turned_images_are_the_same_on_resuming_and_in_parts_of_a_batch():
-    batches, _, size = square_batches()
-    wanted = [clean for (_, clean), _ in zip(datasets.turned(batches(), size, 0), range(12), strict=False)]
-    resumed = [clean for (_, clean), _ in zip(datasets.turned(batches(first_step=7), size, 0, 7), range(5), strict=False)]
+    batches = square_batches()
+    wanted = [clean for (_, clean), _ in zip(batches(turn=True), range(12), strict=False)]
+    resumed = [clean for (_, clean), _ in zip(batches(first_step=7, turn=True), range(5), strict=False)]
     np.testing.assert_array_equal(wanted[7:], resumed)
     for place in range(2):
-        parts = datasets.turned(batches(part=(place, 2)), size, 0, part=(place, 2))
+        parts = batches(part=(place, 2), turn=True)
         for (_, clean), whole in zip(parts, wanted, strict=False):
             np.testing.assert_array_equal(clean, whole[place::2])
-    (_, other) = next(iter(datasets.turned(batches(), size, 1)))
+    (_, other) = next(iter(batches(seed=1, turn=True)))
     assert not np.array_equal(other, wanted[0])
 
 
 def test_the_last_smaller_batch_is_turned_too():
-    batches, _, size = square_batches(count=20)
-    sizes = [len(clean) for (_, clean), _ in zip(datasets.turned(batches(), size, 0), range(6), strict=False)]
+    batches = square_batches(count=20)
+    sizes = [len(clean) for (_, clean), _ in zip(batches(turn=True), range(6), strict=False)]
     assert sizes == [8, 8, 4] * 2
 
 
@@ -613,3 +614,60 @@ def test_the_first_epoch_is_the_protocols_own_and_later_ones_differ_where_it_is_
         np.testing.assert_array_equal(second[1], first[1])
         same = np.array_equal(second[0], first[0])
         assert same == (place < 3 or not degradations.is_random(name))
+
+
+def test_only_square_images_are_turned():
+    images = np.zeros((10, 4, 6, 3), np.uint8)
+    for batches in (datasets.training_batches, datasets.redrawn_batches):
+        pair = (images, images) if batches is datasets.training_batches else (images, "noisy")
+        with pytest.raises(ValueError, match="turn needs square images, got 4 x 6"):
+            batches(*pair, 5, 0, turn=True)
+
+
+@pytest.fixture
+def without_tensorflow(monkeypatch):
+    """For the pipelines it is not there; for Keras it is."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else found(name))
+
+
+def all_pipelines(sample):
+    clean = sample.train_images[:50]
+    degraded = degradations.degrade(clean, "gauss2")
+    return {
+        "training": datasets.training_batches(degraded, clean, 8, 3, turn=True, first_step=5),
+        "parts": datasets.training_batches(degraded, clean, 10, 3, part=(1, 2)),
+        "redrawn": datasets.redrawn_batches(clean, "camera", 8, 3, first_index=7, first_epoch=2),
+        "evaluation": datasets.evaluation_batches(degraded, clean, 8),
+    }
+
+
+def test_without_tensorflow_batches_are_the_same(sample, request):
+    wanted = {name: [[one.numpy() for one in pair] for pair in batches.take(9)] for name, batches in all_pipelines(sample).items()}
+    request.getfixturevalue("without_tensorflow")
+    for name, batches in all_pipelines(sample).items():
+        assert isinstance(batches, keras.utils.PyDataset) and batches.num_batches == {"evaluation": 7}.get(name)
+        found = list(batches.take(9))
+        assert len(found) == len(wanted[name]) == batches.take(9).num_batches and len(list(batches.take(2))) == 2
+        for pair, other in zip(found, wanted[name], strict=True):
+            for one, two in zip(pair, other, strict=True):
+                np.testing.assert_array_equal(one, two)
+                assert one.dtype == np.float32
+    again = all_pipelines(sample)["evaluation"]
+    assert len(list(again)) == len(list(again)) == 7  # as often as one likes
+
+
+def test_without_tensorflow_a_training_takes_the_same_steps(sample, request):
+    """Over several epochs, validated after each: no batch is left out or taken twice."""
+    histories = []
+    for _ in range(2):
+        batches = all_pipelines(sample)
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Input((32, 32, 3)), keras.layers.Conv2D(3, 3, padding="same")])
+        model.compile("sgd", "mse", steps_per_execution=2)
+        given = {"validation_data": batches["evaluation"], "shuffle": False, "verbose": 0}
+        histories.append(model.fit(batches["training"], steps_per_epoch=4, epochs=5, **given).history)
+        request.getfixturevalue("without_tensorflow")
+    assert len(histories[0]["val_loss"]) == 5
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(values, histories[1][name], rtol=1e-6)

@@ -44,7 +44,7 @@ def folder_of(path, **options):
 
 
 def batches_of(path, steps, protocol="camera", **options):
-    found = datasets.picture_batches(folder_of(path), protocol, BATCH, SEED, **options).take(steps)
+    found = picture_folder.picture_batches(folder_of(path), protocol, BATCH, SEED, **options).take(steps)
     return [tuple(images.numpy() for images in pair) for pair in found]
 
 
@@ -54,7 +54,7 @@ def test_parts_of_batches_make_the_whole(full):
         batches_of(full, 1, part=(0, 2))
     made = {}
     for part in ((0, 1), (0, 2), (1, 2)):
-        batches = datasets.picture_batches(folder_of(full), "camera", 6, SEED, part=part, first_step=7).take(5)
+        batches = picture_folder.picture_batches(folder_of(full), "camera", 6, SEED, part=part, first_step=7).take(5)
         made[part] = [tuple(images.numpy() for images in pair) for pair in batches]
     for both, *halves in zip(*made.values(), strict=True):
         for column in (0, 1):
@@ -115,7 +115,7 @@ def test_an_epoch_has_as_many_crops_of_each_picture_mixed_in_each_batch(tmp_path
     for number in range(8):
         save(tmp_path / f"{number}.png", photograph(number))
     folder = folder_of(tmp_path, crops=4, shrink=1)
-    batches = [np.rint(clean.numpy() * 255).astype(int) for _, clean in datasets.picture_batches(folder, "awgn25", 8, 1).take(8)]
+    batches = [np.rint(clean.numpy() * 255).astype(int) for _, clean in picture_folder.picture_batches(folder, "awgn25", 8, 1).take(8)]
     orders = [batch[:, 0, 0, 0].tolist() for batch in batches]
     assert all(sorted(order) == list(range(8)) for order in orders)
     assert orders[0] == orders[3] != orders[4] == orders[7]  # another order in the next epoch
@@ -127,14 +127,14 @@ def test_an_epoch_has_as_many_crops_of_each_picture_mixed_in_each_batch(tmp_path
         np.testing.assert_array_equal(crop, photograph(crop[0, 0, 0])[top : top + SIDE, left : left + SIDE])
         places.add((left, top))
     assert len(places) > 50
-    other = next(iter(datasets.picture_batches(folder, "awgn25", 8, 2)))[1].numpy()
+    other = next(iter(picture_folder.picture_batches(folder, "awgn25", 8, 2)))[1].numpy()
     assert not np.array_equal(np.rint(other * 255), batches[0])
 
 
 @pytest.mark.parametrize("protocol", ["gauss1", "noisy"])
 def test_any_protocol_degrades_crops_of_any_side(tmp_path, protocol):
     save(tmp_path / "one.png", photograph(1, 60, 70))
-    batches = datasets.picture_batches(folder_of(tmp_path, side=24, crops=5), protocol, 5, 0)
+    batches = picture_folder.picture_batches(folder_of(tmp_path, side=24, crops=5), protocol, 5, 0)
     assert [(spec.dtype.name, tuple(spec.shape)) for spec in batches.element_spec] == [("float32", (None, 24, 24, 3))] * 2
     degraded, clean = (images.numpy() for images in next(iter(batches)))
     wanted = degradations.degrade(np.rint(clean * 255).astype(np.uint8), protocol)
@@ -149,7 +149,7 @@ import atexit, sys
 atexit.register(lambda: print(vars(batches)))  # registered first, called last
 from lstm_ae_lib import datasets
 from lstm_ae_lib.tasks import picture_folder
-batches = iter(datasets.picture_batches(picture_folder.PictureFolder(sys.argv[1], 16), "camera", 32, 0))
+batches = iter(picture_folder.picture_batches(picture_folder.PictureFolder(sys.argv[1], 16), "camera", 32, 0))
 print(next(batches)[0].shape)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
@@ -230,7 +230,7 @@ def test_files_that_cannot_be_used_are_skipped_with_one_line_and_counted(tmp_pat
     for number in (10, 20, 30):
         save(tmp_path / f"z{number}.png", photograph(number))
     folder = folder_of(tmp_path)
-    batches = datasets.picture_batches(folder, "gauss1", 8, 0)
+    batches = picture_folder.picture_batches(folder, "gauss1", 8, 0)
     red = np.concatenate([np.rint(clean.numpy()[:, 0, 0, 0] * 255) for _, clean in batches.take(6)])
     assert dict(zip(*np.unique(red, return_counts=True), strict=True)) == {10: 36, 20: 6, 30: 6}  # the first takes the places
     lines = capfd.readouterr().err.splitlines()
@@ -307,7 +307,7 @@ def test_bad_crops_are_refused(tmp_path, options, message):
 def test_bad_batches_are_refused(tmp_path, options, message):
     save(tmp_path / "one.png", photograph(0))
     with pytest.raises(ValueError, match=message):
-        datasets.picture_batches(**{"folder": folder_of(tmp_path), "protocol": "camera", "batch_size": 2, "seed": 0} | options)
+        picture_folder.picture_batches(**{"folder": folder_of(tmp_path), "protocol": "camera", "batch_size": 2, "seed": 0} | options)
 
 
 # --- validation -------------------------------------------------------------------------------------------------------------

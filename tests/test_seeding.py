@@ -40,3 +40,22 @@ for seed in (5, 5):
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.split()
     assert len(first) == 64 and first == second
+
+
+@pytest.mark.parametrize("shape", [(7,), (1000,), (64, 2), ()])
+@pytest.mark.parametrize(("seed", "stream"), [(0, 0), (0, -1), (2**31 - 1, 2**40 + 3), (2**32 + 5, 17), (-1 - 7, 3)])
+def test_uniform_numbers_are_tensorflows(shape, seed, stream):
+    """Orders drawn by TensorFlow stay what they were."""
+    import tensorflow as tf
+
+    found = seeding.uniform(shape, seed, stream)
+    wanted = tf.random.stateless_uniform(shape, tf.constant([seed, stream], tf.int64), alg="philox").numpy()
+    np.testing.assert_array_equal(found, wanted)
+    assert found.dtype == np.float32 and found.shape == shape
+
+
+def test_uniform_numbers_are_pinned():
+    """On every machine."""
+    assert (seeding.uniform((5,), 3, 1) * 2**23).astype(int).tolist() == [3702855, 5750423, 2660782, 4644401, 7359757]
+    numbers = seeding.uniform((100_000,), 1, 0)
+    assert 0 <= numbers.min() and numbers.max() < 1 and abs(numbers.mean() - 0.5) < 0.005 and abs(numbers.var() - 1 / 12) < 0.002

@@ -17,13 +17,12 @@ DISTINCT, IMAGES, BATCH = 10_000, 20_000, 64  # other pictures, then the same ag
 PROTOCOL = "blind"
 _MEASURE = """
 import json, resource, sys, time
-from lstm_ae_lib import datasets
 from lstm_ae_lib.tasks import picture_folder
 folder, side, images, batch, protocol = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
 started = time.perf_counter()
 opened = picture_folder.PictureFolder(folder, side, crops=1)
 seconds = time.perf_counter() - started
-batches = iter(datasets.picture_batches(opened, protocol, batch, 0))
+batches = iter(picture_folder.picture_batches(opened, protocol, batch, 0))
 next(batches)
 started = time.perf_counter()
 for _ in range(images // batch):

@@ -32,7 +32,8 @@ _KEPT = ("run.json", ".lock", "01_")
 _PREPARED = ("status", "process", "processes", "runner", "started", "notebooks", "asked", "error", "minutes")
 # The packages that decide the numbers.
 _PACKAGES = (
-    "lstm_ae_lib", "tensorflow", "keras", "numpy", "scipy", "opencv-python", "numba", "scikit-image", "PyWavelets", "constriction",
+    "lstm_ae_lib", "tensorflow", "jax", "torch", "keras", "numpy", "scipy", "opencv-python", "numba", "scikit-image", "PyWavelets",
+    "constriction",
 )  # fmt: skip
 # The names of the accelerators, by Keras' backend.
 _ACCELERATORS = {

@@ -92,31 +92,29 @@ def training_batches(clean, variant, batch_size: int, seed: int, *, frames: int 
     (:func:`shortened`), with the last one's clean image. Other arguments as for
     :func:`lstm_ae_lib.datasets.training_batches`; images are not mirrored: a drift has no side.
     """
-    import tensorflow as tf
-
     clean = checks.images_uint8(clean, "clean")
+    order = datasets.Order(len(clean), batch_size, seed, first_step=first_step)
 
-    def burst(indices, epoch):
+    def burst(step):
+        indices, _, epoch = order(step)
         seen, wanted = degrade(clean[indices], variant, frames, positions=indices, epoch=epoch, every=True)
         if not every:
-            lengths = np.random.default_rng((SEED, int(epoch), *map(int, indices[:2]))).integers(1, frames + 1, len(indices))
+            lengths = np.random.default_rng((SEED, epoch, *map(int, indices[:2]))).integers(1, frames + 1, len(indices))
             seen, wanted = shortened(seen, lengths), wanted[:, -1]
         return [part / np.float32(255) for part in (seen, wanted)]
 
-    def load(indices, flips, epoch):
-        shape = (None, frames, *clean.shape[1:])
-        seen, wanted = tf.numpy_function(burst, [indices, epoch], [tf.float32, tf.float32])
-        return tf.ensure_shape(seen, shape), tf.ensure_shape(wanted, shape if every else (None, *clean.shape[1:]))
-
-    return datasets.quiet(datasets.shuffled(len(clean), batch_size, seed, 0, first_step).map(load, num_parallel_calls=2))
+    shape = (frames, *clean.shape[1:])
+    return datasets.pipeline(burst, [shape, shape if every else clean.shape[1:]], order.first, threads=2)
 
 
 def evaluation_batches(seen, wanted, batch_size: int):
     """Batches of bursts and clean images, uint8 both, once through, in order, as float32 in [0, 1]."""
-    import tensorflow as tf
 
-    pairs = tf.data.Dataset.from_tensor_slices((seen, wanted)).batch(batch_size)
-    return datasets.quiet(pairs.map(lambda *both: tuple(tf.cast(part, tf.float32) / 255 for part in both)))
+    def make(step):
+        return [part[step * batch_size : (step + 1) * batch_size] / np.float32(255) for part in (seen, wanted)]
+
+    shapes = [part.shape[1:] for part in (seen, wanted)]
+    return datasets.pipeline(make, shapes, 0, datasets.steps_per_epoch(len(seen), batch_size))
 
 
 def shifted(images, shifts):

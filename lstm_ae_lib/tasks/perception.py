@@ -4,9 +4,11 @@ None of its numbers compares an image with its own clean version pixel by pixel.
 distances do not compare with the FID and KID that other work reports from the Inception network.
 """
 
+import functools
+
 import numpy as np
 
-from lstm_ae_lib import checks, datasets, metrics, models, peers, weights
+from lstm_ae_lib import checks, datasets, metrics, models, peers, seeding, weights
 from lstm_ae_lib._backend import keras
 
 
@@ -146,25 +148,24 @@ def labelled_batches(images, labels, batch_size: int, seed: int, *, shift: int =
     ``(n, height, width, 3)`` uint8 and ``(n,)`` whole numbers; other arguments as for
     :func:`lstm_ae_lib.datasets.training_batches`.
     """
-    import tensorflow as tf
-
     images, labels = checks.images_uint8(images), checks.array(labels, "labels")
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise ValueError(f"labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}")
     checks.number(shift, "shift", 0, 16, whole=True)
     count, height, width, _ = images.shape
     wider = np.pad(images, [(0, 0), (shift, shift), (shift, shift), (0, 0)], mode="reflect")
-    with tf.device("CPU:0"):
-        pixels, names = tf.constant(wider.reshape(-1, 3)), tf.constant(labels.astype(np.int32))
+    order = datasets.Order(count, batch_size, seed, first_epoch, first_step)
+    drawn = functools.lru_cache(maxsize=2)(lambda epoch: seeding.uniform((count, 2), -1 - seed, epoch))
 
-    def load(indices, flips, moves, epoch):
-        moves = tf.cast(tf.floor(moves * (2 * shift + 1)), tf.int32)
-        rows = moves[:, :1] + tf.range(height)
-        columns = moves[:, 1:] + tf.where(flips[:, None], tf.range(width)[::-1], tf.range(width))
-        numbers = (indices[:, None, None] * (height + 2 * shift) + rows[:, :, None]) * (width + 2 * shift) + columns[:, None]
-        return tf.cast(tf.gather(pixels, numbers), tf.float32) / 255, tf.gather(names, indices)
+    def make(step):
+        indices, flips, epoch = order(step)
+        moves = (drawn(epoch)[indices] * (2 * shift + 1)).astype(int)
+        rows = moves[:, :1] + np.arange(height)
+        columns = moves[:, 1:] + np.where(flips[:, None], np.arange(width)[::-1], np.arange(width))
+        shown = wider[indices[:, None, None], rows[:, :, None], columns[:, None]]
+        return shown / np.float32(255), labels[indices].astype(np.int32)
 
-    return datasets.quiet(datasets.shuffled(count, batch_size, seed, first_epoch, first_step, moves=True).map(load))
+    return datasets.pipeline(make, [images.shape[1:], ()], order.first, dtypes=("float32", "int32"))
 
 
 @weights.register
