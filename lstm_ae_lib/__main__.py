@@ -76,10 +76,12 @@ def _parser():
     add("--engine", default="", choices=engines, help=engine)
     add("--quality", type=int, default=95, help="of a .jpg, 1 to 100 (95)")
     add("--quiet", action="store_true", help="no progress")
-    add = command("compress", _picture, "write a picture, PNG or JPEG, as few bytes", quality=95)
+    add = command("compress", _picture, "write a picture, PNG or JPEG, as few bytes")
     add("source", metavar="IN", help="the picture; - reads standard input")
     add("target", metavar="OUT", help="where to write the compressed one, .laec; - writes to standard output")
-    add("--weights", default="default", help="released compressor: a name in data/weights/compress (default)")
+    add("--weights", default="", help="released compressor: a name in data/weights/compress (default, or by the quality)")
+    add("--quality", type=int, help="0, the fewest bytes, to 100")
+    add("--bytes", type=int, metavar="N", help="the best quality that takes at most N bytes")
     add("--engine", default="", choices=engines, help=engine)
     add = command("decompress", _picture, "make a picture of what compress has written")
     add("source", metavar="IN", help="what compress has written; - reads standard input")
@@ -207,7 +209,8 @@ def _picture(arguments):
         return _folder(arguments)
     files.check_source(arguments.source)
     pictures.check_target(arguments.target, arguments.source, (".laec",) if arguments.command == "compress" else pictures.SUFFIXES)
-    checks.number(arguments.quality, "quality", 1, 100, whole=True)
+    if arguments.command != "compress":
+        checks.number(arguments.quality, "quality", 1, 100, whole=True)
     checks.number(getattr(arguments, "strength", 1), "strength", 0, 1)
     names = sorted(path.stem for path in paths.released_dir("" if arguments.command == "restore" else "compress").glob("*.json"))
     if arguments.weights and names:
@@ -313,7 +316,7 @@ def _write_picture(arguments, source, target, weights):
 
     if arguments.command == "decompress":
         return codec.decompress_file(source, target, weights, arguments.quality, arguments.engine), ""
-    shape, count = codec.compress_file(source, target, weights, arguments.engine)
+    shape, count = codec.compress_file(source, target, weights, arguments.engine, arguments.quality, arguments.bytes)
     return shape, f" in {count:,} bytes, {8 * count / (shape[0] * shape[1]):.2f} bits per pixel"
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lstm_ae_lib import __main__, metrics, models, paths, weights
+from lstm_ae_lib import __main__, metrics, models, paths, pictures, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.tasks import codec, compression
 
@@ -175,8 +175,9 @@ def test_a_file_of_other_weights_is_refused(made_codec, sample):
         other.decompress(made_codec.compress(picture()))
 
 
-def test_no_changed_byte_and_no_cut_goes_unseen(made_codec):
-    content = made_codec.compress(picture(40, 33))
+@pytest.mark.parametrize("size", [0, -3])
+def test_no_changed_byte_and_no_cut_goes_unseen(made_codec, size):
+    content = made_codec.compress(picture(40, 33), size)
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= 1 + place % 255
@@ -191,7 +192,7 @@ def test_no_changed_byte_and_no_cut_goes_unseen(made_codec):
 def test_random_bytes_never_crash(made_codec):
     random = np.random.default_rng(0)
     for length in (0, 3, 24, 25, 400):
-        for start in (b"", codec.KIND):
+        for start in (b"", codec.KIND, codec.SCALED_KIND):
             with pytest.raises(ValueError, match="not a compressed picture|damaged"):
                 made_codec.decompress(start + random.bytes(length))
 
@@ -201,7 +202,7 @@ def test_numbers_nobody_encoded_are_no_crash_either(made_codec):
     random, seen = np.random.default_rng(0), set()
     for length in [300, 1, 0] * 20:
         payload = random.bytes(length)
-        content = codec._header(made_codec.fingerprint, 40, 40, payload) + payload
+        content = codec._header(made_codec.fingerprint, 40, 40, length % 7, payload) + payload
         try:
             seen.add(made_codec.decompress(content).shape)
         except ValueError as error:
@@ -209,7 +210,7 @@ def test_numbers_nobody_encoded_are_no_crash_either(made_codec):
     assert seen == {(40, 40, 3)}
     for height, width in ((0, 5), (2**31, 2)):
         with pytest.raises(ValueError, match="pixels, from 1 to"):
-            made_codec.decompress(codec._header(made_codec.fingerprint, height, width, payload) + payload)
+            made_codec.decompress(codec._header(made_codec.fingerprint, height, width, 0, payload) + payload)
 
 
 def test_a_released_codec_is_the_same_again(made_codec, released):
@@ -252,6 +253,29 @@ WRITTEN = bytes.fromhex(
 )
 
 
+# The same with steps 2^(3/4) times as large.
+SCALED = bytes.fromhex(
+    "4c4145323c3af921c7453f15000000140000002803c024654c7ffe36f25832a07c8ecc6de937819e4d491a7bd1857050706cb0273a6c99dc9234192a085139b6"
+    "de472d"
+)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("engine", ["keras", "onnx"])
+def test_a_file_with_larger_steps_decodes_to_the_same_symbols_whatever_computes(engine):
+    if engine == "onnx":
+        pytest.importorskip("onnxruntime")
+    own = codec.load_codec("default", engine=engine)
+    *_, size, payload = codec._checked_parts(SCALED)
+    symbols = codec.decode_symbols(payload, 2, own.tables_of(size))
+    found = hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest()
+    assert size == 3 and found == "705a2cb89d323ffbb452b0d95767d77274e6577d32dc427b2f570c524b8573f3"
+    place = np.indices((20, 40)).sum(0)[..., None]
+    wanted = (place * np.array([3, 2, 1]) % 256).astype(np.uint8)
+    psnr = [metrics.per_image(wanted[None], own.decompress(one)[None] / np.float32(255))["psnr"][0] for one in (WRITTEN, SCALED)]
+    assert 20 < psnr[1] < psnr[0] and codec.written_with(SCALED) == "default"
+
+
 @pytest.mark.backends
 @pytest.mark.parametrize("engine", ["keras", "onnx"])
 def test_a_file_of_before_decodes_to_the_same_symbols_whatever_computes(engine):
@@ -275,16 +299,17 @@ def test_a_file_names_its_weights_and_those_that_are_not_here_are_named(tmp_path
     with pytest.raises(ValueError, match="damaged"):
         codec.written_with(damaged)
     payload = WRITTEN[codec.HEADER.size :]
-    (tmp_path / "it.laec").write_bytes(codec._header(bytes(8), 20, 40, payload) + payload)
+    (tmp_path / "it.laec").write_bytes(codec._header(bytes(8), 20, 40, 0, payload) + payload)
     assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "other.png")]) == 2
     told = capsys.readouterr().err
     assert "compressed with the weights 0000000000000000, which are not here; here are coarse c788e627759e2130, default 3c3af9" in told
     assert not (tmp_path / "other.png").exists()
 
 
-def test_ten_thousand_altered_files_decode_to_nothing(made_codec):
+@pytest.mark.parametrize("size", [0, 5])
+def test_ten_thousand_altered_files_decode_to_nothing(made_codec, size):
     """Bytes changed, added, left out, or moved; whatever still decodes must be what was written."""
-    content, random = made_codec.compress(picture()), np.random.default_rng(0)
+    content, random = made_codec.compress(picture(), size), np.random.default_rng(0)
     whole, refused = made_codec.decompress(content), 0
     for _ in range(10_000):
         altered = bytearray(content)
@@ -306,6 +331,73 @@ def test_ten_thousand_altered_files_decode_to_nothing(made_codec):
         else:
             assert bytes(altered) == content and (made == whole).all()
     assert refused > 9_900
+
+
+@pytest.mark.parametrize("size", [-8, -3, 2, 9, 24])
+def test_steps_of_another_size_need_fewer_bytes_or_err_less(made_codec, sample, size):
+    """As the same network of that step would, with the tables that it would have chosen."""
+    images = sample.test_images[:60]
+    other = codec.fit_codec(compression.compressor(**ARGUMENTS | {"step": 0.25 * 2 ** (size / 4)}), images)
+    symbols = made_codec.encode(images, size)
+    np.testing.assert_array_equal(symbols, other.encode(images))
+    np.testing.assert_array_equal(made_codec.decode(symbols, size), other.decode(symbols))
+    cost = [len(codec.encode_symbols(symbols, tables)) for tables in (made_codec.tables_of(size), other.tables, made_codec.tables)]
+    assert cost[0] < 1.06 * cost[1] + 12 and (cost[2] > cost[0] or abs(size) < 4)
+    np.testing.assert_array_equal(codec.decode_symbols(codec.encode_symbols(symbols, made_codec.tables_of(size)), 60,
+                                                       made_codec.tables_of(size)), symbols)  # fmt: skip
+
+
+def test_steps_of_a_size_that_is_not_allowed_are_refused(made_codec):
+    for size in (-9, 25, 1.5, "2"):
+        with pytest.raises(ValueError, match="size must be a whole number from -8 to 24, got"):
+            made_codec.compress(picture(), size)
+    payload = made_codec.compress(picture(), 1)[codec.SCALED.size :]
+    for size in (-9, 25, 127):
+        with pytest.raises(ValueError, match="damaged"):
+            made_codec.decompress(codec._header(made_codec.fingerprint, 45, 70, size, payload) + payload)
+
+
+def test_quality_chooses_weights_and_the_size_of_their_steps():
+    steps = {name: weights.describe_released(name, weights.released_dir("compress"))["arguments"]["step"]
+             for name in ("coarse", "default", "fine")}  # fmt: skip
+    chosen = [codec.choose(quality) for quality in range(101)]
+    made = [steps[name] * 2 ** (size / 4) for name, size in chosen]
+    assert made == sorted(made, reverse=True) and made[-1] == pytest.approx(0.1, rel=0.1) and made[0] == pytest.approx(3.2, rel=0.1)
+    assert {name for name, _ in chosen} == set(steps) and min(size for _, size in chosen) == -4
+    assert codec.choose(80) == ("fine", 0) and codec.choose(0, name="fine") == ("fine", 16)
+    assert codec.choose(100, name="coarse") == ("coarse", -8)  # as far as its steps go
+    for quality in (-1, 101, 50.5, None):
+        with pytest.raises(ValueError, match="quality must be a whole number from 0 to 100"):
+            codec.choose(quality)
+
+
+def test_quality_and_bytes_by_the_command_line(tmp_path, capsys):
+    source, packed, target = (str(tmp_path / name) for name in ("in.png", "packed.laec", "out.png"))
+    image = pictures.photographs()["coffee"][100:196, 200:328]
+    cv2.imwrite(source, image[..., ::-1])
+    found = {}
+    for quality in (0, 40, 85, 100):
+        assert __main__.main(["compress", source, packed, "--quality", str(quality)]) == 0
+        found[quality] = (tmp_path / "packed.laec").stat().st_size
+        assert __main__.main(["decompress", packed, target]) == 0  # the file says which weights
+        psnr = metrics.per_image(image[None], cv2.imread(target)[None, ..., ::-1])["psnr"][0]
+        assert psnr > {0: 20, 40: 25, 85: 29, 100: 30}[quality]
+    assert list(found.values()) == sorted(found.values()) and found[100] > 8 * found[0]
+    most = found[40] + 3
+    assert __main__.main(["compress", source, packed, "--bytes", str(most)]) == 0
+    assert found[40] <= (tmp_path / "packed.laec").stat().st_size <= most
+    assert __main__.main(["compress", source, packed, "--bytes", str(most), "--weights", "fine"]) == 0
+    assert (tmp_path / "packed.laec").stat().st_size <= most and codec.written_with((tmp_path / "packed.laec").read_bytes()) == "fine"
+    before = (tmp_path / "packed.laec").read_bytes()
+    capsys.readouterr()
+    for options, message in (
+        (["--bytes", "50"], f"at most 50 bytes are asked for, and quality 0 takes {found[0]}"),
+        (["--bytes", "0"], "bytes must be a whole number from 1"),
+        (["--quality", "101"], "quality must be a whole number from 0 to 100, got 101"),
+        (["--quality", "5", "--bytes", "900"], "quality and bytes exclude each other, got 5 and 900"),
+    ):
+        assert __main__.main(["compress", source, packed, *options]) == 2
+        assert message in capsys.readouterr().err and (tmp_path / "packed.laec").read_bytes() == before
 
 
 def test_a_grey_picture_comes_back_grey_and_its_file_differs_in_one_bit(made_codec):

@@ -12,14 +12,18 @@ def test_a_title_says_how_a_network_was_trained_where_that_is_unusual(run, track
     run.save_records([record | {"restorer": "unet", "budget": "4 minutes"} for record in run.records()])
     run.update(parameters=run.record["parameters"] | {"optimizer": "muon", "precision": "bfloat16"})
     publish(["one"])
-    assert "| U-Net, 4 minutes, Muon, bfloat16 |" in (tracked / "published" / "README.md").read_text()
+    assert "| U-Net, 4 minutes, Muon, bfloat16, seed 3 |" in (tracked / "published" / "README.md").read_text()
     run.update(parameters=run.record["parameters"] | {"optimizer": "adam", "precision": "float32", "linear_parts": 12})
     publish(["one"])
-    assert "| U-Net, 4 minutes, mixture start |" in (tracked / "published" / "README.md").read_text()
+    assert "| U-Net, 4 minutes, mixture start, seed 3 |" in (tracked / "published" / "README.md").read_text()
     run.update(parameters=run.record["parameters"] | {"linear_parts": 1, "options": '{"gate": true}'})
     publish(["one"])
-    assert "| U-Net, 4 minutes, gate |" in (tracked / "published" / "README.md").read_text()
-    run.update(parameters=run.record["parameters"] | {"options": "{}"})
+    assert "| U-Net, 4 minutes, gate, seed 3 |" in (tracked / "published" / "README.md").read_text()
+    run.update(parameters=run.record["parameters"] | {"options": '{"recurrence": "lstm"}', "pictures": "photographs", "side": 64})
+    publish(["one"])
+    text = (tracked / "published" / "README.md").read_text()
+    assert "| U-Net, 4 minutes, recurrence lstm, crops of 64 pixels, seed 3 |" in text
+    run.update(parameters=run.record["parameters"] | {"options": "{}", "pictures": "", "seed": 0})
     publish(["one"])
     assert "| U-Net, 4 minutes |" in (tracked / "published" / "README.md").read_text()
 
@@ -129,7 +133,7 @@ def test_the_table_of_all_runs_shows_compressors_and_not_what_they_are_compared_
     run.update(status="finished")
     publish(["one"])
     text = (tracked / "published" / "README.md").read_text()
-    assert "| `compress` | compressor, 0.75 bits per pixel, 5 minutes |" in text and "JPEG" not in text
+    assert "| `compress` | compressor, 0.75 bits per pixel, 5 minutes, seed 3 |" in text and "JPEG" not in text
 
 
 def test_variational_runs_are_the_published_ones_that_have_bounds(run, tracked):

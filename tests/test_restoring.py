@@ -850,6 +850,7 @@ def test_compressors_and_classifiers_are_released_to_their_own_folders(finished_
 
     summary = metrics.evaluate(numbers(9, 32, 32, 3), numbers(9, 32, 32, 3, seed=1))
     rates = {"bits_per_pixel": 0.5, "bits_per_pixel_in_file": 0.7}
+    monkeypatch.setattr(releasing, "RATE_IMAGES", 20)
     finished_run.save_records([finished_run.new_record(restorer="compressor", split="test", summary=summary) | rates])
     arguments = {"latent": 30, "step": 0.25, "width": 0}
     made_codec = codec.fit_codec(compression.compressor(**arguments), sample.train_images[:50])
@@ -860,6 +861,13 @@ def test_compressors_and_classifiers_are_released_to_their_own_folders(finished_
     again = codec.load_codec("small")
     assert again.fingerprint == made_codec.fingerprint
     assert again.card["run"] == "mine" and again.card["numbers"]["bits_per_pixel"] == 0.5
+    rates = {one["size"]: one for one in again.card["rates"]}
+    assert list(rates) == list(releasing.SIZES) and rates[0]["bits_per_pixel"] > rates[4]["bits_per_pixel"] > 0
+    assert rates[-4]["psnr"] > rates[0]["psnr"] > rates[4]["psnr"] and rates[0]["images"] == 20
+    monkeypatch.setattr(releasing, "SIZES", (2,))
+    assert __main__.main(["card", "compress/small", "--measure"]) == 0
+    row = f"| 2^(2/4) | {rates[2]['bits_per_pixel']:.3f} | {rates[2]['psnr']:.2f} | {rates[2]['ssim']:.3f} |"
+    assert row in capsys.readouterr().out and codec.load_codec("small").card["rates"] == [rates[2]]
     finished_run.save_model("classifier", perception.classifier(width=2), "classifier", {"width": 2})
     finished_run.update(classifier={"accuracy": 0.25, "accuracy_low": 0.2, "accuracy_high": 0.3, "images": 9})
     assert __main__.main(["release", "mine", "small"]) == 0

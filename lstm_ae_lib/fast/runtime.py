@@ -88,8 +88,8 @@ def open_restorer(name: str, description: dict, folder) -> OnnxRestorer:
 
 
 def open_halves(name: str, description: dict, folder) -> tuple:
-    """A compressor's halves on ONNX Runtime: images ``(n, 32, 32, 3)`` in [0, 1] -> symbols ``(n, latent)``; and symbols -> images,
-    not clipped. Each is opened when it is first called; errors as for :func:`open_session`."""
+    """A compressor's halves on ONNX Runtime: images ``(n, 32, 32, 3)`` in [0, 1] -> the latent in steps, ``(n, latent)``; and that,
+    rounded -> images, not clipped. Each is opened when it is first called; errors as for :func:`open_session`."""
     sessions = {}
 
     def half(which, values):

@@ -101,6 +101,13 @@ def _numbers(known):
     if known.get("protocol") == "broken_jpeg":
         said = ", ".join(f"{psnr:.1f} dB at quality {quality}" for quality, psnr in known["sound"].items())
         made += [f"Sound JPEGs, before to after, PSNR: {said}.", ""]
+    if "rates" in known:
+        columns = [reporting.Column("steps", lambda row: f"2^({row['size']}/4)" if row["size"] else "its own"),
+                   *(reporting.number(MEASURES[field], field, style)
+                     for field, style in (("bits_per_pixel", ".3f"), ("psnr", ".2f"), ("ssim", ".3f")))]  # fmt: skip
+        made += ["With steps of other sizes (`compress --quality`), on the first "
+                 f"{known['rates'][0]['images']:,} test images, without headers:", "",
+                 reporting.render(known["rates"], columns, "markdown"), ""]  # fmt: skip
     if "cases" in known:
         made += ["On whole photographs and on other pictures that no training has seen:", "",
                  reporting.cases_table(known["cases"], "markdown"), ""]  # fmt: skip

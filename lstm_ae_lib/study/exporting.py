@@ -51,8 +51,8 @@ def export(name: str, target, folder=None) -> dict:
 
 
 def export_codec(name: str, target, half: str, folder=None) -> dict:
-    """Writes one half of a released compressor: ``"encoder"``, ``clean`` ``(batch, 32, 32, 3)`` in [0, 1] -> ``symbols`` ``(batch,
-    latent)``, whole numbers from -1023 to 1023 as float32; or ``"decoder"``, ``symbols`` -> ``reconstruction``, not clipped.
+    """Writes one half of a released compressor: ``"encoder"``, ``clean`` ``(batch, 32, 32, 3)`` in [0, 1] -> ``steps`` ``(batch,
+    latent)``, float32, which rounded are the symbols; or ``"decoder"``, ``symbols``, float32 -> ``reconstruction``, not clipped.
 
     ``folder``: as for :func:`lstm_ae_lib.tasks.codec.load_codec`. The rest is as for :func:`export`; the metadata has ``tables``,
     the distribution of each symbol, too.
@@ -61,13 +61,12 @@ def export_codec(name: str, target, half: str, folder=None) -> dict:
     checks.choice(half, "half", HALVES)
     model, description = weights.read_released(name, folder or weights.released_dir("compress"))
     own, graph = codec.codec_of(model, description, name), Graph()
-    gain, most = np.asarray(model.get_layer("quantize").gain(), np.float64), np.float64(codec.LARGEST)
+    gain = np.asarray(model.get_layer("quantize").gain(), np.float64)
     image, symbols = ["batch", codec.BLOCK, codec.BLOCK, 3], ["batch", len(own.tables)]
     if half == "encoder":
         (latent,) = follow(graph, own.analysis, graph.add("Transpose", "clean", perm=FIRST))
-        steps = graph.add("Round", graph.add("Mul", graph.cast(latent, "DOUBLE"), gain))
-        graph.cast(graph.add("Clip", steps, -most, most), output="symbols")
-        ends = {"clean": image}, {"symbols": symbols}
+        graph.cast(graph.add("Mul", graph.cast(latent, "DOUBLE"), gain), output="steps")
+        ends = {"clean": image}, {"steps": symbols}
     else:
         latent = graph.cast(graph.add("Div", graph.cast("symbols", "DOUBLE"), gain))
         (made,) = follow(graph, own.synthesis, latent)

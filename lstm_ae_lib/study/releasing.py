@@ -11,6 +11,7 @@ from lstm_ae_lib.study import cards, exporting, runs
 from lstm_ae_lib.tasks import broken_jpeg, bursts, codec, mending, photographs, row_feedback, trust
 
 SOUND_SIDE, SOUND_CROPS, SOUND_QUALITIES = 256, 12, (50, 75, 85, 95)  # JPEGs that a mender is to leave alone
+SIZES, RATE_IMAGES = (-4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6), 1000  # of a compressor's steps; test images for each
 SAMPLE_IMAGES = 50  # test images of the bundled sample, on which anyone who loads the weights can check their numbers
 _TRAINED = "Trained on CIFAR-10's 32x32 images, on one seed"
 LIMITS = {
@@ -105,13 +106,19 @@ def _on_pictures(restorer):
 
 
 def measure_again(name: str, folder=None) -> dict:
-    """Measures anew what released weights such as ``photo`` do to photographs and to other pictures, writes JSON and card, and
-    returns the JSON's; ``ValueError`` for weights whose card has no ``cases``."""
-    described, folder = weights.describe_released(name, folder), Path(folder or weights.released_dir())
-    if "cases" not in described["card"]:
+    """Measures anew what released weights such as ``photo`` do to photographs and to other pictures, or a compressor such as
+    ``compress/fine`` with steps of other sizes; writes JSON and card, and returns the JSON's. ``ValueError`` for other weights."""
+    kind, own = cards.find(name) if folder is None else (name.rpartition("/")[0], name.rpartition("/")[2])
+    folder = Path(folder or weights.released_dir(kind))
+    described = weights.describe_released(own, folder)
+    if kind == "compress":
+        found = {"rates": measure_rates(codec.load_codec(own, folder), described["card"]["data"]["kind"])}
+    elif "cases" in described["card"]:
+        found = _on_pictures(restoring.load_restorer(own, folder))
+    else:
         raise ValueError(f"the weights {name} have one degradation, and no cases to measure; photo has")
-    described["card"] |= _on_pictures(restoring.load_restorer(name, folder))
-    files.write_json(folder / f"{name}.json", described)
+    described["card"] |= found
+    files.write_json(folder / f"{own}.json", described)
     cards.write_card(name, folder)
     return described
 
@@ -153,7 +160,21 @@ def _compressor_card(run, record, network, description):
     codec.codec_of(network, description, "compressor")  # tables that are not the weights' own are not released
     fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
     measured = next(one for one in run.records() if one["restorer"] == "compressor" and "bits_per_pixel" in one)
-    return {"task": "compresses pictures, in blocks of 32x32 pixels", "numbers": {field: measured[field] for field in fields}}
+    task = {"task": "compresses pictures, in blocks of 32x32 pixels", "numbers": {field: measured[field] for field in fields}}
+    return task | {"rates": measure_rates(codec.KerasCodec(network, description["tables"]), record["data"]["kind"])}
+
+
+def measure_rates(coder, kind: str) -> list[dict]:
+    """What a compressor makes of the first test images with steps of other sizes (:data:`SIZES`): for each ``size``, ``images``,
+    ``bits_per_pixel`` of each image by itself, without headers, ``psnr`` and ``ssim``."""
+    images, found = cifar10.load_cifar10(kind).test_images[:RATE_IMAGES], []
+    for size in SIZES:
+        symbols = coder.encode(images, size)
+        bits = 8 * codec.image_bytes(symbols, coder.tables_of(size)).mean() / codec.BLOCK**2
+        summary = metrics.evaluate(images, coder.decode(symbols, size))
+        numbers = {"bits_per_pixel": float(bits), "psnr": summary["psnr"], "ssim": summary["ssim"]}
+        found.append({"size": size, "images": len(images), **numbers})
+    return found
 
 
 def _classifier_card(run, record, network, description):

@@ -9,6 +9,7 @@ import decimal
 import functools
 import hashlib
 import json
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -23,6 +24,9 @@ LARGEST = 1023  # symbols beyond are clipped to it
 TABLES = 64  # distributions to choose from
 HEADER = struct.Struct(">4s8sIII")  # kind, fingerprint, height, width, checksum of these and of what follows
 KIND = b"LAEC"
+SCALED, SCALED_KIND = struct.Struct(">4s8sIIbI"), b"LAE2"  # the same with the steps' size before the checksum
+SIZES = (-8, 24)  # of the steps beside the weights' own: 2 to this quarter
+FINEST, COARSEST = 0.1, 3.2  # steps at quality 100 and 0
 GREY = 2**31  # added to the height of a grey picture
 
 
@@ -30,8 +34,8 @@ class Codec:
     """A compressor's halves with their entropy coder: pictures <-> bytes. :func:`fit_codec` and :func:`load_codec` make it.
 
     Args:
-        analyse: images ``(n, 32, 32, 3)``, float32 in [0, 1] -> symbols ``(n, latent)``, whole numbers.
-        synthesise: symbols -> images, not clipped.
+        analyse: images ``(n, 32, 32, 3)``, float32 in [0, 1] -> the latent in steps, ``(n, latent)``, not rounded.
+        synthesise: the same, rounded -> images, not clipped.
         tables: ``(latent,)``, the :func:`distribution` of each number of the latent.
         fingerprint: eight bytes of weights and tables, which a file carries.
         card: what is known about it.
@@ -41,20 +45,29 @@ class Codec:
         self.analyse, self.synthesise, self.tables = analyse, synthesise, np.asarray(tables, int)
         self.fingerprint, self.card = fingerprint, dict(card or {})
 
-    def encode(self, images) -> np.ndarray:
-        """Images ``(n, 32, 32, 3)``, uint8 -> symbols ``(n, latent)``, int32, from -1023 to 1023."""
+    def tables_of(self, size: int) -> np.ndarray:
+        """The tables of symbols whose steps are 2^(``size`` / 4) times as large: distributions that are as many times narrower."""
+        checks.number(size, "size", *SIZES, whole=True)
+        return np.clip(self.tables - size, 0, TABLES - 1)
+
+    def encode(self, images, size: int = 0) -> np.ndarray:
+        """Images ``(n, 32, 32, 3)``, uint8 -> symbols ``(n, latent)``, int32, from -1023 to 1023. Their steps are 2^(``size`` / 4)
+        times as large as the network was trained for, -8 to 24."""
+        checks.number(size, "size", *SIZES, whole=True)
         images = checks.images_uint8(images)
         if images.shape[1:3] != (BLOCK, BLOCK):
             raise ValueError(f"images must be {BLOCK}x{BLOCK} pixels, got {images.shape[1]}x{images.shape[2]}")
-        return np.clip(self.analyse(images / np.float32(255)), -LARGEST, LARGEST).astype(np.int32)
+        steps = self.analyse(images / np.float32(255)) / 2 ** (size / 4)
+        return np.clip(np.rint(steps), -LARGEST, LARGEST).astype(np.int32)
 
-    def decode(self, symbols) -> np.ndarray:
-        """Symbols ``(n, latent)`` -> images ``(n, 32, 32, 3)``, uint8."""
-        return np.rint(np.clip(self.synthesise(np.asarray(symbols)), 0, 1) * 255).astype(np.uint8)
+    def decode(self, symbols, size: int = 0) -> np.ndarray:
+        """Symbols ``(n, latent)`` -> images ``(n, 32, 32, 3)``, uint8; ``size`` as they were encoded."""
+        steps = np.asarray(symbols) * 2 ** (checks.number(size, "size", *SIZES, whole=True) / 4)
+        return np.rint(np.clip(self.synthesise(steps), 0, 1) * 255).astype(np.uint8)
 
-    def compress(self, picture) -> bytes:
-        """A picture of any size, ``(height, width, 3)`` or, grey, ``(height, width)``, uint8, as the content of a file; a
-        ``ValueError`` for anything else, an empty picture or one that is too large."""
+    def compress(self, picture, size: int = 0) -> bytes:
+        """A picture of any size, ``(height, width, 3)`` or, grey, ``(height, width)``, uint8, as the content of a file; ``size`` as for
+        :meth:`encode`. A ``ValueError`` for anything else, an empty picture or one that is too large."""
         picture, mark = np.asarray(picture), 0
         if picture.ndim == 2:
             picture, mark = np.repeat(picture[..., None], 3, axis=2), GREY
@@ -65,19 +78,19 @@ class Codec:
         rows, columns = -(-height // BLOCK), -(-width // BLOCK)
         filled = np.pad(picture, [(0, rows * BLOCK - height), (0, columns * BLOCK - width), (0, 0)], mode="edge")
         blocks = filled.reshape(rows, BLOCK, columns, BLOCK, 3).swapaxes(1, 2).reshape(-1, BLOCK, BLOCK, 3)
-        payload = encode_symbols(self.encode(blocks), self.tables)
-        return _header(self.fingerprint, height + mark, width, payload) + payload
+        payload = encode_symbols(self.encode(blocks, size), self.tables_of(size))
+        return _header(self.fingerprint, height + mark, width, size, payload) + payload
 
     def decompress(self, content: bytes) -> np.ndarray:
         """The picture, as :meth:`compress` was given it; a ``ValueError`` for damaged content or content of other weights."""
-        found, height, width, payload = _checked_parts(content)
+        found, height, width, size, payload = _checked_parts(content)
         if found != self.fingerprint:
             raise ValueError(f"the picture was compressed with other weights ({found.hex()}); these are {self.fingerprint.hex()}")
         mark, height = divmod(height, GREY)
         if not 0 < height * width <= pictures.MAX_PIXELS:
             raise ValueError(f"the picture is {width} x {height} pixels, from 1 to {pictures.MAX_PIXELS:,} are allowed")
         rows, columns = -(-height // BLOCK), -(-width // BLOCK)
-        blocks = self.decode(decode_symbols(payload, rows * columns, self.tables))
+        blocks = self.decode(decode_symbols(payload, rows * columns, self.tables_of(size)), size)
         filled = blocks.reshape(rows, columns, BLOCK, BLOCK, 3).swapaxes(1, 2).reshape(rows * BLOCK, -1, 3)[:height, :width]
         return np.rint(filled.mean(axis=2)).astype(np.uint8) if mark else filled.copy()
 
@@ -102,25 +115,27 @@ class KerasCodec(Codec):
             image = model.get_layer("decoder")(image)
         self.synthesis, quantize = keras.Model(latent, image), model.get_layer("quantize")
         super().__init__(
-            lambda images: quantize.symbols(models.apply(self.analysis, images)),
-            lambda symbols: models.apply(self.synthesis, quantize.values(symbols)), tables, fingerprint, card,
+            lambda images: models.apply(self.analysis, images) * quantize.gain(),
+            lambda steps: models.apply(self.synthesis, quantize.values(steps)), tables, fingerprint, card,
         )  # fmt: skip
 
 
-def _header(fingerprint, height, width, payload):
-    start = HEADER.pack(KIND, fingerprint, height, width, 0)
-    return HEADER.pack(KIND, fingerprint, height, width, zlib.crc32(start + payload))
+def _header(fingerprint, height, width, size, payload):
+    packed, given = (SCALED, (SCALED_KIND, fingerprint, height, width, size)) if size else (HEADER, (KIND, fingerprint, height, width))
+    return packed.pack(*given, zlib.crc32(packed.pack(*given, 0) + payload))
 
 
 def _checked_parts(content):
-    """Fingerprint, height, width and payload of a compressed picture; ``ValueError`` where it is none, or damaged."""
-    if len(content) < HEADER.size or not content.startswith(KIND):
+    """Fingerprint, height, width, size of the steps and payload of a compressed picture; ``ValueError`` where it is none, or
+    damaged."""
+    packed = {KIND: HEADER, SCALED_KIND: SCALED}.get(bytes(content[:4]))
+    if packed is None or len(content) < packed.size:
         raise ValueError("this is not a compressed picture: it does not begin as `compress` writes it")
-    _, found, height, width, _ = HEADER.unpack_from(content)
-    payload = content[HEADER.size :]
-    if content != _header(found, height, width, payload) + payload:
+    _, found, height, width, *size, _ = packed.unpack_from(content)
+    payload, size = content[packed.size :], (size or [0])[0]
+    if not SIZES[0] <= size <= SIZES[1] or content != _header(found, height, width, size, payload) + payload:
         raise ValueError("the compressed picture is damaged: bytes are missing or changed")
-    return found, height, width, payload
+    return found, height, width, size, payload
 
 
 @functools.cache
@@ -257,24 +272,67 @@ def described(codec: Codec) -> dict:
     return {"tables": codec.tables.tolist(), "fingerprint": codec.fingerprint.hex(), "card": codec.card}
 
 
-def compress_file(source, target, codec="default", engine: str = "") -> tuple:
+def choose(quality: int, folder=None, name: str = "") -> tuple:
+    """The released weights for a quality of 0 to 100, and the size of their steps: steps of 0.1 at 100, 32 times as large at 0.
+
+    Coarser steps than a network was trained for cost little, finer ones bring little: of those whose own steps are not larger, the
+    one with the largest. ``name``: these weights, for steps that their sizes allow."""
+    checks.number(quality, "quality", 0, 100, whole=True)
+    folder = folder or weights.released_dir("compress")
+    step = FINEST * (COARSEST / FINEST) ** (1 - quality / 100)
+    own = {one: weights.describe_released(one, folder)["arguments"]["step"] for one in ([name] if name else weights.released(folder))}
+    found = max((one for one in own if own[one] <= 1.001 * step), key=own.get, default=min(own, key=own.get))
+    return found, int(np.clip(round(4 * math.log2(step / own[found])), *SIZES))
+
+
+def compress_file(source, target, codec="", engine: str = "", quality: int | None = None, most_bytes: int | None = None) -> tuple:
     """Compress a PNG or JPEG file, grey or in colours, of 8 or 16 bits (8 are kept); returns the picture's shape and the bytes.
 
-    ``target``: a ``.laec`` file, written whole or not at all, or ``-`` for standard output; ``codec``: a :class:`Codec` or a
-    released one's name, with an ``engine`` as for :func:`load_codec`. Raises ``OSError`` for a missing or read-only file or folder;
-    ``ValueError`` for a source that is damaged, animated, empty, too large or transparent, an unknown codec, and a target of
-    another suffix or the source itself.
+    ``target``: a ``.laec`` file, written whole or not at all, or ``-`` for standard output; ``codec``: a :class:`Codec`, or a
+    released one's name, with an ``engine`` as for :func:`load_codec`. ``quality`` as for :func:`choose`, which chooses the weights
+    where none are named; or the best quality whose file has at most ``most_bytes``; with neither, the weights' own steps, of
+    ``default`` where none are named. Raises ``OSError`` for a missing or read-only file or folder; ``ValueError`` for a source that
+    is damaged, animated, empty, too large or transparent, an unknown codec, a target of another suffix or the source itself, and
+    too few bytes.
     """
     pictures.check_target(target, source, (".laec",))
+    if quality is not None and most_bytes is not None:
+        raise ValueError(f"quality and bytes exclude each other, got {quality} and {most_bytes}")
     image, metadata = pictures.read_with_metadata(source)
     if image.ndim == 3 and image.shape[2] == 4:
         raise ValueError(f"{pictures.title(source)} has transparent pixels, which `compress` cannot hold: save it without")
-    codec = load_codec(codec, engine=engine) if isinstance(codec, str) else codec
     picture = pictures.eight_bit_colours(image)
-    content = codec.compress(picture[..., 0] if image.ndim == 2 else picture)
+    picture = picture[..., 0] if image.ndim == 2 else picture
+    load = functools.cache(lambda name: load_codec(name, engine=engine))
+
+    def compressed(quality):
+        if quality is None:
+            return (codec if isinstance(codec, Codec) else load(codec or "default")).compress(picture)
+        name, size = choose(quality, name=codec)
+        return load(name).compress(picture, size)
+
+    if isinstance(codec, Codec) and (quality, most_bytes) != (None, None):
+        raise ValueError("quality and bytes are for released weights, given by name or chosen")
+    content = compressed(quality) if most_bytes is None else _best_within(compressed, most_bytes)
     files.write(target, content)
     pictures.warn(f"not kept in {Path(target).name}", [name for name in metadata if name != "sRGB"])
     return image.shape, len(content)
+
+
+def _best_within(compressed, most):
+    """What ``compressed`` makes at the best quality of 0 to 100 that takes at most so many bytes."""
+    checks.number(most, "bytes", 1, 2**40, whole=True)
+    best = compressed(0)
+    if len(best) > most:
+        raise ValueError(f"at most {most:,} bytes are asked for, and quality 0 takes {len(best):,}")
+    low, high = 0, 101  # the file grows with the quality: low fits, high is not known to
+    while high - low > 1:
+        middle = (low + high) // 2
+        if len(content := compressed(middle)) <= most:
+            low, best = middle, content
+        else:
+            high = middle
+    return best
 
 
 def decompress_file(source, target, codec="", quality: int = pictures.QUALITY, engine: str = "") -> tuple:
