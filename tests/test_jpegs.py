@@ -151,11 +151,11 @@ def test_released_weights_leave_sound_photographs_nearly_alone():
     """At least 45 dB in the mean at the quality of the protocol, 42 at a lower one; single pictures fare worse: see the card."""
     mender, card = jpegs.load_mender()
     for quality, least in ((85, 45), (50, 42)):
-        psnr = []
-        for image in mending.crops(256, 12):
-            content = jpeg(image, quality=quality)
-            error = np.square(jpegs.mend(content, mender) / 255 - broken_jpeg.decode(content) / 255).mean()
-            psnr.append(10 * np.log10(1 / max(error, 1e-9)))
+        files = [jpeg(image, quality=quality) for image in mending.crops(256, 12)]
+        sound = np.stack([broken_jpeg.decode(content) for content in files])
+        mended = np.rint(255 * np.clip(mender((256, 256))(sound / np.float32(255)), 0, 1))  # all at once: faster than file by file
+        assert np.abs(jpegs.mend(files[0], mender) - mended[0]).max() <= 1
+        psnr = 10 * np.log10(255**2 / np.maximum(np.square(mended - sound).mean((1, 2, 3)), 1e-4))
         assert np.mean(psnr) > least and min(psnr) > least - 7, (quality, psnr)
         assert card["sound"][str(quality)] == pytest.approx(np.mean(psnr), abs=0.5)
     assert card["protocol"] == "broken_jpeg"
