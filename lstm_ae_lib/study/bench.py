@@ -200,7 +200,7 @@ def run(what: str, repeats: int = 7, tasks=()) -> tuple:
     found = train(repeats, tasks=tasks)
     measured = {record["task"] for record in found}
     kept = [record for record in records.benchmark_records("train") if record["task"] not in measured]
-    return found + kept, format_train(found)
+    return sorted(found + kept, key=lambda record: list(TASKS).index(record["task"])), format_train(found)
 
 
 def save(name: str, found: list):

@@ -75,7 +75,7 @@ def title(record: dict) -> str:
         f"{record.get('bits_per_pixel') or 0:.2f} bits per pixel": record.get("bits_per_pixel"), record["budget"]: True,
         f"width {trained.get('width')}": trained.get("width"), "Muon": trained.get("optimizer") == "muon",
         "bfloat16": trained.get("precision") == "bfloat16", "mixture start": trained.get("linear_parts", 1) > 1,
-        "gate": options.get("gate"), f"recurrence {options.get('recurrence')}": options.get("recurrence"),
+        "gate": options.get("gate"), "turned": trained.get("turn"), f"recurrence {options.get('recurrence')}": options.get("recurrence"),
         f"crops of {trained.get('side')} pixels": trained.get("pictures"), f"seed {trained.get('seed')}": trained.get("seed"),
     }  # fmt: skip
     return ", ".join([restorer_title(record), *(text for text, is_so in said.items() if is_so)])

@@ -323,17 +323,23 @@ def speed_table(training: list, growth: list) -> str:
     titles = ["", "batch", "this library", "stock Keras", "PyTorch", "ONNX Runtime", "of PyTorch's time", "of the GEMM rate"]
     project = {record["task"]: record for record in here if record["implementation"] == "project"}
     once, step = (project[task]["milliseconds"] / project[task]["batch"] for task in ("making the pipeline", "step with one batch"))
-    rates = dict.fromkeys(f"{record['gemm_gflops']:.0f} GFLOP/s" + " in bfloat16" * record["task"].endswith("bfloat16")
-                          for record in here)  # fmt: skip
+    rounds, exact, short = (_ends({record[field] for record in here if record["task"].endswith("bfloat16") in kinds})
+                            for field, kinds in (("rounds", (True, False)), ("gemm_gflops", (False,)), ("gemm_gflops", (True,))))
     growth = {record["what"]: f"to the power of {record['exponent']:.2f}" for record in growth}
     return "\n".join([
         *_markdown(titles, cells), "",
-        f"Medians of {here[0]['rounds']} interleaved rounds, {most} threads, {here[0]['hardware']}, GEMM "
-        f"{', '.join(rates)}. A step fed by the pipeline takes "
+        f"Medians of {rounds} interleaved rounds, {most} threads, {here[0]['hardware']}, GEMM {exact} GFLOP/s, {short} in bfloat16. "
+        f"A step fed by the pipeline takes "
         f"{ratio(project['step with pipeline'], 'one_batch')} of the time of one with the same batch repeated; degrading all "
         f"images when the pipeline is made adds {once / step:.0%} to the first epoch. Training time grows as the number of images "
         f"{growth['images']}, the pixels of an image {growth['side']}, and the multiply-adds of a model {growth['units']}.",
     ])  # fmt: skip
+
+
+def _ends(values):
+    """The smallest and the largest number, or the only one."""
+    low, high = f"{min(values):.0f}", f"{max(values):.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def workers_table(found: list, style: str = "text") -> str:
