@@ -100,7 +100,8 @@ def _parser():
     add("name", metavar="NAME", help="of the weights, the compressor or the classifier: what it is loaded by")
     add = command("card", _study, "print the card of released weights")
     add("name", metavar="NAME", help="as photo, or compress/default")
-    add("--measure", action="store_true", help="measure anew what they do to photographs and other pictures, and write the card")
+    add("--measure", action="store_true", help="measure anew what photo does to pictures, or a compressor with steps of other "
+        "sizes, and write the card")  # fmt: skip
     add = command("export", _study, "write a released network as an ONNX file, for images of any size")
     add("name", metavar="NAME", help="released weights: a name in data/weights, with --half in data/weights/compress")
     add("target", metavar="OUT", nargs="?", help="the .onnx file to write; none: beside the weights, a compressor's both halves")
@@ -216,6 +217,8 @@ def _picture(arguments):
     if arguments.weights and names:
         checks.choice(arguments.weights, "weights", [*names, *["jpeg"] * (arguments.command == "restore")])
     if (target := getattr(arguments, "map", None)) is not None:
+        if arguments.ensemble != 1:
+            raise ValueError(f"map is of a picture that is restored once, got ensemble {arguments.ensemble} beside it")
         pictures.check_target(target, arguments.source, (".png",))
         if target == "-" or Path(target).resolve() == Path(arguments.target).resolve():
             raise ValueError(f"map must be a .png file of its own, got {target!r}")

@@ -9,13 +9,13 @@ import atexit
 import functools
 import gc
 import importlib.util
-import itertools
 import math
 import sys
 
 import numpy as np
 
 from lstm_ae_lib import checks, degradations, seeding
+from lstm_ae_lib.fast import ahead
 
 
 def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
@@ -100,47 +100,22 @@ def evaluation_batches(degraded, clean, batch_size: int, part=(0, 1)):
 def pipeline(make, shapes, first: int = 0, last: int | None = None, threads: int = 1, dtypes=("float32", "float32")):
     """The batches ``make(step)`` from step ``first`` to before ``last``, or without end, made ahead of their use.
 
-    ``make`` returns arrays of ``dtypes`` and of ``shapes``, the batch's axis left out; with several ``threads`` it is called by
-    them at once. A ``tf.data.Dataset``; without TensorFlow a ``keras.utils.PyDataset``, which can be iterated, too, and has ``take``.
+    ``make`` returns arrays of ``dtypes`` and of ``shapes``, the batch's axis left out; ``threads`` or more call it, also at once.
+    A ``tf.data.Dataset``; without TensorFlow a ``keras.utils.PyDataset``, which can be iterated, too, and has ``take``.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        return _keras_batches()(make, first, last, threads)
+        return ahead.keras_batches()(make, first, last, threads)
     import tensorflow as tf
 
+    made_ahead = ahead.Ahead(make, last, threads)
+
     def load(step):
-        made = tf.numpy_function(make, [step], [tf.as_dtype(dtype) for dtype in dtypes])
+        made = tf.numpy_function(made_ahead, [step], [tf.as_dtype(dtype) for dtype in dtypes])
         return tuple(tf.ensure_shape(one, (None, *shape)) for one, shape in zip(made, shapes, strict=True))
 
-    steps = tf.data.Dataset.range(first, tf.int64.max if last is None else last)
     options = tf.data.Options()
     options.autotune.enabled = False  # one thread looks up tens of thousands of images a second; one that tunes would disturb
-    return steps.map(load, num_parallel_calls=threads if threads > 1 else None).prefetch(2).with_options(options)
-
-
-@functools.cache
-def _keras_batches():
-    from lstm_ae_lib._backend import keras
-
-    class Batches(keras.utils.PyDataset):
-        def __init__(self, make, first, last, threads):
-            super().__init__(workers=max(2, threads), max_queue_size=2)  # with one worker nothing would be made ahead
-            self.given, self.make, self.first, self.last = (make, first, last, threads), make, first, last
-
-        @property
-        def num_batches(self):
-            return None if self.last is None else self.last - self.first
-
-        def __getitem__(self, place):
-            return tuple(self.make(np.int64(self.first + place)))
-
-        def __iter__(self):
-            return map(self.__getitem__, itertools.count() if self.last is None else range(self.num_batches))
-
-        def take(self, count):
-            make, first, last, threads = self.given
-            return Batches(make, first, first + count if last is None else min(last, first + count), threads)
-
-    return Batches
+    return tf.data.Dataset.range(first, tf.int64.max if last is None else last).map(load).prefetch(2).with_options(options)
 
 
 class Order:

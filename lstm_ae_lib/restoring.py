@@ -186,10 +186,10 @@ def restore(image, restorer=None, *, strength: float = 1.0, ensemble: int = 1, s
 
 def lay(images, way: int, back: bool = False) -> np.ndarray:
     """Images ``(batch, height, width, channels)`` laid in one of 8 ways: the bits of ``way``, 0 to 7, mirror them across, mirror
-    them down, and last transpose them; ``back`` undoes it."""
+    them down, and last transpose them; ``back`` undoes it. A copy."""
     laid = images.swapaxes(1, 2) if way & 4 and back else images
     laid = laid[:, :: 1 - (way & 2), :: 1 - 2 * (way & 1)]
-    return np.ascontiguousarray(laid.swapaxes(1, 2) if way & 4 and not back else laid)
+    return (laid.swapaxes(1, 2) if way & 4 and not back else laid).copy()
 
 
 def _restored(image, restore_tile, ensemble, tile, overlap, progress):

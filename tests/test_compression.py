@@ -389,6 +389,8 @@ def test_quality_and_bytes_by_the_command_line(tmp_path, capsys):
     assert __main__.main(["compress", source, packed, "--bytes", str(most), "--weights", "fine"]) == 0
     assert (tmp_path / "packed.laec").stat().st_size <= most and codec.written_with((tmp_path / "packed.laec").read_bytes()) == "fine"
     before = (tmp_path / "packed.laec").read_bytes()
+    with pytest.raises(FileNotFoundError, match="there are no released weights in"):
+        codec.choose(50, tmp_path)
     capsys.readouterr()
     for options, message in (
         (["--bytes", "50"], f"at most 50 bytes are asked for, and quality 0 takes {found[0]}"),
@@ -557,7 +559,7 @@ def test_the_loss_holds_the_rate(sample):
     model.compile(keras.optimizers.SGD(0.0), loss="mse")
     bits = (with_rate - model.train_on_batch(images, images)) / 1e-5
     layer = model.get_layer("quantize")
-    steps = keras.ops.convert_to_tensor(layer.symbols(model.get_layer("latent")(images)).astype(np.float32))
+    steps = keras.ops.convert_to_tensor(np.rint(model.get_layer("latent")(images) * layer.gain()).astype(np.float32))
     promised = keras.ops.convert_to_numpy(layer._bits(steps)).sum(axis=1).mean()
     assert bits == pytest.approx(promised, rel=0.1) and promised > 300
 

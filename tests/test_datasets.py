@@ -4,6 +4,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from lstm_ae_lib import cifar10, datasets, degradations, keras, paths
+from lstm_ae_lib.fast import ahead
 from lstm_ae_lib.study import sample as bundled
 
 HERE = Path(__file__).parent
@@ -622,6 +624,37 @@ def test_only_square_images_are_turned():
         pair = (images, images) if batches is datasets.training_batches else (images, "noisy")
         with pytest.raises(ValueError, match="turn needs square images, got 4 x 6"):
             batches(*pair, 5, 0, turn=True)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_next_batches_are_made_while_one_is_used(threads):
+    asked, made = [], threading.Semaphore(0)
+
+    def make(step):
+        asked.append(int(step))
+        made.release()
+        return [np.full(3, step)]
+
+    batches = ahead.Ahead(make, 12, threads)
+    assert batches(4)[0][0] == 4
+    for _ in range(threads + 2):
+        assert made.acquire(timeout=30)
+    assert sorted(asked) == list(range(4, 4 + threads + 2))  # and no more than that
+    assert [batches(step)[0][0] for step in range(5, 12)] == list(range(5, 12))
+    assert sorted(asked) == list(range(4, 12))  # each once, and none that there is not
+    assert batches(4)[0][0] == 4  # from the beginning again
+
+
+def test_an_error_in_a_batch_is_told_when_that_is_asked_for():
+    def make(step):
+        if step == 2:
+            raise ValueError("the third is broken")
+        return [step]
+
+    batches = ahead.Ahead(make)
+    assert batches(0) == [0] and batches(1) == [1]
+    with pytest.raises(ValueError, match="the third is broken"):
+        batches(2)
 
 
 @pytest.fixture

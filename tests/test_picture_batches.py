@@ -352,3 +352,15 @@ def test_crops_to_validate_with_are_always_the_same_and_evenly_from_all_files(tm
     for wrong in ({"count": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a whole number from"):
             picture_folder.picture_crops(**{"folder": folder, "count": 4, "seed": 0} | wrong)
+
+
+@pytest.mark.parametrize(("files", "crops", "batch", "threads"), [(3, 16, 16, 8), (20, 1, 8, 2), (17, 2, 5, 3)])
+def test_each_file_is_decoded_once_an_epoch_whatever_the_threads(tmp_path, monkeypatch, files, crops, batch, threads):
+    for number in range(files):
+        save(tmp_path / f"{number:02d}.png", photograph(number))
+    folder, cut, read = folder_of(tmp_path, crops=crops), [], picture_folder.PictureFolder.cut
+    monkeypatch.setattr(picture_folder.PictureFolder, "cut", lambda own, *given: (cut.append(given[2]), read(own, *given))[1])
+    steps = 3 * datasets.steps_per_epoch(files * crops, batch)
+    seen = [clean.numpy() for _, clean in picture_folder.picture_batches(folder, "gauss1", batch, 0, threads=threads).take(steps)]
+    whole = [key for key in cut if key[1] < 3]
+    assert len(np.concatenate(seen)) == 3 * files * crops and len(whole) == len(set(whole)) == 3 * files

@@ -424,6 +424,12 @@ def test_an_ensemble_is_the_average_over_ways_of_laying_the_picture(ensemble):
     tiled = restoring.restore(image, lambda batch: batch**2, ensemble=ensemble, tile=16, overlap=4)
     np.testing.assert_allclose(tiled, image**2, rtol=0, atol=1e-6)
 
+    def halved(batch):  # in place: the other ways must not see it
+        batch *= 0.5
+        return batch
+
+    np.testing.assert_allclose(restoring.restore(image, halved, ensemble=ensemble), image / 2, rtol=0, atol=1e-6)
+
 
 def test_an_ensemble_errs_less(tmp_path, capsys):
     """In a file, too; and the weights photo, trained on mirror images, gain by each way."""
@@ -435,6 +441,9 @@ def test_an_ensemble_errs_less(tmp_path, capsys):
     pictures.write(tmp_path / "in.png", noisy)
     assert __main__.main(["restore", str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--ensemble", "8", "--quiet"]) == 0
     np.testing.assert_array_equal(pictures.read(tmp_path / "out.png"), restored[2])
+    words = ["restore", str(tmp_path / "in.png"), str(tmp_path / "new.png"), "--ensemble", "2", "--map", str(tmp_path / "map.png")]
+    assert __main__.main(words) == 2 and not (tmp_path / "new.png").exists()
+    assert "map is of a picture that is restored once, got ensemble 2 beside it" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         __main__.main(["restore", "in.png", "out.png", "--ensemble", "3"])
     assert "--ensemble: invalid choice: 3 (choose from 1, 2, 4, 8)" in capsys.readouterr().err
@@ -740,7 +749,7 @@ def test_a_card_is_measured_anew(finished_run, monkeypatch, capsys):
     monkeypatch.setattr(pictures, "photographs", lambda: {"noise": (numbers(40, 50, 3) * 255).astype(np.uint8)})
     releasing.release_run("mine", "one")
     assert __main__.main(["card", "one", "--measure"]) == 2
-    assert "the weights one have one degradation, and no cases to measure; photo has" in capsys.readouterr().err
+    assert "only photo, or compress/NAME, can be measured anew, got one" in capsys.readouterr().err
     path = weights.released_dir() / "one.json"
     described = json.loads(path.read_text())
     path.write_text(json.dumps(described | {"card": described["card"] | {"cases": []}}))

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import onnx
@@ -174,3 +175,12 @@ def test_the_command_writes_the_files_beside_the_weights(store, monkeypatch, cap
     monkeypatch.setattr(weights, "released_dir", lambda kind="": store)
     assert __main__.main(["export", "noisy"]) == 0
     assert capsys.readouterr().out == f"noisy.onnx: SHA-256 {files.sha256(store / 'noisy.onnx')}\n"
+
+
+def test_an_encoder_that_rounds_is_to_be_exported_again(monkeypatch):
+    """As they were written before steps had sizes."""
+    older = types.SimpleNamespace(get_outputs=lambda: [types.SimpleNamespace(name="symbols")])
+    monkeypatch.setattr(runtime, "open_session", lambda *_: older)
+    analyse, _ = runtime.open_halves("mine", {}, None)
+    with pytest.raises(ValueError, match="mine-encoder.onnx gives symbols, rounded, not steps: export mine again"):
+        analyse(np.zeros((1, 32, 32, 3), np.float32))

@@ -95,6 +95,8 @@ def open_halves(name: str, description: dict, folder) -> tuple:
     def half(which, values):
         if which not in sessions:
             sessions[which] = open_session(f"{name}-{which}", description, folder)
+            if (made := sessions[which].get_outputs()[0].name) == "symbols":
+                raise ValueError(f"{name}-{which}.onnx gives {made}, rounded, not steps: export {name} again")
         return run(sessions[which], values)
 
     return lambda images: half("encoder", images), lambda symbols: half("decoder", symbols)

@@ -27,19 +27,21 @@ KINDS = {  # folder -> task of a hub, tags, command, line of Python
 MEASURES = {"mse": "MSE", "psnr": "PSNR (dB)", "ssim": "SSIM", "accuracy": "accuracy", "bits_per_pixel": "bits per pixel"}
 
 
-def find(name: str) -> tuple:
-    """The folder's kind and the name of weights, from a name in ``data/weights``, or ``KIND/NAME`` for those in a folder of it."""
+def find(name: str, folder=None) -> tuple:
+    """The folder's kind, the name of weights and their folder, from a name in ``data/weights``, or ``KIND/NAME`` for those in a
+    folder of it; of other weights ``folder`` is given."""
     kind, _, own = name.rpartition("/")
     if kind not in KINDS:
         raise ValueError(f"weights must be a NAME, or one of {', '.join(f'{kind}/NAME' for kind in KINDS if kind)}, got {name!r}")
-    weights.describe_released(own, weights.released_dir(kind))
-    return kind, own
+    folder = Path(folder or weights.released_dir(kind))
+    weights.describe_released(own, folder)
+    return kind, own, folder
 
 
 def card(name: str, folder=None) -> str:
     """The card of released weights, such as ``"photo"`` or ``"compress/default"``; ``ValueError`` for unknown ones."""
-    kind, own = find(name) if folder is None else (name.rpartition("/")[0], name.rpartition("/")[2])
-    description = weights.describe_released(own, folder or weights.released_dir(kind))
+    kind, own, folder = find(name, folder)
+    description = weights.describe_released(own, folder)
     known = description["card"]
     return "\n".join([_header(kind, own, known), f"# {own}", "", f"{known['task'][0].upper()}{known['task'][1:]}.", "",
                       *_use(kind, own, description), *_numbers(known), *_made(description), ""])  # fmt: skip

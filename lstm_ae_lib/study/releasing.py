@@ -2,7 +2,6 @@
 
 import functools
 import warnings
-from pathlib import Path
 
 import numpy as np
 
@@ -108,15 +107,14 @@ def _on_pictures(restorer):
 def measure_again(name: str, folder=None) -> dict:
     """Measures anew what released weights such as ``photo`` do to photographs and to other pictures, or a compressor such as
     ``compress/fine`` with steps of other sizes; writes JSON and card, and returns the JSON's. ``ValueError`` for other weights."""
-    kind, own = cards.find(name) if folder is None else (name.rpartition("/")[0], name.rpartition("/")[2])
-    folder = Path(folder or weights.released_dir(kind))
+    kind, own, folder = cards.find(name, folder)
     described = weights.describe_released(own, folder)
     if kind == "compress":
         found = {"rates": measure_rates(codec.load_codec(own, folder), described["card"]["data"]["kind"])}
     elif "cases" in described["card"]:
         found = _on_pictures(restoring.load_restorer(own, folder))
     else:
-        raise ValueError(f"the weights {name} have one degradation, and no cases to measure; photo has")
+        raise ValueError(f"only photo, or compress/NAME, can be measured anew, got {name}")
     described["card"] |= found
     files.write_json(folder / f"{own}.json", described)
     cards.write_card(name, folder)

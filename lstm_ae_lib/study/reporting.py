@@ -337,7 +337,9 @@ def speed_table(training: list, growth: list) -> str:
 
 
 def _ends(values):
-    """The smallest and the largest number, or the only one."""
+    """The smallest and the largest number, or the only one, or none."""
+    if not values:
+        return "-"
     low, high = f"{min(values):.0f}", f"{max(values):.0f}"
     return low if low == high else f"{low} to {high}"
 

@@ -273,14 +273,19 @@ def described(codec: Codec) -> dict:
 
 
 def choose(quality: int, folder=None, name: str = "") -> tuple:
-    """The released weights for a quality of 0 to 100, and the size of their steps: steps of 0.1 at 100, 32 times as large at 0.
+    """The released weights for a quality of 0 to 100, and the size of their steps: steps of 0.1 at 100, 32 times as large at 0, to
+    the nearest of the sizes.
 
     Coarser steps than a network was trained for cost little, finer ones bring little: of those whose own steps are not larger, the
-    one with the largest. ``name``: these weights, for steps that their sizes allow."""
+    one with the largest, or where all are larger the one with the smallest. ``name``: these weights, whose sizes may end before
+    the quality does. ``FileNotFoundError`` where there are none.
+    """
     checks.number(quality, "quality", 0, 100, whole=True)
     folder = folder or weights.released_dir("compress")
     step = FINEST * (COARSEST / FINEST) ** (1 - quality / 100)
     own = {one: weights.describe_released(one, folder)["arguments"]["step"] for one in ([name] if name else weights.released(folder))}
+    if not own:
+        raise FileNotFoundError(f"there are no released weights in {folder}")
     found = max((one for one in own if own[one] <= 1.001 * step), key=own.get, default=min(own, key=own.get))
     return found, int(np.clip(round(4 * math.log2(step / own[found])), *SIZES))
 
@@ -304,16 +309,15 @@ def compress_file(source, target, codec="", engine: str = "", quality: int | Non
     picture = pictures.eight_bit_colours(image)
     picture = picture[..., 0] if image.ndim == 2 else picture
     load = functools.cache(lambda name: load_codec(name, engine=engine))
-
-    def compressed(quality):
-        if quality is None:
-            return (codec if isinstance(codec, Codec) else load(codec or "default")).compress(picture)
-        name, size = choose(quality, name=codec)
-        return load(name).compress(picture, size)
-
+    with_steps = functools.cache(lambda name, size: load(name).compress(picture, size))
     if isinstance(codec, Codec) and (quality, most_bytes) != (None, None):
         raise ValueError("quality and bytes are for released weights, given by name or chosen")
-    content = compressed(quality) if most_bytes is None else _best_within(compressed, most_bytes)
+    if most_bytes is not None:
+        content = _best_within(lambda quality: with_steps(*choose(quality, name=codec)), most_bytes)
+    elif quality is not None:
+        content = with_steps(*choose(quality, name=codec))
+    else:
+        content = (codec if isinstance(codec, Codec) else load(codec or "default")).compress(picture)
     files.write(target, content)
     pictures.warn(f"not kept in {Path(target).name}", [name for name in metadata if name != "sRGB"])
     return image.shape, len(content)

@@ -129,10 +129,6 @@ class Quantize(keras.layers.Layer):
         """How many steps 1 is, ``(latent,)`` float64."""
         return np.exp(ops.convert_to_numpy(self.log_gain).astype(np.float64)) / self.step
 
-    def symbols(self, latent) -> np.ndarray:
-        """A latent ``(batch, latent)`` as whole numbers of steps, int32."""
-        return np.rint(np.asarray(latent) * self.gain()).astype(np.int32)
-
     def values(self, symbols) -> np.ndarray:
         """The latent, float32, of symbols ``(batch, latent)``."""
         return (np.asarray(symbols) / self.gain()).astype(np.float32)

@@ -111,14 +111,15 @@ def picture_batches(
     images; ``folder`` is a :class:`PictureFolder`.
 
     An epoch decodes each file once, in a new order, and has ``len(folder.files) * folder.crops`` images. They depend on the files,
-    ``seed`` and the epoch alone, not on ``threads``, 1 to 64. Memory, whatever the folder holds: the crops of 48 pictures (150 MB
-    for 64 of 128 x 128), and as many whole pictures and batches as there are threads.
+    ``seed`` and the epoch alone, not on ``threads``, 1 to 64. Memory, whatever the folder holds: the crops of three groups of 16
+    pictures (150 MB for 64 of 128 x 128), or of as many as the batches need that are made ahead, and as many whole pictures and
+    batches as there are threads.
     """
     protocol, count = degradations.get_protocol(protocol), len(folder.files) * folder.crops
     checks.choice(flip, "flip", (True, False))
     checks.number(threads, "threads", 1, 64, whole=True)
     order = datasets.Order(count, batch_size, seed, first_epoch, first_step, part)  # of which the crops' own order is not used
-    groups = _Groups(folder, seed, flip, threads, -(-threads * batch_size // (INTERLEAVED * folder.crops)))
+    groups = _Groups(folder, seed, flip, threads, (threads + 2) * batch_size)
 
     def make(step):
         epoch, place = divmod(int(step), order.steps)
@@ -132,36 +133,43 @@ def picture_batches(
 
 
 class _Groups:
-    """The crops of :data:`INTERLEAVED` pictures at a time, which take turns; while a group is used, the next are decoded, and those
-    before are kept, ``near`` of each: other threads make the batches before and after."""
+    """The crops of :data:`INTERLEAVED` pictures at a time, which take turns. While a group is used, the next is decoded, and all that
+    hold one of the next ``near`` crops; groups with one of the last ``near`` crops are kept: several threads make batches."""
 
     def __init__(self, folder, seed, flip, threads, near):
         self.folder, self.seed, self.flip, self.near = folder, seed, flip, near
         self.pool, self.lock, self.cutting = concurrent.futures.ThreadPoolExecutor(threads), threading.Lock(), {}
-        self.count = -(-len(folder.files) // INTERLEAVED)  # in an epoch
+        self.size, self.images = INTERLEAVED * folder.crops, len(folder.files) * folder.crops  # of a group, of an epoch
+        self.count = -(-self.images // self.size)  # groups in an epoch
         self.order = functools.lru_cache(maxsize=2)(functools.partial(folder.order, seed))
 
     def crops(self, epoch, places):
-        """Crops at some places of an epoch, in one group or neighbouring ones: ``(n, side, side, 3)`` uint8, and their positions."""
-        size, found = INTERLEAVED * self.folder.crops, []
-        for number in np.unique(places // size):
-            own = self._begun(epoch * self.count + int(number))
-            rows, turns = np.divmod(places[places // size == number] % size, len(own))
+        """Crops at some neighbouring places of an epoch: ``(n, side, side, 3)`` uint8, and their positions."""
+        at, found = epoch * self.images + int(places[0]), []
+        groups = self._begun(*(self._group(max(0, at + more)) for more in (-self.near, 0, len(places) + self.near)))
+        for place in np.unique(places // self.size):
+            own = groups[epoch * self.count + int(place)]
+            rows, turns = np.divmod(places[places // self.size == place] % self.size, len(own))
             cut = {turn: own[turn][1].result() for turn in np.unique(turns)}
             found += [(cut[turn][row], own[turn][0] * self.folder.crops + row) for row, turn in zip(rows, turns, strict=True)]
         images, positions = zip(*found, strict=True)
         return np.stack(images), np.array(positions)
 
-    def _begun(self, number):
-        """A group's files, as places, each with what cuts its crops; the next groups are begun, too."""
+    def _group(self, position):
+        """The number of a group, counted through all epochs."""
+        epoch, place = divmod(position, self.images)
+        return epoch * self.count + place // self.size
+
+    def _begun(self, first, now, last):
+        """Groups' files, as places, each with what cuts its crops: number -> list; from ``now`` to ``last``, or one more."""
         with self.lock:
-            for one in range(number, number + self.near + 1):
+            for one in range(now, max(last, now + 1) + 1):
                 if one not in self.cutting:
                     epoch, place = divmod(one, self.count)
                     files = self.order(epoch)[place * INTERLEAVED : (place + 1) * INTERLEAVED].tolist()
                     self.cutting[one] = [(file, self.pool.submit(self._cut, file, epoch)) for file in files]
-            self.cutting = {one: group for one, group in self.cutting.items() if one >= number - self.near}
-            return self.cutting[number]
+            self.cutting = {one: group for one, group in self.cutting.items() if one >= first}
+            return self.cutting
 
     def _cut(self, file, epoch):
         return self.folder.cut(file, self.folder.crops, (self.seed, epoch, file), self.flip)
