@@ -246,7 +246,8 @@ def test_by_the_command_line(released, tmp_path, capsys):
     assert "transparent" in capsys.readouterr().err
 
 
-# What `compress` wrote of a picture of 20 x 40 pixels, with the weights `default`, by Keras on TensorFlow.
+DRAWN = (np.indices((20, 40)).sum(0)[..., None] * np.array([3, 2, 1]) % 256).astype(np.uint8)
+# What `compress` wrote of it, with the weights `default`, by Keras on TensorFlow.
 WRITTEN = bytes.fromhex(
     "4c4145433c3af921c7453f15000000140000002812af806c7ffe76ce0d3648ef882fec18b2903f923cec05f30589944b9837293c519138e64301a8e2d94307f1"
     "fa01bb3d51efc32ae404bd4478c1af74123802beb80371bc893707b42452"
@@ -270,9 +271,7 @@ def test_a_file_with_larger_steps_decodes_to_the_same_symbols_whatever_computes(
     symbols = codec.decode_symbols(payload, 2, own.tables_of(size))
     found = hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest()
     assert size == 3 and found == "705a2cb89d323ffbb452b0d95767d77274e6577d32dc427b2f570c524b8573f3"
-    place = np.indices((20, 40)).sum(0)[..., None]
-    wanted = (place * np.array([3, 2, 1]) % 256).astype(np.uint8)
-    psnr = [metrics.per_image(wanted[None], own.decompress(one)[None] / np.float32(255))["psnr"][0] for one in (WRITTEN, SCALED)]
+    psnr = [metrics.per_image(DRAWN[None], own.decompress(one)[None] / np.float32(255))["psnr"][0] for one in (WRITTEN, SCALED)]
     assert 20 < psnr[1] < psnr[0] and codec.written_with(SCALED) == "default"
 
 
@@ -285,10 +284,8 @@ def test_a_file_of_before_decodes_to_the_same_symbols_whatever_computes(engine):
     symbols = codec.decode_symbols(WRITTEN[codec.HEADER.size :], 2, own.tables)
     found = hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest()
     assert found == "32428b8806e49d71f62e05e626007b12a3b7ae7628f3c17a7969523fd242d693"
-    place = np.indices((20, 40)).sum(0)[..., None]
-    wanted = (place * np.array([3, 2, 1]) % 256).astype(np.uint8)
     made = own.decompress(WRITTEN)
-    assert made.shape == wanted.shape and metrics.per_image(wanted[None], made[None] / np.float32(255))["psnr"][0] > 24
+    assert made.shape == DRAWN.shape and metrics.per_image(DRAWN[None], made[None] / np.float32(255))["psnr"][0] > 24
 
 
 def test_a_file_names_its_weights_and_those_that_are_not_here_are_named(tmp_path, capsys):
