@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lstm_ae_lib import keras, layers, metrics, models, peers, spectral
 from lstm_ae_lib.tasks import (
-    adversarial, bursts, compression, mending, perception, reach, recurrent_inference, row_feedback, variational,
+    adversarial, any_rate, bursts, compression, mending, perception, reach, recurrent_inference, row_feedback, variational,
 )  # fmt: skip
 
 
@@ -55,6 +55,9 @@ LAYERS = [
     Case("SpectralImage", lambda **k: compression.SpectralImage((8, 6, 3), **k), (40,)),
     # A value on the edge between two steps falls to the other one: 0.02 of values up to 1.
     Case("Quantize", lambda **k: compression.Quantize(0.02, 1e-4, **k), (40,), False, roundings=0.02 * 2**8 + 0.5),
+    *(Case(f"RowContext-{context}", lambda context=context, **k: any_rate.RowContext(6, 5, context, **k), ((3, 2, 192), (1,)),
+           context != "none", roundings=ONE, output_shape=(3, 2, 384)) for context in any_rate.CONTEXTS),
+    Case("RowQuantize", lambda **k: any_rate.RowQuantize(6, 5, **k), ((3, 2, 192), (1,)), False, roundings=ONE),
     Case("LatentSample", lambda **k: variational.LatentSample(beta=0.01, free_nats=0.1, **k), (8,)),
     Case("LatentSample-prior", lambda **k: variational.LatentSample(True, beta=0.01, kl_warmup_steps=3, **k), (8, 6, 8)),
     Case("GaussianBlur", lambda **k: layers.GaussianBlur(1.5, **k), (8, 6, 3)),
@@ -100,6 +103,9 @@ MODELS = [
         lambda: compression.compressor((8, 6, 3), latent=40, step=0.02, width=4, transform="components"),
         (8, 6, 3), roundings=5, rate=0.002,
     ),  # fmt: skip
+    # Of a latent rounded to steps of 1 to 2, what falls on an edge between two is in bfloat16 another step.
+    *(Case(f"any_rate_compressor-{context}", lambda context=context: any_rate.any_rate_compressor(
+        (24, 16, 3), width=4, memory=6, hidden=5, context=context), ((24, 16, 3), (1,)), roundings=48, rate=0.0005) for context in any_rate.CONTEXTS),
     Case("variational_autoencoder", lambda: variational.variational_autoencoder((8, 4, 3), latent=5, width=4), (8, 4, 3)),
     Case("conditional_vae", lambda: variational.conditional_vae((8, 6, 3), width=4, latent=2), ((8, 6, 3), (8, 6, 3))),
     Case("discriminator", lambda: adversarial.discriminator((8, 16, 3), width=2), (8, 16, 6), output_shape=(1, 2, 1)),
@@ -109,5 +115,5 @@ MODELS = [
 ]
 
 # Modules that may define layers, metrics or builders.
-LAYER_MODULES = (layers, spectral, bursts, compression, mending, reach, recurrent_inference, variational)
+LAYER_MODULES = (layers, spectral, any_rate, bursts, compression, mending, reach, recurrent_inference, variational)
 METRIC_MODULES = (metrics, variational)

@@ -202,7 +202,7 @@ def test_numbers_nobody_encoded_are_no_crash_either(made_codec):
     random, seen = np.random.default_rng(0), set()
     for length in [300, 1, 0] * 20:
         payload = random.bytes(length)
-        content = codec._header(made_codec.fingerprint, 40, 40, length % 7, payload) + payload
+        content = codec._header(made_codec.kind(length % 7), made_codec.fingerprint, 40, 40, length % 7, payload) + payload
         try:
             seen.add(made_codec.decompress(content).shape)
         except ValueError as error:
@@ -210,7 +210,7 @@ def test_numbers_nobody_encoded_are_no_crash_either(made_codec):
     assert seen == {(40, 40, 3)}
     for height, width in ((0, 5), (2**31, 2)):
         with pytest.raises(ValueError, match="pixels, from 1 to"):
-            made_codec.decompress(codec._header(made_codec.fingerprint, height, width, 0, payload) + payload)
+            made_codec.decompress(codec._header(codec.KIND, made_codec.fingerprint, height, width, 0, payload) + payload)
 
 
 def test_a_released_codec_is_the_same_again(made_codec, released):
@@ -296,7 +296,7 @@ def test_a_file_names_its_weights_and_those_that_are_not_here_are_named(tmp_path
     with pytest.raises(ValueError, match="damaged"):
         codec.written_with(damaged)
     payload = WRITTEN[codec.HEADER.size :]
-    (tmp_path / "it.laec").write_bytes(codec._header(bytes(8), 20, 40, 0, payload) + payload)
+    (tmp_path / "it.laec").write_bytes(codec._header(codec.KIND, bytes(8), 20, 40, 0, payload) + payload)
     assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "other.png")]) == 2
     told = capsys.readouterr().err
     assert "compressed with the weights 0000000000000000, which are not here; here are coarse c788e627759e2130, default 3c3af9" in told
@@ -350,8 +350,10 @@ def test_steps_of_a_size_that_is_not_allowed_are_refused(made_codec):
             made_codec.compress(picture(), size)
     payload = made_codec.compress(picture(), 1)[codec.SCALED.size :]
     for size in (-9, 25, 127):
-        with pytest.raises(ValueError, match="damaged"):
-            made_codec.decompress(codec._header(made_codec.fingerprint, 45, 70, size, payload) + payload)
+        with pytest.raises(ValueError, match=f"steps of size {size}, which these weights do not write"):
+            made_codec.decompress(codec._header(b"LAE2", made_codec.fingerprint, 45, 70, size, payload) + payload)
+    with pytest.raises(ValueError, match="of the kind LAE3 with steps of size 1"):
+        made_codec.decompress(codec._header(b"LAE3", made_codec.fingerprint, 45, 70, 1, payload) + payload)
 
 
 def test_quality_chooses_weights_and_the_size_of_their_steps():

@@ -749,7 +749,7 @@ def test_a_card_is_measured_anew(finished_run, monkeypatch, capsys):
     monkeypatch.setattr(pictures, "photographs", lambda: {"noise": (numbers(40, 50, 3) * 255).astype(np.uint8)})
     releasing.release_run("mine", "one")
     assert __main__.main(["card", "one", "--measure"]) == 2
-    assert "only photo, or compress/NAME, can be measured anew, got one" in capsys.readouterr().err
+    assert "only photo, or a compressor for one rate, can be measured anew, got one" in capsys.readouterr().err
     path = weights.released_dir() / "one.json"
     described = json.loads(path.read_text())
     path.write_text(json.dumps(described | {"card": described["card"] | {"cases": []}}))

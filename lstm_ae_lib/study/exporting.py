@@ -83,6 +83,8 @@ def export_released(name: str, folder=None) -> dict:
     """
     folder = Path(folder or weights.released_dir())
     description = weights.describe_released(name, folder)
+    if description["builder"] == codec.ANY_RATE:
+        raise NoFormError(f"{name} has two inputs and a context, which no .onnx file is written of yet")
     parts = {name: ()} if "tables" not in description else {f"{name}-{half}": (half,) for half in HALVES}
     for part, half in parts.items():
         (export_codec if half else export)(name, folder / f"{part}.onnx", *half, folder=folder)

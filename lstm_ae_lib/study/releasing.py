@@ -23,6 +23,8 @@ LIMITS = {
     "lstm": f"{_TRAINED}, with this one degradation, for 32x32 images only. The linear filter beside it has less error.",
     "compressor": f"{_TRAINED}, at this one rate. A larger picture is cut into blocks of that size, each written without regard to "
     "its neighbours: their borders show, the more the coarser the step.",
+    "any_rate": f"{_TRAINED}. A photograph is compressed as a whole, by a network that has seen none: its lines are longer than any "
+    "that it was trained on.",
     "burst": f"{_TRAINED}, with this one degradation and this drift. It is for what moves as a whole, by up to 3 pixels a frame, "
     "in each tile of a large picture: something that moves by itself is smeared.",
     "jpeg": "Trained on crops of 128 pixels of photographs, on one seed: baseline JPEGs, 4:4:4, with 1 to 3 flipped bits. In a "
@@ -69,7 +71,8 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
     if kind == "autoencoder" and "gan" in record["training"]:
         card["limits"] += LIMITS["gan"]
     elif kind == "compressor":
-        more = {field: description[field] for field in ("tables", "fingerprint")}
+        more = {field: description[field] for field in ("tables", "fingerprint") if field in description}
+        card["limits"] = LIMITS["any_rate"] if description["builder"] == codec.ANY_RATE else card["limits"]
     elif kind == "drawing":
         drawing, its = weights.read(run.folder, "drawing")
         prior = {"task": "draws images from the prior"}
@@ -109,12 +112,12 @@ def measure_again(name: str, folder=None) -> dict:
     ``compress/fine`` with steps of other sizes; writes JSON and card, and returns the JSON's. ``ValueError`` for other weights."""
     kind, own, folder = cards.find(name, folder)
     described = weights.describe_released(own, folder)
-    if kind == "compress":
+    if kind == "compress" and "rates" in described["card"]:
         found = {"rates": measure_rates(codec.load_codec(own, folder), described["card"]["data"]["kind"])}
     elif "cases" in described["card"]:
         found = _on_pictures(restoring.load_restorer(own, folder))
     else:
-        raise ValueError(f"only photo, or compress/NAME, can be measured anew, got {name}")
+        raise ValueError(f"only photo, or a compressor for one rate, can be measured anew, got {name}")
     described["card"] |= found
     files.write_json(folder / f"{own}.json", described)
     cards.write_card(name, folder)
@@ -155,11 +158,15 @@ def _jpeg_card(run, record, network, description):
 
 
 def _compressor_card(run, record, network, description):
-    codec.codec_of(network, description, "compressor")  # tables that are not the weights' own are not released
+    coder = codec.codec_of(network, description, "compressor")  # tables that are not the weights' own are not released
     fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
-    measured = next(one for one in run.records() if one["restorer"] == "compressor" and "bits_per_pixel" in one)
-    task = {"task": "compresses pictures, in blocks of 32x32 pixels", "numbers": {field: measured[field] for field in fields}}
-    return task | {"rates": measure_rates(codec.KerasCodec(network, description["tables"]), record["data"]["kind"])}
+    measured = [one for one in run.records() if one["restorer"] == "compressor" and "bits_per_pixel" in one]
+    numbers = {f"steps of {one['setting']:.3f}": {field: one[field] for field in fields} for one in measured}
+    if description["builder"] != codec.ANY_RATE:
+        (numbers,) = numbers.values()
+        return {"task": "compresses pictures, in blocks of 32x32 pixels", "numbers": numbers,
+                "rates": measure_rates(coder, record["data"]["kind"])}  # fmt: skip
+    return {"task": "compresses pictures of any size, at any rate", "numbers": numbers}
 
 
 def measure_rates(coder, kind: str) -> list[dict]:
@@ -167,10 +174,9 @@ def measure_rates(coder, kind: str) -> list[dict]:
     ``bits_per_pixel`` of each image by itself, without headers, ``psnr`` and ``ssim``."""
     images, found = cifar10.load_cifar10(kind).test_images[:RATE_IMAGES], []
     for size in SIZES:
-        symbols = coder.encode(images, size)
-        bits = 8 * codec.image_bytes(symbols, coder.tables_of(size)).mean() / codec.BLOCK**2
-        summary = metrics.evaluate(images, coder.decode(symbols, size))
-        numbers = {"bits_per_pixel": float(bits), "psnr": summary["psnr"], "ssim": summary["ssim"]}
+        decoded, counted = coder.measure(images, size)
+        summary = metrics.evaluate(images, decoded)
+        numbers = {"bits_per_pixel": float(8 * counted.mean() / codec.BLOCK**2), "psnr": summary["psnr"], "ssim": summary["ssim"]}
         found.append({"size": size, "images": len(images), **numbers})
     return found
 

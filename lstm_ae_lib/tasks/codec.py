@@ -4,7 +4,6 @@ A range coder (constriction; Bamler 2022) codes each symbol with one of 64 Lapla
 on training images. A file holds its weights' fingerprint: other weights and damaged files are refused.
 """
 
-import contextlib
 import decimal
 import functools
 import hashlib
@@ -24,26 +23,79 @@ LARGEST = 1023  # symbols beyond are clipped to it
 TABLES = 64  # distributions to choose from
 HEADER = struct.Struct(">4s8sIII")  # kind, fingerprint, height, width, checksum of these and of what follows
 KIND = b"LAEC"
-SCALED, SCALED_KIND = struct.Struct(">4s8sIIbI"), b"LAE2"  # the same with the steps' size before the checksum
+SCALED = struct.Struct(">4s8sIIbI")  # the same with the steps' size before the checksum
+SCALED_KIND, ANY_RATE_KIND = b"LAE2", b"LAE3"
 SIZES = (-8, 24)  # of the steps beside the weights' own: 2 to this quarter
 FINEST, COARSEST = 0.1, 3.2  # steps at quality 100 and 0
+ANY_RATE = "any_rate_compressor"  # the builder of a network for all rates; `any_rate_codec` has its files
 GREY = 2**31  # added to the height of a grey picture
 
 
 class Codec:
-    """A compressor's halves with their entropy coder: pictures <-> bytes. :func:`fit_codec` and :func:`load_codec` make it.
+    """Pictures <-> files. :func:`load_codec` gives one of its subclasses, each of which says what stands in a file (``_encode`` and
+    ``_decode``).
+
+    Args:
+        fingerprint: eight bytes of weights and tables, which a file carries.
+        card: what is known about it.
+    """
+
+    block = BLOCK  # a picture is continued to a multiple of its side
+    sizes, usual = SIZES, 0  # of the steps: the smallest and the largest, and where nothing else is said
+
+    def __init__(self, fingerprint: bytes, card: dict | None = None):
+        self.fingerprint, self.card = fingerprint, dict(card or {})
+
+    def kind(self, size: int) -> bytes:
+        """With which a file begins."""
+        return SCALED_KIND if size else KIND
+
+    def compress(self, picture, size: int | None = None) -> bytes:
+        """A picture of any size, ``(height, width, 3)`` or, grey, ``(height, width)``, uint8, as the content of a file; ``size``
+        of the steps, within ``sizes``, or ``usual``. A ``ValueError`` for anything else, an empty picture or one that is too
+        large."""
+        size = self.usual if size is None else size
+        checks.number(size, "size", *self.sizes, whole=True)
+        picture, mark = np.asarray(picture), 0
+        if picture.ndim == 2:
+            picture, mark = np.repeat(picture[..., None], 3, axis=2), GREY
+        picture = checks.images_uint8(picture[None], "picture")[0]
+        height, width, _ = picture.shape
+        if height * width > pictures.MAX_PIXELS:
+            raise ValueError(f"the picture is too large: {width} x {height} pixels, at most {pictures.MAX_PIXELS:,} are allowed")
+        filled = np.pad(picture, [(0, -height % self.block), (0, -width % self.block), (0, 0)], mode="edge")
+        payload = self._encode(filled, size)
+        return _header(self.kind(size), self.fingerprint, height + mark, width, size, payload) + payload
+
+    def decompress(self, content: bytes) -> np.ndarray:
+        """The picture, as :meth:`compress` was given it; a ``ValueError`` for damaged content or content of other weights."""
+        kind, found, height, width, size, payload = _checked_parts(content)
+        if found != self.fingerprint:
+            raise ValueError(f"the picture was compressed with other weights ({found.hex()}); these are {self.fingerprint.hex()}")
+        mark, height = divmod(height, GREY)
+        if not 0 < height * width <= pictures.MAX_PIXELS:
+            raise ValueError(f"the picture is {width} x {height} pixels, from 1 to {pictures.MAX_PIXELS:,} are allowed")
+        if kind != self.kind(size) or not self.sizes[0] <= size <= self.sizes[1]:
+            written = f"the picture is of the kind {kind.decode()} with steps of size {size}"
+            raise ValueError(f"{written}, which these weights do not write")
+        filled = self._decode(payload, height + -height % self.block, width + -width % self.block, size)[:height, :width]
+        return np.rint(filled.mean(axis=2)).astype(np.uint8) if mark else filled.copy()
+
+
+class BlockCodec(Codec):
+    """A :func:`lstm_ae_lib.tasks.compression.compressor`'s halves with their entropy coder: blocks by themselves, one rate or near
+    it.
 
     Args:
         analyse: images ``(n, 32, 32, 3)``, float32 in [0, 1] -> the latent in steps, ``(n, latent)``, not rounded.
         synthesise: the same, rounded -> images, not clipped.
         tables: ``(latent,)``, the :func:`distribution` of each number of the latent.
-        fingerprint: eight bytes of weights and tables, which a file carries.
-        card: what is known about it.
+        fingerprint, card: as for :class:`Codec`.
     """
 
     def __init__(self, analyse, synthesise, tables, fingerprint: bytes, card: dict | None = None):
+        super().__init__(fingerprint, card)
         self.analyse, self.synthesise, self.tables = analyse, synthesise, np.asarray(tables, int)
-        self.fingerprint, self.card = fingerprint, dict(card or {})
 
     def tables_of(self, size: int) -> np.ndarray:
         """The tables of symbols whose steps are 2^(``size`` / 4) times as large: distributions that are as many times narrower."""
@@ -65,37 +117,23 @@ class Codec:
         steps = np.asarray(symbols) * 2 ** (checks.number(size, "size", *SIZES, whole=True) / 4)
         return np.rint(np.clip(self.synthesise(steps), 0, 1) * 255).astype(np.uint8)
 
-    def compress(self, picture, size: int = 0) -> bytes:
-        """A picture of any size, ``(height, width, 3)`` or, grey, ``(height, width)``, uint8, as the content of a file; ``size`` as for
-        :meth:`encode`. A ``ValueError`` for anything else, an empty picture or one that is too large."""
-        picture, mark = np.asarray(picture), 0
-        if picture.ndim == 2:
-            picture, mark = np.repeat(picture[..., None], 3, axis=2), GREY
-        picture = checks.images_uint8(picture[None], "picture")[0]
-        height, width, _ = picture.shape
-        if height * width > pictures.MAX_PIXELS:
-            raise ValueError(f"the picture is too large: {width} x {height} pixels, at most {pictures.MAX_PIXELS:,} are allowed")
-        rows, columns = -(-height // BLOCK), -(-width // BLOCK)
-        filled = np.pad(picture, [(0, rows * BLOCK - height), (0, columns * BLOCK - width), (0, 0)], mode="edge")
+    def measure(self, images, size: int = 0) -> tuple:
+        """What a decoder makes of images, and the bytes of each by itself, without a header: ``(n, 32, 32, 3)`` uint8, ``(n,)``."""
+        symbols = self.encode(images, size)
+        return self.decode(symbols, size), image_bytes(symbols, self.tables_of(size))
+
+    def _encode(self, filled, size):
+        rows, columns = filled.shape[0] // BLOCK, filled.shape[1] // BLOCK
         blocks = filled.reshape(rows, BLOCK, columns, BLOCK, 3).swapaxes(1, 2).reshape(-1, BLOCK, BLOCK, 3)
-        payload = encode_symbols(self.encode(blocks, size), self.tables_of(size))
-        return _header(self.fingerprint, height + mark, width, size, payload) + payload
+        return encode_symbols(self.encode(blocks, size), self.tables_of(size))
 
-    def decompress(self, content: bytes) -> np.ndarray:
-        """The picture, as :meth:`compress` was given it; a ``ValueError`` for damaged content or content of other weights."""
-        found, height, width, size, payload = _checked_parts(content)
-        if found != self.fingerprint:
-            raise ValueError(f"the picture was compressed with other weights ({found.hex()}); these are {self.fingerprint.hex()}")
-        mark, height = divmod(height, GREY)
-        if not 0 < height * width <= pictures.MAX_PIXELS:
-            raise ValueError(f"the picture is {width} x {height} pixels, from 1 to {pictures.MAX_PIXELS:,} are allowed")
-        rows, columns = -(-height // BLOCK), -(-width // BLOCK)
+    def _decode(self, payload, height, width, size):
+        rows, columns = height // BLOCK, width // BLOCK
         blocks = self.decode(decode_symbols(payload, rows * columns, self.tables_of(size)), size)
-        filled = blocks.reshape(rows, columns, BLOCK, BLOCK, 3).swapaxes(1, 2).reshape(rows * BLOCK, -1, 3)[:height, :width]
-        return np.rint(filled.mean(axis=2)).astype(np.uint8) if mark else filled.copy()
+        return blocks.reshape(rows, columns, BLOCK, BLOCK, 3).swapaxes(1, 2).reshape(height, width, 3)
 
 
-class KerasCodec(Codec):
+class KerasCodec(BlockCodec):
     """The codec of a Keras network: ``model``, a :func:`lstm_ae_lib.tasks.compression.compressor` for 32x32 images.
 
     ``analysis`` and ``synthesis``: the model's halves, images in [0, 1] -> latent -> images, without the rounding.
@@ -120,22 +158,24 @@ class KerasCodec(Codec):
         )  # fmt: skip
 
 
-def _header(fingerprint, height, width, size, payload):
-    packed, given = (SCALED, (SCALED_KIND, fingerprint, height, width, size)) if size else (HEADER, (KIND, fingerprint, height, width))
+def _header(kind, fingerprint, height, width, size, payload):
+    packed, given = (HEADER, ()) if kind == KIND else (SCALED, (size,))
+    given = kind, fingerprint, height, width, *given
     return packed.pack(*given, zlib.crc32(packed.pack(*given, 0) + payload))
 
 
 def _checked_parts(content):
-    """Fingerprint, height, width, size of the steps and payload of a compressed picture; ``ValueError`` where it is none, or
+    """Kind, fingerprint, height, width, size of the steps and payload of a compressed picture; ``ValueError`` where it is none, or
     damaged."""
-    packed = {KIND: HEADER, SCALED_KIND: SCALED}.get(bytes(content[:4]))
+    kind = bytes(content[:4])
+    packed = {KIND: HEADER, SCALED_KIND: SCALED, ANY_RATE_KIND: SCALED}.get(kind)
     if packed is None or len(content) < packed.size:
         raise ValueError("this is not a compressed picture: it does not begin as `compress` writes it")
     _, found, height, width, *size, _ = packed.unpack_from(content)
     payload, size = content[packed.size :], (size or [0])[0]
-    if not SIZES[0] <= size <= SIZES[1] or content != _header(found, height, width, size, payload) + payload:
+    if content != _header(kind, found, height, width, size, payload) + payload:
         raise ValueError("the compressed picture is damaged: bytes are missing or changed")
-    return found, height, width, size, payload
+    return kind, found, height, width, size, payload
 
 
 @functools.cache
@@ -179,41 +219,54 @@ def choose_tables(symbols) -> np.ndarray:
     return np.argmin(counts @ bits, axis=1)
 
 
-def encode_symbols(symbols, tables) -> bytes:
-    """Encode symbols ``(n, latent)`` as bytes, each column with its table."""
-    symbols, tables = _checked_symbols(symbols), np.asarray(tables)
+def encode_runs(runs) -> bytes:
+    """Encode pairs of a table and its symbols, whole numbers ``(n,)`` from -1023 to 1023, one after the other, as bytes."""
     encoder = _constriction().stream.queue.RangeEncoder()
-    for table in np.unique(tables):
-        column = np.ascontiguousarray(symbols[:, tables == table] + LARGEST, np.int32)
-        encoder.encode(column.ravel(), _coder(int(table)))
-    # Words of four bytes, the most significant first: zeros at the end say nothing and are put back by the decoder.
-    content = encoder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
-    # Any number in the coder's last interval says the same; of an image of a hundred bytes the last three are worth saving.
-    for length in range(max(len(content) - 4, 0), len(content)):
-        for number in (int.from_bytes(content[:length]), int.from_bytes(content[:length]) + 1):
-            with contextlib.suppress(OverflowError, ValueError):  # it needs a byte more, or cannot be decoded
-                shorter = number.to_bytes(length)
-                if (decode_symbols(shorter, len(symbols), tables) == symbols).all():
-                    return shorter
-    return content
+    for table, symbols in runs:
+        encoder.encode(np.ascontiguousarray(np.asarray(symbols).ravel() + LARGEST, np.int32), _coder(table))
+    # Any number in the coder's last interval says the same, and zeros at the end are put back by the decoder: as few bytes as can
+    # be.
+    words, (lowest, span) = encoder.pos()
+    whole = 4 * (words + 2)  # bytes: words that are written, and the coder's state, of the most significant first
+    number = int.from_bytes(encoder.get_compressed().astype(">u4").tobytes().ljust(whole, b"\0"))
+    first = number - (number - lowest) % 2**64
+    for length in range(whole - 8, whole + 1):  # the state has eight
+        unit = 256 ** (whole - length)
+        if (shortest := -(-first // unit)) * unit < first + span and shortest < 256**length:
+            return shortest.to_bytes(length).rstrip(b"\0")
+    raise AssertionError("the coder's own bytes must be in its last interval")
+
+
+class RunReader:
+    """Decodes what :func:`encode_runs` has encoded, run by run. Bytes that nobody has encoded raise a ``ValueError`` or give
+    symbols
+    without a meaning: the caller has to check them."""
+
+    def __init__(self, content: bytes):
+        words = np.frombuffer(content + b"\0" * (-len(content) % 4), ">u4").astype(np.uint32)
+        self._decoder = _constriction().stream.queue.RangeDecoder(words)
+
+    def read(self, table: int, count: int) -> np.ndarray:
+        """The next run's symbols, ``(count,)`` int32."""
+        try:
+            return self._decoder.decode(_coder(table), count) - LARGEST
+        except AssertionError as error:
+            raise ValueError("the bytes say nothing in these tables") from error
+
+
+def encode_symbols(symbols, tables) -> bytes:
+    """Encode symbols ``(n, latent)`` as bytes, each column with its table, all columns of the lowest table first."""
+    symbols, tables = _checked_symbols(symbols), np.asarray(tables)
+    return encode_runs((int(table), symbols[:, tables == table]) for table in np.unique(tables))
 
 
 def decode_symbols(content: bytes, count: int, tables) -> np.ndarray:
-    """Decode what :func:`encode_symbols` has encoded: ``(count, latent)``, int32.
-
-    Bytes that nobody has encoded raise a ``ValueError`` or give symbols without a meaning: the caller has to check them.
-    """
-    tables = np.asarray(tables)
-    words = np.frombuffer(content + b"\0" * (-len(content) % 4), ">u4").astype(np.uint32)
-    decoder = _constriction().stream.queue.RangeDecoder(words)
+    """Decode what :func:`encode_symbols` has encoded: ``(count, latent)``, int32; other bytes as for :class:`RunReader`."""
+    tables, reader = np.asarray(tables), RunReader(content)
     symbols = np.empty((count, len(tables)), np.int32)
     for table in np.unique(tables):
         chosen = tables == table
-        try:
-            numbers = decoder.decode(_coder(int(table)), count * int(chosen.sum()))
-        except AssertionError as error:
-            raise ValueError("the bytes say nothing in these tables") from error
-        symbols[:, chosen] = numbers.reshape(count, -1) - LARGEST
+        symbols[:, chosen] = reader.read(int(table), count * int(chosen.sum())).reshape(count, -1)
     return symbols
 
 
@@ -244,13 +297,13 @@ def load_codec(name: str, folder=None, engine: str = "keras") -> Codec:
     if checks.choice(engine or runtime.engine_for(description), "engine", restoring.ENGINES) == "keras":
         return codec_of(*weights.read_released(name, folder), name)
     halves = runtime.open_halves(name, description, folder)
-    return Codec(*halves, description["tables"], bytes.fromhex(description["fingerprint"]), description["card"])
+    return BlockCodec(*halves, description["tables"], bytes.fromhex(description["fingerprint"]), description["card"])
 
 
 def written_with(content: bytes, folder=None) -> str:
     """The released codec, by name, that a compressed picture was written with; ``ValueError`` where it is not here, or the picture
     is damaged."""
-    folder, fingerprint = folder or weights.released_dir("compress"), _checked_parts(content)[0].hex()
+    folder, fingerprint = folder or weights.released_dir("compress"), _checked_parts(content)[1].hex()
     known = {name: weights.describe_released(name, folder)["fingerprint"] for name in weights.released(folder)}
     for name, own in known.items():
         if own == fingerprint:
@@ -259,8 +312,13 @@ def written_with(content: bytes, folder=None) -> str:
     raise ValueError(f"the picture was compressed with the weights {fingerprint}, which are not here; here are {here}")
 
 
-def codec_of(model, description: dict, name: str) -> KerasCodec:
-    """The codec of a compressor's weights and JSON; a ``ValueError`` where the tables are not those of the weights."""
+def codec_of(model, description: dict, name: str) -> Codec:
+    """The codec of a compressor's weights and JSON; a ``ValueError`` where its tables or its fingerprint are not those of the
+    weights."""
+    if description["builder"] == ANY_RATE:
+        from lstm_ae_lib.tasks import any_rate_codec
+
+        return any_rate_codec.codec_of(model, description, name)
     codec = KerasCodec(model, description["tables"], description.get("card"))
     if codec.fingerprint.hex() != description["fingerprint"]:
         raise ValueError(f"{name}.json is damaged: its tables are not those of the weights")
@@ -269,25 +327,31 @@ def codec_of(model, description: dict, name: str) -> KerasCodec:
 
 def described(codec: Codec) -> dict:
     """A codec's part of the JSON beside its weights, for :func:`lstm_ae_lib.weights.write`."""
-    return {"tables": codec.tables.tolist(), "fingerprint": codec.fingerprint.hex(), "card": codec.card}
+    tables = {"tables": codec.tables.tolist()} if isinstance(codec, BlockCodec) else {}
+    return tables | {"fingerprint": codec.fingerprint.hex(), "card": codec.card}
 
 
 def choose(quality: int, folder=None, name: str = "") -> tuple:
-    """The released weights for a quality of 0 to 100, and the size of their steps: steps of 0.1 at 100, 32 times as large at 0, to
-    the nearest of the sizes.
+    """The released weights for a quality of 0 to 100, and the size of their steps.
 
-    Coarser steps than a network was trained for cost little, finer ones bring little: of those whose own steps are not larger, the
-    one with the largest, or where all are larger the one with the smallest. ``name``: these weights, whose sizes may end before
-    the quality does. ``FileNotFoundError`` where there are none.
+    Weights for any rate, which come first where there are some, take all of their sizes in turn, the largest at 0. Of the others,
+    steps are 0.1 at 100 and 32 times as large at 0, to the nearest of the sizes: coarser steps than a network was trained for cost
+    little, finer ones bring little, so of those whose own steps are not larger it is the one with the largest, or where all are
+    larger the one with the smallest. ``name``: these weights, whose sizes may end before the quality does. ``FileNotFoundError``
+    where there are none.
     """
     checks.number(quality, "quality", 0, 100, whole=True)
     folder = folder or weights.released_dir("compress")
-    step = FINEST * (COARSEST / FINEST) ** (1 - quality / 100)
-    own = {one: weights.describe_released(one, folder)["arguments"]["step"] for one in ([name] if name else weights.released(folder))}
-    if not own:
+    found = {one: weights.describe_released(one, folder) for one in ([name] if name else weights.released(folder))}
+    if not found:
         raise FileNotFoundError(f"there are no released weights in {folder}")
-    found = max((one for one in own if own[one] <= 1.001 * step), key=own.get, default=min(own, key=own.get))
-    return found, int(np.clip(round(4 * math.log2(step / own[found])), *SIZES))
+    for one, description in found.items():
+        if description["builder"] == ANY_RATE:
+            low, high = description["arguments"]["sizes"]
+            return one, round(high + (low - high) * quality / 100)
+    own, step = {one: found[one]["arguments"]["step"] for one in found}, FINEST * (COARSEST / FINEST) ** (1 - quality / 100)
+    best = max((one for one in own if own[one] <= 1.001 * step), key=own.get, default=min(own, key=own.get))
+    return best, int(np.clip(round(4 * math.log2(step / own[best])), *SIZES))
 
 
 def compress_file(source, target, codec="", engine: str = "", quality: int | None = None, most_bytes: int | None = None) -> tuple:

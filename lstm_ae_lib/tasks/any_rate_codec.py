@@ -1,0 +1,274 @@
+"""Learned compression at any rate: what :func:`lstm_ae_lib.tasks.any_rate.any_rate_compressor` makes of pictures, as files.
+
+Probabilities are computed in fixed-point numbers, so that a file decodes wherever it is read. Keras is not needed for them.
+"""
+
+import functools
+import hashlib
+import itertools
+
+import numpy as np
+
+from lstm_ae_lib import checks, restoring
+from lstm_ae_lib.tasks import codec
+
+BLOCK = 8  # side in pixels of the blocks that the linear transform takes
+GROUPS = (3, 6, 12, 24, 48, 99)  # how many of a block's numbers are coded together, the lowest frequencies first
+NUMBERS = sum(GROUPS)
+SIZES = (2, 34)  # of the steps, the smallest and the largest: 0.074 and 1.19
+KERNEL_BITS, VALUE_BITS, MEAN_BITS = 12, 10, 6  # behind the binary point: of weights, of what layers make, of means
+LARGEST_KERNEL, LARGEST_VALUE, LARGEST_MEMORY = 64.0, 256.0, 4.0
+
+
+def log_step(size: int) -> float:
+    """The logarithm to base 2 of the steps of a ``size``, in units of [0, 1]: 1/16 at 0, and twice as large eight sizes further."""
+    return size / 8 - 4
+
+
+@functools.cache
+def frequencies() -> np.ndarray:
+    """The linear transform of a block, ``(8, 8, 3, 192)`` float32: orthogonal cosines, the lowest frequencies first, and in
+    CIFAR-10 colour differences have as little energy as brightness has at some three and five times the frequency."""
+    rows, colours = _cosines(BLOCK), _cosines(3)
+    kernels = np.einsum("ia,jb,kc->abcijk", rows, rows, colours).reshape(BLOCK, BLOCK, 3, -1)
+    down, across = np.arange(BLOCK)[:, None, None] / BLOCK, np.arange(BLOCK)[:, None] / BLOCK
+    distance = np.sqrt(down**2 + across**2 + 1e-6) * np.array([1.0, 3.0, 5.0])
+    return kernels[..., np.argsort(distance.ravel(), kind="stable")].astype(np.float32)
+
+
+def _cosines(count):
+    """The orthogonal cosine transform of so many numbers, one frequency a row."""
+    basis = np.cos(np.pi * (np.arange(count) + 0.5) * np.arange(count)[:, None] / count) * np.sqrt(2 / count)
+    return basis * np.where(np.arange(count) == 0, np.sqrt(0.5), 1)[:, None]
+
+
+def fixed(values, bits: int) -> np.ndarray:
+    """Values rounded to multiples of 2^-``bits``, float64."""
+    return np.rint(np.asarray(values, np.float64) * 2.0**bits) / 2.0**bits
+
+
+class FixedContext:
+    """:class:`lstm_ae_lib.tasks.any_rate.RowContext` in fixed-point numbers, the same to the last bit on any machine.
+
+    Weights are multiples of 2^-12 up to 64, what layers make are multiples of 2^-10 up to 256. So a product needs 37 bits, and a
+    sum of 1,024 of them 47: float64 has 53, no sum is ever rounded, and the order of adding does not matter. What is rounded, is
+    rounded by one operation each (Ballé et al., "Integer Networks for Data Compression with Latent-Variable Models", 2019, for the
+    reason).
+
+    ``weights``: names -> arrays, as ``RowContext`` has them; ``ValueError`` for one beyond 64.
+    """
+
+    def __init__(self, weights: dict):
+        for name, value in weights.items():
+            if not np.abs(value).max(initial=0) <= LARGEST_KERNEL:
+                got = f"{name} has {np.abs(value).max():.3g}"
+                raise ValueError(f"the context's weights must be at most {LARGEST_KERNEL:g} in size, {got}")
+        w = {name: fixed(value, KERNEL_BITS) for name, value in weights.items()}
+        self.slope, self.start = w["slope"], w["start"]
+        self.kind = "none" if "look" not in w else "window" if w["remember"].shape[0] == 2 else "recurrent"
+        if self.kind == "none":
+            return
+        places = range(len(GROUPS))
+        self.look, self.remember_bias = _matrix(w["look"]), w["remember_bias"]
+        self.remember = _matrix(w["remember"])
+        self.above = np.concatenate([_matrix(w[f"above{place}"]) for place in places], axis=1)
+        self.lower = [_matrix(w[f"lower{place}"]) if place else None for place in places]
+        self.bias = [(w[f"bias{place}"], w[f"step{place}"]) for place in places]
+        self.second = [(_matrix(w[f"second{place}"]), w[f"second_bias{place}"]) for place in places]
+        self.last = [_matrix(w[f"last{place}"]) for place in places]
+        self.memory, self.hidden = w["remember"].shape[2], len(w["bias0"])
+
+    def walk(self, shape, log_step: float, exchange) -> np.ndarray:
+        """Numbers of a latent in the order of coding: ``shape`` is ``(n, rows, columns)``.
+
+        ``exchange(row, group, means, tables)`` is called for each row's groups; ``group`` is a slice of the 192 numbers, the
+        others are ``(n, columns, size)``. It returns the symbols: how many steps the numbers are from their means. Returns the
+        numbers, in steps, ``(n, rows, columns, 192)`` float64. """
+        count, rows, columns = shape
+        numbers = np.zeros((count, rows, columns, NUMBERS))
+        held = [np.zeros((count, columns, self.memory))] * 2 if self.kind != "none" else None
+        widths = self.start + self.slope * log_step
+        for row in range(rows):
+            first, own = 0, numbers[:, row]
+            if self.kind != "none":
+                memory = held[-1]
+                if self.kind == "window":
+                    memory = _relu(np.concatenate(held, -1) @ self.remember + self.remember_bias)
+                above = np.split(_beside(memory) @ self.above, len(GROUPS), axis=-1)
+            for place, size in enumerate(GROUPS):
+                group = slice(first, first + size)
+                shift, table = 0.0, widths[group]
+                if self.kind != "none":
+                    bias, slope = self.bias[place]
+                    hidden = above[place] + (bias + slope * log_step)
+                    if first:
+                        hidden = hidden + _beside(own[..., :first] / 4) @ self.lower[place]
+                    kernel, bias = self.second[place]
+                    made = _relu(_relu(hidden) @ kernel + bias) @ self.last[place]
+                    shift, table = 2 * made[..., :size], table + 4 * made[..., size:]
+                means = np.clip(fixed(shift, MEAN_BITS), -codec.LARGEST, codec.LARGEST)
+                means = np.broadcast_to(means, (count, columns, size))
+                tables = np.broadcast_to(np.clip(np.rint(table), 0, codec.TABLES - 1).astype(int), means.shape)
+                own[..., group] = means + exchange(row, group, means, tables)
+                first += size
+            if self.kind != "none":
+                held = self._remembered(held, own / 4)
+        return numbers
+
+    def _remembered(self, held, row):
+        seen = _relu(_beside(row) @ self.look)
+        if self.kind == "window":
+            return [held[1], seen]
+        gate, new = np.split(seen @ self.remember + self.remember_bias, 2, axis=-1)
+        keep = fixed(np.clip(gate / 4 + 0.5, 0, 1), VALUE_BITS)
+        new = fixed(np.clip(new, -LARGEST_MEMORY, LARGEST_MEMORY), VALUE_BITS)
+        return [fixed(keep * held[-1] + (1 - keep) * new, VALUE_BITS)]
+
+
+def _matrix(kernel):
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def _relu(values):
+    return fixed(np.clip(values, 0, LARGEST_VALUE), VALUE_BITS)
+
+
+def _beside(row):
+    """Each column beside its two neighbours, zeros beyond the ends: ``(n, columns, 3 * channels)``."""
+    padded = np.pad(row, [(0, 0), (1, 1), (0, 0)])
+    return np.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=-1)
+
+
+class AnyRateCodec(codec.Codec):
+    """A network's halves and its context with their entropy coder: pictures <-> files, with steps of any size.
+
+    Args:
+        prepare, finish: the encoder and the decoder: images ``(n, height, width, 3)``, float32 around [0, 1], sides multiples of 8,
+            and the logarithm to base 2 of the step -> the same shape.
+        gain: ``(192,)``, by how much each number's steps are smaller.
+        context: of the numbers, in fixed-point arithmetic.
+        sizes: of the steps, the smallest and the largest that the networks were trained for.
+        fingerprint, card: as for :class:`lstm_ae_lib.tasks.codec.Codec`.
+    """
+
+    block = BLOCK
+
+    def __init__(self, prepare, finish, gain, context: FixedContext, sizes, fingerprint: bytes, card: dict | None = None):
+        super().__init__(fingerprint, card)
+        self.prepare, self.finish, self.gain, self.context = prepare, finish, np.asarray(gain, np.float64), context
+        self.sizes = tuple(sizes)
+        self.usual = sum(self.sizes) // 2
+
+    def kind(self, size: int) -> bytes:
+        return codec.ANY_RATE_KIND
+
+    def latent(self, images, size: int) -> np.ndarray:
+        """Images ``(n, height, width, 3)``, uint8, sides multiples of 8 -> ``(n, height / 8, width / 8, 192)``, in steps, not
+        rounded."""
+        images, step = checks.images_uint8(images), log_step(checks.number(size, "size", *self.sizes, whole=True))
+        count, height, width, _ = images.shape
+        if height % BLOCK or width % BLOCK:
+            raise ValueError(f"images must have sides that are multiples of {BLOCK}, got {height} x {width}")
+        prepared = _in_tiles(self.prepare, images / np.float32(255), step)
+        blocks = prepared.reshape(count, height // BLOCK, BLOCK, width // BLOCK, BLOCK, 3).swapaxes(2, 3) - np.float32(0.5)
+        return blocks.reshape(*blocks.shape[:3], -1) @ frequencies().reshape(-1, NUMBERS) * (self.gain / 2.0**step)
+
+    def images(self, numbers, size: int) -> np.ndarray:
+        """The images, uint8, of numbers as :meth:`latent` gives them, but as :class:`FixedContext` walks through them."""
+        count, rows, columns, _ = numbers.shape
+        blocks = (numbers * (2.0 ** log_step(size) / self.gain)).astype(np.float32) @ frequencies().reshape(-1, NUMBERS).T
+        coarse = blocks.reshape(count, rows, columns, BLOCK, BLOCK, 3).swapaxes(2, 3) + np.float32(0.5)
+        made = _in_tiles(self.finish, coarse.reshape(count, rows * BLOCK, columns * BLOCK, 3), log_step(size))
+        return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
+
+    def encode(self, images, size: int) -> tuple:
+        """Images as for :meth:`latent` -> symbols, from -1023 to 1023, and their tables, whole numbers ``(n, rows, columns,
+        192)``; and the numbers that a decoder gets of them, in steps."""
+        latent = self.latent(images, size)
+        symbols, tables = np.zeros(latent.shape, np.int32), np.zeros(latent.shape, np.int8)
+
+        def exchange(row, group, means, chosen):
+            made = np.clip(np.rint(latent[:, row, :, group] - means), -codec.LARGEST, codec.LARGEST)
+            symbols[:, row, :, group], tables[:, row, :, group] = made, chosen
+            return made
+
+        return symbols, tables, self.context.walk(latent.shape[:3], log_step(size), exchange)
+
+    def measure(self, images, size: int) -> tuple:
+        """What a decoder makes of images, and the bytes of each by itself, without a header: uint8 as they are, ``(n,)``."""
+        symbols, tables, numbers = self.encode(images, size)
+        return self.images(numbers, size), np.array([len(codec.encode_runs(_runs(*one))) for one in zip(symbols, tables,
+        strict=True)])
+
+    def _encode(self, filled, size):
+        symbols, tables, _ = self.encode(filled[None], size)
+        return codec.encode_runs(_runs(symbols[0], tables[0]))
+
+    def _decode(self, payload, height, width, size):
+        reader = codec.RunReader(payload)
+
+        def exchange(row, group, means, chosen):
+            symbols = np.zeros(means.shape)
+            for table in np.unique(chosen):
+                symbols[chosen == table] = reader.read(int(table), np.count_nonzero(chosen == table))
+            return symbols
+
+        numbers = self.context.walk((1, height // BLOCK, width // BLOCK), log_step(size), exchange)
+        return self.images(numbers, size)[0]
+
+
+def _runs(symbols, tables):
+    """Of one image, in the order of coding: each row's groups, and of each the symbols of each table."""
+    ends = np.cumsum((0, *GROUPS))
+    for row, (first, last) in itertools.product(range(len(symbols)), itertools.pairwise(ends)):
+        own, chosen = symbols[row, :, first:last], tables[row, :, first:last]
+        for table in np.unique(chosen):
+            yield int(table), own[chosen == table]
+
+
+def _in_tiles(half, images, step):
+    """What a half of the network makes of images, tile by tile where they are large: memory grows with them, not with the
+    layers."""
+    if max(images.shape[1:3]) <= restoring.TILE:
+        return half(images, step)
+    made, sides = np.zeros_like(images), images.shape[1:3]
+    parts = (restoring.blended(side, restoring.TILE, restoring.OVERLAP) for side in sides)
+    for (rows, down), (columns, across) in itertools.product(*parts):
+        made[:, rows, columns] += down[:, None, None] * across[:, None] * half(images[:, rows, columns], step)
+    return made
+
+
+def codec_of(model, description: dict, name: str = "any_rate_compressor") -> AnyRateCodec:
+    """The codec of a Keras model of :func:`lstm_ae_lib.tasks.any_rate.any_rate_compressor`, and of the ``arguments`` that built it.
+
+    Raises ``ValueError`` where ``description`` has a ``fingerprint`` that is not the weights', or a weight of the context is too
+    large for it.
+    """
+    from lstm_ae_lib import weights
+    from lstm_ae_lib._backend import keras
+
+    @functools.lru_cache(maxsize=4)
+    def at_size(height, width):
+        if model.inputs[0].shape[1:3] == (height, width):
+            return model
+        other = weights.build(description["builder"], {**description["arguments"], "image_shape": (height, width, 3)})
+        other.set_weights(model.get_weights())
+        return other
+
+    def half(which, images, step, at_once=500):
+        layer, made = at_size(*images.shape[1:3]).get_layer(which), []
+        for first in range(0, len(images), at_once):
+            part = images[first : first + at_once]
+            made.append(keras.ops.convert_to_numpy(layer([part, np.full((len(part), 1), step, np.float32)], training=False)))
+        return np.concatenate(made)
+
+    quantize = model.get_layer("quantize")
+    gain = np.exp(keras.ops.convert_to_numpy(quantize.log_gain).astype(np.float64))
+    context = FixedContext({weight.name: keras.ops.convert_to_numpy(weight) for weight in quantize.context.weights})
+    parts = [np.ascontiguousarray(weight, "<f4").tobytes() for weight in model.get_weights()]
+    fingerprint = hashlib.sha256(b"".join(parts)).digest()[:8]
+    if description.get("fingerprint", fingerprint.hex()) != fingerprint.hex():
+        raise ValueError(f"{name}.json is damaged: its fingerprint is not that of the weights")
+    prepare, finish = functools.partial(half, "encoder"), functools.partial(half, "decoder")
+    sizes = description["arguments"].get("sizes", SIZES)
+    return AnyRateCodec(prepare, finish, gain, context, sizes, fingerprint, description.get("card"))
