@@ -181,7 +181,7 @@ def any_rate_compressor(image_shape=(32, 32, 3), width: int = 48, depth: int = 1
 
     Args:
         image_shape: known sides, multiples of 8.
-        width, depth: channels, a multiple of 2 from 2 to 4,096; pairs of blocks in each half, 1 to 64.
+        width, depth: channels, 2 to 4,096; pairs of blocks in each half, 1 to 64.
         memory, hidden, context: of the :class:`RowContext`.
         sizes: for which steps it is trained, the smallest and the largest (:func:`lstm_ae_lib.tasks.any_rate_codec.log_step`).
 

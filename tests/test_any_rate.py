@@ -1,0 +1,147 @@
+"""The networks of the compressor for all rates: what each number may be foretold from, and what training them minimises."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lstm_ae_lib import datasets, weights
+from lstm_ae_lib._backend import keras
+from lstm_ae_lib.tasks import any_rate, any_rate_codec, codec
+
+SMALL = {"width": 4, "memory": 6, "hidden": 5}
+EDGES = np.cumsum((0, *any_rate_codec.GROUPS))
+
+
+def context(kind, rows=4, columns=3, seed=0):
+    """A context with weights that all matter, and numbers for it."""
+    keras.utils.set_random_seed(seed)
+    layer, random = any_rate.RowContext(6, 5, kind), np.random.default_rng(seed)
+    layer.build([(1, rows, columns, 192), (1, 1)])
+    layer.set_weights([weight + 0.2 * random.standard_normal(weight.shape) for weight in layer.get_weights()])
+    return layer, random.laplace(0, 3, (1, rows, columns, 192)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "window"])
+def test_a_number_is_foretold_from_those_decoded_before_it_and_from_no_other(kind):
+    layer, numbers = context(kind)
+    step = np.full((1, 1), -2, np.float32)
+    before = keras.ops.convert_to_numpy(layer([numbers, step])).reshape(1, 4, 3, 2, 192)
+    for row in range(4):
+        for group, (first, last) in enumerate(zip(EDGES[:-1], EDGES[1:])):
+            changed = numbers.copy()
+            changed[:, row, 1, first:last] += 5
+            moved = (keras.ops.convert_to_numpy(layer([changed, step])).reshape(before.shape) != before).any(axis=(0, 2, 3))
+            assert not moved[:row].any() and not moved[row, :last].any()
+            assert moved[row, last:].any() == (group < 5)
+            assert moved[row + 1 : row + 3].any() == (row < 3)
+
+
+def test_a_memory_reaches_further_than_the_window():
+    for kind, far in (("recurrent", True), ("window", False)):
+        layer, numbers = context(kind, rows=6)
+        changed = numbers.copy()
+        changed[:, 0] += 5
+        given, step = np.concatenate([numbers, changed]), np.zeros((2, 1), np.float32)
+        one, other = keras.ops.convert_to_numpy(layer([given, step]))
+        assert (one[5] != other[5]).any() == far and (one[2] != other[2]).any()
+
+
+def test_without_a_context_only_the_step_is_known():
+    layer, numbers = context("none")
+    given, steps = np.concatenate([numbers, numbers + 7]), np.array([[-1.0], [0.0]], np.float32)
+    one, other = keras.ops.convert_to_numpy(layer([given, steps]))
+    assert not one[..., :192].any() and len(np.unique(one[..., 192:].reshape(-1, 192), axis=0)) == 1
+    np.testing.assert_allclose(one[..., 192:] - other[..., 192:], np.broadcast_to(-layer.slope.numpy(), one[..., 192:].shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize("table", [0, 9, 30, 45])
+def test_the_loss_counts_the_bits_that_the_coder_needs(table):
+    symbols = np.arange(-40, 41)
+    estimated = keras.ops.convert_to_numpy(any_rate.laplace_bits(symbols.astype(np.float32), np.float32(table)))
+    coded = -np.log2(codec.distribution(table)[symbols + codec.LARGEST])
+    likely = coded < 16  # beyond, the coder adds a little so that nothing is impossible
+    assert likely.sum() >= 1
+    np.testing.assert_allclose(estimated[likely], coded[likely], atol=0.05)
+
+
+def test_it_begins_as_transform_coding(sample):
+    """Encoder and decoder begin as the identity: what is lost is what the rounding loses, a twelfth of a step squared."""
+    keras.utils.set_random_seed(0)
+    model = any_rate.any_rate_compressor(**SMALL)
+    images = sample.train_images[:40] / np.float32(255)
+    for log_step, least in ((-9.0, 0.95), (-3.0, 0.1)):  # numbers of less than half a step lose less
+        made = model([images, np.full((40, 1), log_step, np.float32)], training=False)
+        error = np.mean((keras.ops.convert_to_numpy(made) - images) ** 2)
+        assert least < error / (4**log_step / 12) < 1.05
+
+
+def test_the_first_widths_are_those_of_images(sample):
+    keras.utils.set_random_seed(0)
+    model = any_rate.any_rate_compressor(**SMALL, context="none")
+    any_rate.start_from_images(model, sample.train_images[:200])
+    made = any_rate_codec.codec_of(model, {"builder": "any_rate_compressor", "arguments": SMALL | {"context": "none"}})
+    symbols, tables, _ = made.encode(sample.test_images[:50], 10)
+    promised = np.mean([codec.distribution(table) for table in tables[0, 0, 0]], axis=0)
+    assert promised.sum() == pytest.approx(1)
+    chosen = codec.choose_tables(symbols.reshape(-1, 192))  # the best there are for these very symbols
+    assert np.abs(chosen - tables[0, 0, 0])[:60].max() <= 3
+
+
+def test_the_training_minimises_distortion_and_rate(sample):
+    """The loss of a step is the weighted error and the bits a number, by hand; and it falls."""
+    keras.utils.set_random_seed(0)
+    model = any_rate.any_rate_compressor(**SMALL)
+    any_rate.start_from_images(model, sample.train_images[:200])
+    batches = any_rate.rated_batches(sample.train_images[:200], 16, seed=3)
+    model.compile(keras.optimizers.Adam(0.002), loss="mse")
+    ((images, log_step), clean, weight), *_ = batches.take(1)
+    found = float(model.test_on_batch([images, log_step], clean, weight, return_dict=True)["loss"])
+    made = model([images, log_step], training=False)
+    by_hand = np.mean(np.square(keras.ops.convert_to_numpy(made - clean)).mean((1, 2, 3)) * np.asarray(weight).ravel())
+    assert found == pytest.approx(by_hand, rel=1e-3)
+    size = 2  # a training step's bits are those of a file, but for the noise in place of the rounding
+    model([np.asarray(images), np.full((16, 1), any_rate_codec.log_step(size), np.float32)], training=True)
+    made = any_rate_codec.codec_of(model, {"builder": "any_rate_compressor", "arguments": SMALL})
+    _, counted = made.measure(np.rint(np.asarray(images) * 255).astype(np.uint8), size)
+    assert float(model.losses[0]) * images[0].numpy().size / 8 == pytest.approx(counted.mean(), rel=0.2)
+    history = model.fit(batches, steps_per_epoch=15, epochs=2, shuffle=False, verbose=0).history["loss"]
+    assert history[1] < history[0]
+
+
+def test_steps_are_drawn_evenly_and_weights_make_errors_bits(sample):
+    clean, (low, high) = sample.train_images[:64], any_rate_codec.SIZES
+    batches = [tuple(map(np.asarray, (*inputs, clean, weight))) for inputs, clean, weight in
+               any_rate.rated_batches(clean, 64, seed=1).take(30)]  # fmt: skip
+    drawn = np.concatenate([log_step for _, log_step, _, _ in batches])
+    assert any_rate_codec.log_step(low) <= drawn.min() < drawn.max() <= any_rate_codec.log_step(high)
+    assert drawn.mean() == pytest.approx(any_rate_codec.log_step((low + high) / 2), abs=0.1)
+    for images, log_step, target, weight in batches[:2]:
+        np.testing.assert_array_equal(images, target)
+        # A step half as large costs a bit a number, and saves three quarters of step^2 / 12: worth one bit at this weight's slope.
+        np.testing.assert_allclose(weight[:, 0], 6 / (4.0**log_step * math.log(2)), rtol=1e-6)
+        found = {one.tobytes() for one in clean} | {one[:, ::-1].tobytes() for one in clean}
+        assert all(np.rint(image * 255).astype(np.uint8).tobytes() in found for image in images)
+    again = next(iter(any_rate.rated_batches(clean, 64, seed=1)))
+    np.testing.assert_array_equal(np.asarray(again[0][1]), batches[0][1])
+    other = next(iter(any_rate.rated_batches(clean, 64, seed=2)))
+    assert (np.asarray(other[0][1]) != batches[0][1]).any()
+    assert datasets.Order(64, 64, 1)(0)[0].size == 64
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"image_shape": (30, 32, 3)}, "multiples of 8"), ({"width": 0}, "width"), ({"depth": 0}, "depth"),
+        ({"context": "lstm"}, "context must be one of recurrent, window, none; got 'lstm'"), ({"memory": 0}, "memory"),
+        ({"sizes": (5, 4)}, "the largest of sizes must be a whole number from 5 to 64, got 4"), ({"sizes": (-1, 4)}, "the smallest of sizes"),
+    ],
+)  # fmt: skip
+def test_arguments_out_of_range_are_named(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        weights.build("any_rate_compressor", SMALL | wrong)
+
+
+def test_a_latent_of_another_width_is_refused():
+    with pytest.raises(ValueError, match=r"RowContext needs \(batch, rows, columns, 192\), got \(1, 2, 2, 7\)"):
+        any_rate.RowContext(4, 4)([np.zeros((1, 2, 2, 7), np.float32), np.zeros((1, 1), np.float32)])
