@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 from lstm_ae_lib import keras, layers, metrics, models, peers, spectral
 from lstm_ae_lib.tasks import (
-    adversarial, any_rate, bursts, compression, mending, perception, reach, recurrent_inference, row_feedback, variational,
+    adversarial,
+    any_rate,
+    bursts,
+    compression,
+    mending,
+    perception,
+    reach,
+    recurrent_inference,
+    row_feedback,
+    variational,
 )  # fmt: skip
 
 
@@ -105,7 +114,8 @@ MODELS = [
     ),  # fmt: skip
     # Of a latent rounded to steps of 1 to 2, what falls on an edge between two is in bfloat16 another step.
     *(Case(f"any_rate_compressor-{context}", lambda context=context: any_rate.any_rate_compressor(
-        (24, 16, 3), width=4, memory=6, hidden=5, context=context), ((24, 16, 3), (1,)), roundings=48, rate=0.0005) for context in any_rate.CONTEXTS),
+        (24, 16, 3), width=4, memory=6, hidden=5, context=context), ((24, 16, 3), (1,)), roundings=48, rate=0.0005)
+      for context in any_rate.CONTEXTS),
     Case("variational_autoencoder", lambda: variational.variational_autoencoder((8, 4, 3), latent=5, width=4), (8, 4, 3)),
     Case("conditional_vae", lambda: variational.conditional_vae((8, 6, 3), width=4, latent=2), ((8, 6, 3), (8, 6, 3))),
     Case("discriminator", lambda: adversarial.discriminator((8, 16, 3), width=2), (8, 16, 6), output_shape=(1, 2, 1)),

@@ -296,6 +296,8 @@ def load_codec(name: str, folder=None, engine: str = "keras") -> Codec:
     description = weights.describe_released(name, folder)
     if checks.choice(engine or runtime.engine_for(description), "engine", restoring.ENGINES) == "keras":
         return codec_of(*weights.read_released(name, folder), name)
+    if description["builder"] == ANY_RATE:
+        raise FileNotFoundError(f"the weights {name} have no .onnx files; the engine keras needs none")
     halves = runtime.open_halves(name, description, folder)
     return BlockCodec(*halves, description["tables"], bytes.fromhex(description["fingerprint"]), description["card"])
 
