@@ -160,7 +160,7 @@ def _jpeg_card(run, record, network, description):
 def _compressor_card(run, record, network, description):
     coder = codec.codec_of(network, description, "compressor")  # tables that are not the weights' own are not released
     fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
-    measured = [one for one in run.records() if one["restorer"] == "compressor" and "bits_per_pixel" in one]
+    measured = [one for one in run.records() if one["restorer"] == description["builder"] and "bits_per_pixel" in one]
     numbers = {f"steps of {one['setting']:.3f}": {field: one[field] for field in fields} for one in measured}
     if description["builder"] != codec.ANY_RATE:
         (numbers,) = numbers.values()

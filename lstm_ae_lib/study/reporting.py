@@ -280,7 +280,7 @@ def _readme_records(records):
     """The READMEs' records, measured and others', in order: no tuned restorers, nothing that compressors are compared with."""
     found = [record for record in records
              if record["data"] == "full" and record["budget"] != "tuned" and not published.is_perception(record)
-             and (record["protocol"] != "compress" or (record["restorer"] == "compressor" and record.get("bits_per_pixel")))
+             and (record["protocol"] != "compress" or (record["restorer"] in ("compressor", "any_rate_compressor") and record.get("bits_per_pixel")))
              ]  # fmt: skip
     found = sorted(_on_most_images(found), key=published.order)
     measured = [record for record in found if record["source"] == "measured" and record["split"] == "test"]
