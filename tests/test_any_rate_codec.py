@@ -10,6 +10,7 @@ import pytest
 
 from lstm_ae_lib import __main__, metrics, paths, pictures, restoring, weights
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.study import exporting
 from lstm_ae_lib.tasks import any_rate, any_rate_codec, codec, compression
 
 SMALL = {"width": 4, "memory": 6, "hidden": 5, "sizes": [6, 30]}
@@ -76,8 +77,8 @@ def test_the_context_is_that_of_the_network(kind, sample):
     numbers, seen = walked(own.context, own.latent(sample.test_images[:3], 14), step)
     given = [numbers.astype(np.float32), np.full((3, 1), step, np.float32)]
     means, widths = np.split(keras.ops.convert_to_numpy(model.get_layer("quantize").context(given)), 2, axis=-1)
-    rows = [[np.concatenate([part[index] for part in seen[6 * row : 6 * row + 6]], axis=-1) for row in range(4)] for index in (0, 1)]
-    chosen, tables = (np.stack(part, axis=1) for part in rows)
+    rows = [seen[first : first + 6] for first in range(0, 24, 6)]
+    chosen, tables = (np.stack([np.concatenate([part[index] for part in row], -1) for row in rows], 1) for index in (0, 1))
     assert np.abs(chosen - means).max() < 0.02  # means are multiples of 1/64
     assert np.abs(tables - np.clip(widths, 0, 63)).max() < 0.52
     assert (np.abs(means).max() > 0.1) == (kind != "none")
@@ -245,7 +246,27 @@ def test_the_commands_write_and_read_files_of_any_rate(released, tmp_path, capsy
         assert back.shape == (45, 70, 3) and np.abs(back.astype(float) - picture()).mean() < 40
     assert sizes["10"] < sizes["free"] < sizes["90"] and sizes["900"] <= 900
     words = ["compress", str(tmp_path / "it.png"), str(target), "--weights", "free", "--engine", "onnx"]
-    assert __main__.main(words) == 2 and "the weights free have no .onnx files" in capsys.readouterr().err
+    assert __main__.main(words) == 2 and "free-context.npz; the engine keras needs none" in capsys.readouterr().err
+
+
+def test_a_file_is_the_same_whether_keras_or_onnx_runtime_wrote_it(released, sample, monkeypatch):
+    """What one engine has written the other decodes, to the same symbols and, but for a grey level, to the same pixels."""
+    exporting.export_released("free", released)
+    engines = [codec.load_codec("free", engine=engine) for engine in ("keras", "onnx")]
+    assert engines[0].fingerprint == engines[1].fingerprint and engines[1].card == engines[0].card
+    for image in (*sample.test_images[:3], picture(40, 72)):
+        for writer in engines:
+            content, read = writer.compress(image, 12), []
+            for reader in engines:
+                with monkeypatch.context() as patched:
+                    walk, seen = reader.context.walk, []
+                    patched.setattr(reader.context, "walk", lambda *given, go=walk, seen=seen: seen.append(go(*given)) or seen[-1])
+                    read.append((reader.decompress(content).astype(int), seen[0]))
+            np.testing.assert_array_equal(read[0][1], read[1][1])
+            assert np.abs(read[0][0] - read[1][0]).max() <= 1
+    (released / "free-context.npz").write_bytes(b"other")
+    with pytest.raises(ValueError, match="free-context.npz is damaged: its SHA-256 is not the one that the weights' JSON has"):
+        codec.load_codec("free", engine="onnx")
 
 
 def test_all_the_released_weights_for_any_rate_read_their_own_files(sample):

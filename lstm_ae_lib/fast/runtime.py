@@ -65,10 +65,10 @@ def _opened(content):
     return _onnxruntime().InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def run(session, values) -> np.ndarray:
-    """The output of a session with one input and one output."""
-    (given,) = session.get_inputs()
-    return session.run(None, {given.name: np.ascontiguousarray(values, np.float32)})[0]
+def run(session, *values) -> np.ndarray:
+    """The output of a session with one output, of values for its inputs, in their order."""
+    given = {one.name: np.ascontiguousarray(value, np.float32) for one, value in zip(session.get_inputs(), values, strict=True)}
+    return session.run(None, given)[0]
 
 
 class OnnxRestorer(restoring.Restorer):
@@ -89,14 +89,15 @@ def open_restorer(name: str, description: dict, folder) -> OnnxRestorer:
 
 def open_halves(name: str, description: dict, folder) -> tuple:
     """A compressor's halves on ONNX Runtime: images ``(n, 32, 32, 3)`` in [0, 1] -> the latent in steps, ``(n, latent)``; and that,
-    rounded -> images, not clipped. Each is opened when it is first called; errors as for :func:`open_session`."""
+    rounded -> images, not clipped. Of one for any rate: images and ``(1,)``, the logarithm of the step -> images, both. Each is
+    opened when it is first called; errors as for :func:`open_session`."""
     sessions = {}
 
-    def half(which, values):
+    def half(which, *values):
         if which not in sessions:
             sessions[which] = open_session(f"{name}-{which}", description, folder)
             if (made := sessions[which].get_outputs()[0].name) == "symbols":
                 raise ValueError(f"{name}-{which}.onnx gives {made}, rounded, not steps: export {name} again")
-        return run(sessions[which], values)
+        return run(sessions[which], *values)
 
-    return lambda images: half("encoder", images), lambda symbols: half("decoder", symbols)
+    return tuple(functools.partial(half, which) for which in HALVES)

@@ -14,7 +14,7 @@ import numpy as np
 from lstm_ae_lib import checks, files, restoring, spectral, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.fast.runtime import HALVES, VERSION
-from lstm_ae_lib.tasks import codec
+from lstm_ae_lib.tasks import any_rate_codec, codec
 
 OPSET, IR = 17, 8
 FIRST, LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # channels first, and last again
@@ -75,20 +75,42 @@ def export_codec(name: str, target, half: str, folder=None) -> dict:
     return _write(target, graph, f"{name}-{half}", *ends, description, {"tables": own.tables.tolist()})
 
 
-def export_released(name: str, folder=None) -> dict:
-    """Writes the ``.onnx`` files of released weights beside them, of a compressor both halves, and their SHA-256 into the JSON.
+def export_any_rate(name: str, target, half: str, folder=None) -> dict:
+    """Writes one half of a released compressor for any rate, ``"encoder"`` or ``"decoder"``: ``image`` ``(batch, height, width,
+    3)``, sides multiples of 8, and ``log_step`` ``(1,)`` -> ``made``, shaped like the image. The rest is as for
+    :func:`export_codec`, without tables: the context is no part of it."""
+    _check(target)
+    model, description = weights.read_released(name, folder or weights.released_dir("compress"))
+    part, graph = model.get_layer(checks.choice(half, "half", HALVES)), Graph()
+    image = graph.add("Transpose", "image", perm=FIRST)
+    batch, _, *sides = graph.add("Split", graph.add("Shape", image), outputs=4)
+    plane = graph.add("Add", graph.add("Div", "log_step", np.float32(2)), np.float32(1))
+    plane = graph.add("Expand", plane, graph.add("Concat", batch, np.int64([1]), *sides, axis=0))
+    seen, (_, missing) = part.get_layer("seen").output, part.get_layer("sum").input
+    (missing,) = follow(graph, keras.Model(seen, missing), graph.add("Concat", image, plane, axis=1))
+    graph.add("Transpose", graph.add("Add", image, missing), perm=LAST, output="made")
+    shape = ["batch", "height", "width", 3]
+    return _write(target, graph, f"{name}-{half}", {"image": shape, "log_step": [1]}, {"made": shape}, description, {})
 
-    ``folder``: by default that of the restorers. Returns what stands in the JSON. Nothing in it changes but ``onnx``: file's name,
+
+def export_released(name: str, folder=None) -> dict:
+    """Writes the ``.onnx`` files of released weights beside them, of a compressor both halves, and their SHA-256 into the JSON;
+    of one for any rate its context too, as ``NAME-context.npz``.
+
+    ``folder``: by default that of the restorers. Returns what stands in the JSON. Nothing in it changes but ``context``, the SHA-256 of that file, and ``onnx``: file's name,
     without its suffix -> SHA-256.
     """
     folder = Path(folder or weights.released_dir())
     description = weights.describe_released(name, folder)
-    if description["builder"] == codec.ANY_RATE:
-        raise NoFormError(f"{name} has two inputs and a context, which no .onnx file is written of yet")
-    parts = {name: ()} if "tables" not in description else {f"{name}-{half}": (half,) for half in HALVES}
+    one, any_rate = "tables" in description, description["builder"] == codec.ANY_RATE
+    parts = {f"{name}-{half}": (half,) for half in HALVES} if one or any_rate else {name: ()}
+    write = export_any_rate if any_rate else export_codec if one else export
     for part, half in parts.items():
-        (export_codec if half else export)(name, folder / f"{part}.onnx", *half, folder=folder)
+        write(name, folder / f"{part}.onnx", *half, folder=folder)
     description["onnx"] = {part: files.sha256(folder / f"{part}.onnx") for part in parts}
+    if any_rate:
+        any_rate_codec.write_context(weights.read_released(name, folder)[0], folder / f"{name}-context.npz")
+        description["context"] = files.sha256(folder / f"{name}-context.npz")
     files.write_json(folder / f"{name}.json", description)
     return description
 

@@ -6,10 +6,12 @@ Probabilities are computed in fixed-point numbers, so that a file decodes wherev
 import functools
 import hashlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, restoring
+from lstm_ae_lib import checks, files, restoring
+from lstm_ae_lib.fast import runtime
 from lstm_ae_lib.tasks import codec
 
 BLOCK = 8  # side in pixels of the blocks that the linear transform takes
@@ -255,20 +257,52 @@ def codec_of(model, description: dict, name: str = "any_rate_compressor") -> Any
         other.set_weights(model.get_weights())
         return other
 
-    def half(which, images, step, at_once=500):
-        layer, made = at_size(*images.shape[1:3]).get_layer(which), []
-        for first in range(0, len(images), at_once):
-            part = images[first : first + at_once]
-            made.append(keras.ops.convert_to_numpy(layer([part, np.full((len(part), 1), step, np.float32)], training=False)))
-        return np.concatenate(made)
+    def half(which, images, step):
+        layer = at_size(*images.shape[1:3]).get_layer(which)
+        return _run(lambda part, step: keras.ops.convert_to_numpy(layer([part, np.tile(step, (len(part), 1))])), images, step)
 
-    quantize = model.get_layer("quantize")
-    gain = np.exp(keras.ops.convert_to_numpy(quantize.log_gain).astype(np.float64))
-    context = FixedContext({weight.name: keras.ops.convert_to_numpy(weight) for weight in quantize.context.weights})
+    own = _context_of(model)
     parts = [np.ascontiguousarray(weight, "<f4").tobytes() for weight in model.get_weights()]
     fingerprint = hashlib.sha256(b"".join(parts)).digest()[:8]
     if description.get("fingerprint", fingerprint.hex()) != fingerprint.hex():
         raise ValueError(f"{name}.json is damaged: its fingerprint is not that of the weights")
-    prepare, finish = functools.partial(half, "encoder"), functools.partial(half, "decoder")
-    sizes = description["arguments"].get("sizes", SIZES)
-    return AnyRateCodec(prepare, finish, gain, context, sizes, fingerprint, description.get("card"))
+    return _made(functools.partial(half, "encoder"), functools.partial(half, "decoder"), own, description, fingerprint)
+
+
+def _context_of(model):
+    """The arrays of a model that its file's reader needs besides the halves."""
+    from lstm_ae_lib._backend import keras
+
+    quantize = model.get_layer("quantize")
+    return {weight.name: keras.ops.convert_to_numpy(weight) for weight in [quantize.log_gain, *quantize.context.weights]}
+
+
+def _made(prepare, finish, own, description, fingerprint):
+    context, sizes = dict(own), description["arguments"].get("sizes", SIZES)
+    gain = np.exp(context.pop("log_gain").astype(np.float64))
+    return AnyRateCodec(prepare, finish, gain, FixedContext(context), sizes, fingerprint, description.get("card"))
+
+
+def write_context(model, path) -> None:
+    """Writes what :func:`open_codec` needs besides ``.onnx`` files, an ``.npz`` file, whole or not at all."""
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **_context_of(model))
+
+
+def open_codec(name: str, description: dict, folder) -> AnyRateCodec:
+    """A released codec on ONNX Runtime, from ``NAME-encoder.onnx``, ``NAME-decoder.onnx`` and ``NAME-context.npz``; errors as for
+    :func:`lstm_ae_lib.fast.runtime.open_session`."""
+    path = Path(folder) / f"{name}-context.npz"
+    if "context" not in description or not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; the engine keras needs none")
+    if files.sha256(path) != description["context"]:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one that the weights' JSON has")
+    with np.load(path) as content:
+        own = {name: content[name] for name in content.files}
+    halves = runtime.open_halves(name, description, folder)
+    return _made(*(functools.partial(_run, half) for half in halves), own, description, bytes.fromhex(description["fingerprint"]))
+
+
+def _run(half, images, step, at_once=500):
+    parts = (images[first : first + at_once] for first in range(0, len(images), at_once))
+    return np.concatenate([half(part, np.float32([step])) for part in parts])

@@ -297,7 +297,9 @@ def load_codec(name: str, folder=None, engine: str = "keras") -> Codec:
     if checks.choice(engine or runtime.engine_for(description), "engine", restoring.ENGINES) == "keras":
         return codec_of(*weights.read_released(name, folder), name)
     if description["builder"] == ANY_RATE:
-        raise FileNotFoundError(f"the weights {name} have no .onnx files; the engine keras needs none")
+        from lstm_ae_lib.tasks import any_rate_codec
+
+        return any_rate_codec.open_codec(name, description, folder)
     halves = runtime.open_halves(name, description, folder)
     return BlockCodec(*halves, description["tables"], bytes.fromhex(description["fingerprint"]), description["card"])
 
