@@ -160,6 +160,16 @@ def test_compress(sample):
     assert np.abs(coder.decompress(coder.compress(picture)).astype(float) - picture).mean() < 30
 
 
+def test_compress_at_any_rate(sample):
+    run, found = execute("93_compress", rates="any", sizes="none", channels=2, steps=3, test_images=4, clip_norm=1.0, batch_size=4)
+    rated = found["any_rate_compressor"]
+    rates, psnrs = ([record[field] for record in rated] for field in ("bits_per_pixel", "psnr"))
+    assert len(rated) == 9 and rates == sorted(rates, reverse=True) and psnrs == sorted(psnrs, reverse=True)
+    assert run.record["training"]["any_rate_compressor"]["images_seen"] == 12
+    coder = codec.load_codec("compressor", run.folder)
+    assert coder.decompress(coder.compress(sample.test_images[0], 2)).shape == (32, 32, 3)
+
+
 def test_denoise():
     _, found = execute("94_denoise", test_images=8, tuning_images=4, steps=8, denoisers="dncnn")
     for place, level in enumerate(("awgn15", "awgn25", "awgn50")):

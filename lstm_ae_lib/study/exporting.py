@@ -53,6 +53,8 @@ def export(name: str, target, folder=None) -> dict:
 def export_codec(name: str, target, half: str, folder=None) -> dict:
     """Writes one half of a released compressor: ``"encoder"``, ``clean`` ``(batch, 32, 32, 3)`` in [0, 1] -> ``steps`` ``(batch,
     latent)``, float32, which rounded are the symbols; or ``"decoder"``, ``symbols``, float32 -> ``reconstruction``, not clipped.
+    Of one for any rate both are ``image`` ``(batch, height, width, 3)``, sides multiples of 8, and ``log_step`` ``(1,)`` ->
+    ``made``, shaped like the image; its context is no part of them.
 
     ``folder``: as for :func:`lstm_ae_lib.tasks.codec.load_codec`. The rest is as for :func:`export`; the metadata has ``tables``,
     the distribution of each symbol, too.
@@ -60,6 +62,8 @@ def export_codec(name: str, target, half: str, folder=None) -> dict:
     _check(target)
     checks.choice(half, "half", HALVES)
     model, description = weights.read_released(name, folder or weights.released_dir("compress"))
+    if description["builder"] == codec.ANY_RATE:
+        return _export_image_half(name, target, half, model, description)
     own, graph = codec.codec_of(model, description, name), Graph()
     gain = np.asarray(model.get_layer("quantize").gain(), np.float64)
     image, symbols = ["batch", codec.BLOCK, codec.BLOCK, 3], ["batch", len(own.tables)]
@@ -75,13 +79,8 @@ def export_codec(name: str, target, half: str, folder=None) -> dict:
     return _write(target, graph, f"{name}-{half}", *ends, description, {"tables": own.tables.tolist()})
 
 
-def export_any_rate(name: str, target, half: str, folder=None) -> dict:
-    """Writes one half of a released compressor for any rate, ``"encoder"`` or ``"decoder"``: ``image`` ``(batch, height, width,
-    3)``, sides multiples of 8, and ``log_step`` ``(1,)`` -> ``made``, shaped like the image. The rest is as for
-    :func:`export_codec`, without tables: the context is no part of it."""
-    _check(target)
-    model, description = weights.read_released(name, folder or weights.released_dir("compress"))
-    part, graph = model.get_layer(checks.choice(half, "half", HALVES)), Graph()
+def _export_image_half(name, target, half, model, description):
+    part, graph, shape = model.get_layer(half), Graph(), ["batch", "height", "width", 3]
     image = graph.add("Transpose", "image", perm=FIRST)
     batch, _, *sides = graph.add("Split", graph.add("Shape", image), outputs=4)
     plane = graph.add("Add", graph.add("Div", "log_step", np.float32(2)), np.float32(1))
@@ -89,7 +88,6 @@ def export_any_rate(name: str, target, half: str, folder=None) -> dict:
     seen, (_, missing) = part.get_layer("seen").output, part.get_layer("sum").input
     (missing,) = follow(graph, keras.Model(seen, missing), graph.add("Concat", image, plane, axis=1))
     graph.add("Transpose", graph.add("Add", image, missing), perm=LAST, output="made")
-    shape = ["batch", "height", "width", 3]
     return _write(target, graph, f"{name}-{half}", {"image": shape, "log_step": [1]}, {"made": shape}, description, {})
 
 
@@ -97,16 +95,15 @@ def export_released(name: str, folder=None) -> dict:
     """Writes the ``.onnx`` files of released weights beside them, of a compressor both halves, and their SHA-256 into the JSON;
     of one for any rate its context too, as ``NAME-context.npz``.
 
-    ``folder``: by default that of the restorers. Returns what stands in the JSON. Nothing in it changes but ``context``, the SHA-256 of that file, and ``onnx``: file's name,
-    without its suffix -> SHA-256.
+    ``folder``: by default that of the restorers. Returns what stands in the JSON. Nothing in it changes but ``context``, that
+    file's SHA-256, and ``onnx``: file's name, without its suffix -> SHA-256.
     """
     folder = Path(folder or weights.released_dir())
     description = weights.describe_released(name, folder)
-    one, any_rate = "tables" in description, description["builder"] == codec.ANY_RATE
-    parts = {f"{name}-{half}": (half,) for half in HALVES} if one or any_rate else {name: ()}
-    write = export_any_rate if any_rate else export_codec if one else export
+    any_rate = description["builder"] == codec.ANY_RATE
+    parts = {f"{name}-{half}": (half,) for half in HALVES} if any_rate or "tables" in description else {name: ()}
     for part, half in parts.items():
-        write(name, folder / f"{part}.onnx", *half, folder=folder)
+        (export_codec if half else export)(name, folder / f"{part}.onnx", *half, folder=folder)
     description["onnx"] = {part: files.sha256(folder / f"{part}.onnx") for part in parts}
     if any_rate:
         any_rate_codec.write_context(weights.read_released(name, folder)[0], folder / f"{name}-context.npz")
