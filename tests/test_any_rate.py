@@ -89,25 +89,16 @@ def test_the_first_widths_are_those_of_images(sample):
     assert np.abs(chosen - tables[0, 0, 0])[:60].max() <= 3
 
 
-def test_the_training_minimises_distortion_and_rate(sample):
-    """The loss of a step is the weighted error and the bits a number, by hand; and it falls."""
+def test_the_bits_of_a_training_step_are_those_of_a_file(sample):
+    """But for the noise in place of the rounding."""
     keras.utils.set_random_seed(0)
-    model = any_rate.any_rate_compressor(**SMALL)
+    model, size = any_rate.any_rate_compressor(**SMALL), 2
     any_rate.start_from_images(model, sample.train_images[:200])
-    batches = any_rate.rated_batches(sample.train_images[:200], 16, seed=3)
-    model.compile(keras.optimizers.Adam(0.002), loss="mse")
-    ((images, log_step), clean, weight), *_ = batches.take(1)
-    found = float(model.test_on_batch([images, log_step], clean, weight, return_dict=True)["loss"])
-    made = model([images, log_step], training=False)
-    by_hand = np.mean(np.square(keras.ops.convert_to_numpy(made - clean)).mean((1, 2, 3)) * np.asarray(weight).ravel())
-    assert found == pytest.approx(by_hand, rel=1e-3)
-    size = 2  # a training step's bits are those of a file, but for the noise in place of the rounding
-    model([np.asarray(images), np.full((16, 1), any_rate_codec.log_step(size), np.float32)], training=True)
+    clean = sample.train_images[:16]
+    model([clean / np.float32(255), np.full((16, 1), any_rate_codec.log_step(size), np.float32)], training=True)
     made = any_rate_codec.codec_of(model, {"builder": "any_rate_compressor", "arguments": SMALL})
-    _, counted = made.measure(np.rint(np.asarray(images) * 255).astype(np.uint8), size)
-    assert float(model.losses[0]) * images[0].numpy().size / 8 == pytest.approx(counted.mean(), rel=0.2)
-    history = model.fit(batches, steps_per_epoch=6, epochs=2, shuffle=False, verbose=0).history["loss"]
-    assert history[1] < history[0]
+    _, counted = made.measure(clean, size)
+    assert float(model.losses[0]) * clean[0].size / 8 == pytest.approx(counted.mean(), rel=0.2)
 
 
 def test_steps_are_drawn_evenly_and_weights_make_errors_bits(sample):

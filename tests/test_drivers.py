@@ -126,9 +126,9 @@ def forked(monkeypatch):
     processes.fork_kernels(monkeypatch)
 
 
-def execute(name, **parameters):
+def execute(name, run_name="", **parameters):
     """Execute a driver as a run of its own, and return it and its records: restorer -> a list."""
-    run = runner.run_chain(name, parameters, [name], quiet=True)
+    run = runner.run_chain(run_name or name, parameters, [name], quiet=True)
     found = {}
     for record in run.records():
         found.setdefault(record["restorer"], []).append(record)
@@ -161,7 +161,8 @@ def test_compress(sample):
 
 
 def test_compress_at_any_rate(sample):
-    run, found = execute("93_compress", rates="any", sizes="none", channels=2, steps=3, test_images=4, clip_norm=1.0, batch_size=4)
+    small = {"channels": 2, "steps": 3, "test_images": 4, "clip_norm": 1.0, "batch_size": 4}
+    run, found = execute("93_compress", "any", rates="any", sizes="none", **small)
     rated = found["any_rate_compressor"]
     rates, psnrs = ([record[field] for record in rated] for field in ("bits_per_pixel", "psnr"))
     assert len(rated) == 9 and rates == sorted(rates, reverse=True) and psnrs == sorted(psnrs, reverse=True)

@@ -36,7 +36,7 @@ def test_without_a_checkout_it_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "__file__", str(package / "paths.py"))
     setuptools = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert setuptools["package-dir"]["lstm_ae_lib.data"] == "data" and "lstm_ae_lib.data" in setuptools["packages"]
-    bundled = ["weights/*.json", "weights/*.onnx", "weights/compress/*.json", "weights/compress/*.onnx"]
+    bundled = ["weights/*.json", "weights/*.onnx", "weights/compress/*.json", "weights/compress/*.onnx", "weights/compress/*.npz"]
     assert setuptools["package-data"]["lstm_ae_lib.data"] == ["cifar10_sample.npz", *bundled]
     assert restoring.load_restorer("noisy", engine="").name == "noisy" and weights.released() == ["noisy"]
     assert paths.checkout() is None and paths.output_dir() == Path.home() / ".lstm_ae"

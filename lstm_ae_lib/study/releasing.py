@@ -161,12 +161,13 @@ def _compressor_card(run, record, network, description):
     coder = codec.codec_of(network, description, "compressor")  # tables that are not the weights' own are not released
     fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
     measured = [one for one in run.records() if one["restorer"] == description["builder"] and "bits_per_pixel" in one]
-    numbers = {f"steps of {one['setting']:.3f}": {field: one[field] for field in fields} for one in measured}
-    if description["builder"] != codec.ANY_RATE:
-        (numbers,) = numbers.values()
-        return {"task": "compresses pictures, in blocks of 32x32 pixels", "numbers": numbers,
-                "rates": measure_rates(coder, record["data"]["kind"])}  # fmt: skip
-    return {"task": "compresses pictures of any size, at any rate", "numbers": numbers}
+    numbers = [{field: one[field] for field in fields} for one in measured]
+    if description["builder"] == codec.ANY_RATE:
+        steps = (f"steps of {one['setting']:.3f}" for one in measured)
+        return {"task": "compresses pictures of any size, at any rate", "numbers": dict(zip(steps, numbers, strict=True))}
+    (numbers,) = numbers
+    return {"task": "compresses pictures, in blocks of 32x32 pixels", "numbers": numbers,
+            "rates": measure_rates(coder, record["data"]["kind"])}  # fmt: skip
 
 
 def measure_rates(coder, kind: str) -> list[dict]:
