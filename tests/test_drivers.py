@@ -160,6 +160,7 @@ def test_compress(sample):
     assert np.abs(coder.decompress(coder.compress(picture)).astype(float) - picture).mean() < 30
 
 
+@pytest.mark.scale
 def test_compress_at_any_rate(sample):
     small = {"channels": 2, "steps": 3, "test_images": 4, "clip_norm": 1.0, "batch_size": 4}
     run, found = execute("93_compress", "any", rates="any", sizes="none", **small)
@@ -201,6 +202,7 @@ def test_train_variational():
         assert run.load_model(name).count_params() > 1000
 
 
+@pytest.mark.scale
 def test_train_adversarial():
     run, found = execute("97_train_adversarial", updates=6, alone=6, judge_channels=8, batch_size=16, test_images=24)
     (gan,), (flagship,) = found["gan"], found["flagship"]
@@ -210,7 +212,7 @@ def test_train_adversarial():
     assert run.load_model("autoencoder").count_params() == gan["parameters"] == flagship["parameters"]
 
 
-@pytest.mark.parametrize("length", [{"updates": 4}, {"minutes": 0.01, "clip_norm": 1.0}])
+@pytest.mark.parametrize("length", [{"updates": 4}, pytest.param({"minutes": 0.01, "clip_norm": 1.0}, marks=pytest.mark.scale)])
 def test_mend_jpegs(made, tmp_path, sample, length):
     for number in range(5):
         mosaic = sample.train_images[12 * number : 12 * number + 12].reshape(3, 4, 32, 32, 3).swapaxes(1, 2).reshape(96, 128, 3)

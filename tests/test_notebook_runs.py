@@ -118,6 +118,7 @@ def test_the_saved_models_give_the_recorded_numbers(smoke, sample):
     assert cifar10.load_cifar10("sample").content_hash == numbers["linear"]["data_hash"]
 
 
+@pytest.mark.scale
 def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, monkeypatch, sample):
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path))
     processes.fork_kernels(monkeypatch)
