@@ -266,14 +266,3 @@ def test_a_file_is_the_same_whether_keras_or_onnx_runtime_wrote_it(released, sam
     (released / "free-context.npz").write_bytes(b"other")
     with pytest.raises(ValueError, match="free-context.npz is damaged: its SHA-256 is not the one that the weights' JSON has"):
         codec.load_codec("free", engine="onnx")
-
-
-def test_all_the_released_weights_for_any_rate_read_their_own_files(sample):
-    names = [name for name in weights.released(weights.released_dir("compress"))
-             if weights.describe_released(name, weights.released_dir("compress"))["builder"] == codec.ANY_RATE]  # fmt: skip
-    for name in names:
-        own = codec.load_codec(name)
-        decoded, counted = own.measure(sample.test_images[:2], own.usual)
-        content = own.compress(sample.test_images[0])
-        np.testing.assert_array_equal(own.decompress(content), decoded[0])
-        assert len(content) == counted[0] + codec.SCALED.size and metrics.evaluate(sample.test_images[:2], decoded)["psnr"] > 22

@@ -224,8 +224,7 @@ def encode_runs(runs) -> bytes:
     encoder = _constriction().stream.queue.RangeEncoder()
     for table, symbols in runs:
         encoder.encode(np.ascontiguousarray(np.asarray(symbols).ravel() + LARGEST, np.int32), _coder(table))
-    # Any number in the coder's last interval says the same, and zeros at the end are put back by the decoder: as few bytes as can
-    # be.
+    # Any number in the coder's last interval says the same, and the decoder puts zeros back at the end: the fewest bytes will do.
     words, (lowest, span) = encoder.pos()
     whole = 4 * (words + 2)  # bytes: words that are written, and the coder's state, of the most significant first
     number = int.from_bytes(encoder.get_compressed().astype(">u4").tobytes().ljust(whole, b"\0"))
@@ -238,9 +237,8 @@ def encode_runs(runs) -> bytes:
 
 
 class RunReader:
-    """Decodes what :func:`encode_runs` has encoded, run by run. Bytes that nobody has encoded raise a ``ValueError`` or give
-    symbols
-    without a meaning: the caller has to check them."""
+    """Decodes what :func:`encode_runs` has encoded, run by run. Bytes that nobody has encoded raise a ``ValueError``, or give
+    symbols without a meaning: the caller has to check them."""
 
     def __init__(self, content: bytes):
         words = np.frombuffer(content + b"\0" * (-len(content) % 4), ">u4").astype(np.uint32)
