@@ -112,7 +112,7 @@ def train(repeats: int = 7, cores=(1, 2), tasks=()) -> list:
 def _record(times, task, batch, name, rates):
     found = times[task, batch, name]
     gemm = rates[bench_flagship.PRODUCT if task.endswith("bfloat16") else "gemm"]
-    record = {"task": task, "implementation": name, "batch": batch, "gemm_gflops": round(gemm, 1), **spread("milliseconds", found)}
+    record = {"task": task, "implementation": name, "batch": batch, "gemm_gflops": gemm, **spread("milliseconds", found)}
     # Arithmetic of the matrix products: forwards once, backwards twice, without the gradient to the images.
     forward = 4 * 128 * (96 + 128) + 4 * 64 * (128 + 64) + 64 * 96  # at each of 32 steps
     if products := {"inference": forward, "training step": 3 * forward - 4 * 128 * 96}.get(task):

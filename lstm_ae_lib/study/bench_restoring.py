@@ -32,7 +32,7 @@ def restore(repeats: int = 3) -> list:
     with bench.Worker("project", threads.cores()) as worker:
         worker.ready()
         gemm = 2e-6 * np.prod(bench.GEMM) / min(worker.ask("gemm", bench.GEMM[0], measured) for measured in (False, True, True))
-    shared = {"repeats": repeats, "gemm_gflops": round(float(gemm), 1), "weights": restoring.DEFAULT, **bench.machine()}
+    shared = {"repeats": repeats, "gemm_gflops": round(float(gemm), 4), "weights": restoring.DEFAULT, **bench.machine()}
     photograph, released = pictures.photographs()["coffee"], restoring.load_restorer(restoring.DEFAULT)
     steady, found = _tile_seconds(repeats), []
     with tempfile.TemporaryDirectory() as folder:
