@@ -104,7 +104,7 @@ def _parser():
         "sizes, and write the card")  # fmt: skip
     add = command("export", _study, "write a released network as an ONNX file, for images of any size")
     add("name", metavar="NAME", help="released weights: a name in data/weights, with --half in data/weights/compress")
-    add("target", metavar="OUT", nargs="?", help="the .onnx file to write; none: beside the weights, a compressor's both halves")
+    add("target", metavar="OUT", nargs="?", help="the .onnx file to write; none: beside the weights, a compressor's halves")
     add("--half", choices=("encoder", "decoder"), help="which half of a compressor")
     add = command("page", _study, "write a static page that restores pictures in a browser")
     add("folder", metavar="OUT", help="the folder to write; any web server serves it")

@@ -28,14 +28,18 @@ def test_a_number_is_foretold_from_those_decoded_before_it_and_from_no_other(kin
     layer, numbers = context(kind)
     step = np.full((1, 1), -2, np.float32)
     before = keras.ops.convert_to_numpy(layer([numbers, step])).reshape(1, 4, 3, 2, 192)
-    for row in range(4):
-        for group, (first, last) in enumerate(itertools.pairwise(EDGES)):
-            changed = numbers.copy()
-            changed[:, row, 1, first:last] += 5
-            moved = (keras.ops.convert_to_numpy(layer([changed, step])).reshape(before.shape) != before).any(axis=(0, 2, 3))
-            assert not moved[:row].any() and not moved[row, :last].any()
-            assert moved[row, last:].any() == (group < 5)
-            assert moved[row + 1 : row + 3].any() == (row < 3)
+    reached = set()
+    for row, column, (group, (first, last)) in itertools.product(range(4), range(3), enumerate(itertools.pairwise(EDGES))):
+        changed = numbers.copy()
+        changed[:, row, column, first:last] += 5
+        moved = (keras.ops.convert_to_numpy(layer([changed, step])).reshape(before.shape) != before).any(axis=(0, 3))
+        assert not moved[:row].any() and not moved[row, :, :first].any() and not moved[row, column, first:last].any()
+        beside = moved[row, :, first:last].any(-1)  # of its group, only those in the column between, which come second
+        assert not beside[::2].any() and not (column == 1 and beside[1])
+        reached |= {group} if beside[1] else set()
+        assert moved[row, :, last:].any() == (group < 5)
+        assert moved[row + 1 : row + 3].any() == (row < 3)
+    assert reached == set(range(6))
 
 
 def test_a_memory_reaches_further_than_the_window():
@@ -66,8 +70,38 @@ def test_the_loss_counts_the_bits_that_the_coder_needs(table):
     np.testing.assert_allclose(estimated[likely], coded[likely], atol=0.05)
 
 
+def test_a_symbol_is_one_nearer_to_zero_where_that_pays():
+    random = np.random.default_rng(0)
+    distance, tables = 3 * random.standard_normal(3000), random.integers(0, codec.TABLES, 3000)
+    bits = -np.log2([codec.distribution(table) for table in range(codec.TABLES)])
+    nearest, symbols = np.rint(distance).astype(int), any_rate_codec.thrifty(distance, tables)
+    costs = [6 / math.log(2) * (distance - one) ** 2 + bits[tables, one + codec.LARGEST] for one in
+             (nearest, nearest - np.sign(nearest), symbols)]  # fmt: skip
+    np.testing.assert_array_equal(costs[2], np.minimum(*costs[:2]))
+    assert 100 < (symbols != nearest).sum() < 2900
+    np.testing.assert_array_equal(any_rate_codec.thrifty(np.array([2000.0, -2000.0]), np.array([63, 63])), [1023, -1023])
+    # The layer has widths for tables, and no bit that the coder adds so that nothing is impossible.
+    likely = bits[tables, nearest + codec.LARGEST] < 16
+    layers = keras.ops.convert_to_numpy(any_rate._thrifty(distance.astype(np.float32), tables.astype(np.float32)))
+    assert (layers[likely] == symbols[likely]).mean() > 0.995
+
+
+@pytest.mark.parametrize("kind", any_rate.CONTEXTS)
+def test_every_weight_learns_from_what_a_codec_would_make(kind, sample):
+    keras.utils.set_random_seed(0)
+    model = any_rate.any_rate_compressor(**SMALL, context=kind)
+    any_rate.start_from_images(model, sample.train_images[:200])
+    model.compile(keras.optimizers.Adam(0.00005), loss="mse")
+    before = [weight.numpy() for weight in model.trainable_weights]
+    batch = next(iter(any_rate.rated_batches(sample.train_images[:64], 16, seed=0)))
+    losses = [float(model.train_on_batch(*batch)) for _ in range(12)]
+    assert losses[-1] < losses[0]
+    still = [weight.path for old, weight in zip(before, model.trainable_weights, strict=True) if (old == weight.numpy()).all()]
+    assert not still
+
+
 def test_it_begins_as_transform_coding(sample):
-    """Encoder and decoder begin as the identity: what is lost is what the rounding loses, a twelfth of a step squared."""
+    """The decoder begins as the identity: what is lost is what the rounding loses, a twelfth of a step squared."""
     keras.utils.set_random_seed(0)
     model = any_rate.any_rate_compressor(**SMALL)
     images = sample.train_images[:40] / np.float32(255)
@@ -90,7 +124,7 @@ def test_the_first_widths_are_those_of_images(sample):
 
 
 def test_the_bits_of_a_training_step_are_those_of_a_file(sample):
-    """But for the noise in place of the rounding."""
+    """But for widths that are not rounded, and for how the coder ends."""
     keras.utils.set_random_seed(0)
     model, size = any_rate.any_rate_compressor(**SMALL), 2
     any_rate.start_from_images(model, sample.train_images[:200])
@@ -98,7 +132,7 @@ def test_the_bits_of_a_training_step_are_those_of_a_file(sample):
     model([clean / np.float32(255), np.full((16, 1), any_rate_codec.log_step(size), np.float32)], training=True)
     made = any_rate_codec.codec_of(model, {"builder": "any_rate_compressor", "arguments": SMALL})
     _, counted = made.measure(clean, size)
-    assert float(model.losses[0]) * clean[0].size / 8 == pytest.approx(counted.mean(), rel=0.2)
+    assert float(model.losses[0]) * clean[0].size / 8 == pytest.approx(counted.mean(), rel=0.03)
 
 
 def test_steps_are_drawn_evenly_and_weights_make_errors_bits(sample):

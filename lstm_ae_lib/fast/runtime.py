@@ -89,8 +89,8 @@ def open_restorer(name: str, description: dict, folder) -> OnnxRestorer:
 
 def open_halves(name: str, description: dict, folder) -> tuple:
     """A compressor's halves on ONNX Runtime: images ``(n, 32, 32, 3)`` in [0, 1] -> the latent in steps, ``(n, latent)``; and that,
-    rounded -> images, not clipped. Of one for any rate: images and ``(1,)``, the logarithm of the step -> images, both. Each is
-    opened when it is first called; errors as for :func:`open_session`."""
+    rounded -> images, not clipped. Of one for any rate only the second is there: images and ``(1,)``, the logarithm of the
+    step -> images. Each is opened when it is first called; errors as for :func:`open_session`."""
     sessions = {}
 
     def half(which, *values):

@@ -53,8 +53,8 @@ def export(name: str, target, folder=None) -> dict:
 def export_codec(name: str, target, half: str, folder=None) -> dict:
     """Writes one half of a released compressor: ``"encoder"``, ``clean`` ``(batch, 32, 32, 3)`` in [0, 1] -> ``steps`` ``(batch,
     latent)``, float32, which rounded are the symbols; or ``"decoder"``, ``symbols``, float32 -> ``reconstruction``, not clipped.
-    Of one for any rate both are ``image`` ``(batch, height, width, 3)``, sides multiples of 8, and ``log_step`` ``(1,)`` ->
-    ``made``, shaped like the image; its context is no part of them.
+    Of one for any rate there is a decoder only, ``image`` ``(batch, height, width, 3)``, sides multiples of 8, and ``log_step``
+    ``(1,)`` -> ``made``, shaped like the image; its context is no part of it.
 
     ``folder``: as for :func:`lstm_ae_lib.tasks.codec.load_codec`. The rest is as for :func:`export`; the metadata has ``tables``,
     the distribution of each symbol, too.
@@ -63,7 +63,8 @@ def export_codec(name: str, target, half: str, folder=None) -> dict:
     checks.choice(half, "half", HALVES)
     model, description = weights.read_released(name, folder or weights.released_dir("compress"))
     if description["builder"] == codec.ANY_RATE:
-        return _export_image_half(name, target, half, model, description)
+        checks.choice(half, "half", HALVES[1:])
+        return _export_any_rate(name, target, model, description)
     own, graph = codec.codec_of(model, description, name), Graph()
     gain = np.asarray(model.get_layer("quantize").gain(), np.float64)
     image, symbols = ["batch", codec.BLOCK, codec.BLOCK, 3], ["batch", len(own.tables)]
@@ -79,8 +80,8 @@ def export_codec(name: str, target, half: str, folder=None) -> dict:
     return _write(target, graph, f"{name}-{half}", *ends, description, {"tables": own.tables.tolist()})
 
 
-def _export_image_half(name, target, half, model, description):
-    part, graph, shape = model.get_layer(half), Graph(), ["batch", "height", "width", 3]
+def _export_any_rate(name, target, model, description):
+    part, graph, shape = model.get_layer("decoder"), Graph(), ["batch", "height", "width", 3]
     image = graph.add("Transpose", "image", perm=FIRST)
     batch, _, *sides = graph.add("Split", graph.add("Shape", image), outputs=4)
     plane = graph.add("Add", graph.add("Div", "log_step", np.float32(2)), np.float32(1))
@@ -88,11 +89,11 @@ def _export_image_half(name, target, half, model, description):
     seen, (_, missing) = part.get_layer("seen").output, part.get_layer("sum").input
     (missing,) = follow(graph, keras.Model(seen, missing), graph.add("Concat", image, plane, axis=1))
     graph.add("Transpose", graph.add("Add", image, missing), perm=LAST, output="made")
-    return _write(target, graph, f"{name}-{half}", {"image": shape, "log_step": [1]}, {"made": shape}, description, {})
+    return _write(target, graph, f"{name}-decoder", {"image": shape, "log_step": [1]}, {"made": shape}, description, {})
 
 
 def export_released(name: str, folder=None) -> dict:
-    """Writes the ``.onnx`` files of released weights beside them, of a compressor both halves, and their SHA-256 into the JSON;
+    """Writes the ``.onnx`` files of released weights beside them, of a compressor its halves, and their SHA-256 into the JSON;
     of one for any rate its context too, as ``NAME-context.npz``.
 
     ``folder``: by default that of the restorers. Returns what stands in the JSON. Nothing in it changes but ``context``, that
@@ -101,7 +102,8 @@ def export_released(name: str, folder=None) -> dict:
     folder = Path(folder or weights.released_dir())
     description = weights.describe_released(name, folder)
     any_rate = description["builder"] == codec.ANY_RATE
-    parts = {f"{name}-{half}": (half,) for half in HALVES} if any_rate or "tables" in description else {name: ()}
+    halves = HALVES[1:] if any_rate else HALVES
+    parts = {f"{name}-{half}": (half,) for half in halves} if any_rate or "tables" in description else {name: ()}
     for part, half in parts.items():
         (export_codec if half else export)(name, folder / f"{part}.onnx", *half, folder=folder)
     description["onnx"] = {part: files.sha256(folder / f"{part}.onnx") for part in parts}

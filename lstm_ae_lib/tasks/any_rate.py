@@ -20,10 +20,11 @@ _STEPS = 2**20  # added to the seed of the order of images: a stream of its own 
 class RowContext(keras.layers.Layer):
     """Where each number of a latent is to be expected, and how closely, from the numbers decoded before it.
 
-    They are decoded row by row, and within a row group by group (:data:`GROUPS`), all columns at once. The rows above are
-    known by a memory, a gated linear recurrence from top to bottom (an LSTM whose gate sees the input only, with hard gates, which
+    They are decoded row by row, within a row group by group (:data:`GROUPS`), and of each group every other column first. The rows
+    above are known by a memory, a gated linear recurrence from top to bottom (an LSTM whose gate sees the input only, with hard gates, which
     fixed-point numbers can follow; van den Oord et al., "Pixel Recurrent Neural Networks", 2016, for the row as a step); the
-    row's lower groups by a convolution along it (Minnen and Singh 2020, for groups).
+    row's lower groups, and for the second half of the columns their own group beside them, by convolutions along it (Minnen and
+    Singh 2020, for groups; He et al., "Checkerboard Context Model", 2021, for every other place first).
 
     Args:
         memory, hidden: channels of the memory and of each group's layers, 1 to 65,536.
@@ -36,7 +37,7 @@ class RowContext(keras.layers.Layer):
     need 11. Raises ``ValueError`` for a latent of another width.
     """
 
-    def __init__(self, memory=128, hidden=64, context="recurrent", **kwargs):
+    def __init__(self, memory=192, hidden=96, context="recurrent", **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.memory = checks.number(memory, "memory", 1, 65536, whole=True)
         self.hidden = checks.number(hidden, "hidden", 1, 65536, whole=True)
@@ -57,8 +58,8 @@ class RowContext(keras.layers.Layer):
 
     def _group(self, place):
         lower = sum(GROUPS[:place])
-        kernels = {"above": (1, 3, self.memory, self.hidden), "second": (1, 1, self.hidden, self.hidden),
-                   "last": (1, 1, self.hidden, 2 * GROUPS[place])}  # fmt: skip
+        kernels = {"above": (1, 3, self.memory, self.hidden), "beside": (1, 3, GROUPS[place], self.hidden),
+                   "second": (1, 1, self.hidden, self.hidden), "last": (1, 1, self.hidden, 2 * GROUPS[place])}  # fmt: skip
         kernels |= {"lower": (1, 3, lower, self.hidden)} if lower else {}
         shapes = kernels | dict.fromkeys(("step", "bias", "second_bias"), (self.hidden,))
         begun = {name: "glorot_uniform" if name in kernels and name != "last" else "zeros" for name in shapes}
@@ -79,10 +80,13 @@ class RowContext(keras.layers.Layer):
 
     def _foretold(self, latent, log_step):
         above, made, lower = self._above(latent), [], 0
+        later = ops.cast(ops.arange(ops.shape(latent)[2]) % 2, latent.dtype)[:, None]  # 1 in the columns that come second
         for size, group in zip(GROUPS, self.groups, strict=True):
             hidden = ops.conv(above, group["above"], padding="same") + (group["bias"] + group["step"] * log_step)
             if lower:
                 hidden = hidden + ops.conv(latent[..., :lower], group["lower"], padding="same")
+            first = latent[..., lower : lower + size] * (1 - later)
+            hidden = hidden + later * ops.conv(first, group["beside"], padding="same")
             hidden = ops.relu(ops.conv(ops.relu(hidden), group["second"]) + group["second_bias"])
             made.append(ops.split(ops.conv(hidden, group["last"]), 2, axis=-1))
             lower += size
@@ -114,17 +118,17 @@ class RowContext(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
 class RowQuantize(keras.layers.Layer):
-    """Rounds each number of a latent to whole steps from its mean, which a :class:`RowContext` says, and estimates the bits.
+    """Rounds each number of a latent to whole steps from its mean, which a :class:`RowContext` says, and counts the bits.
 
-    In training, the context sees numbers with uniform noise between -0.5 and 0.5 steps, and the mean of the bits a number is added
-    to the loss; what is passed on is rounded, with the gradient of the identity (Minnen and Singh, "Channel-wise Autoregressive
-    Entropy Models", 2020). Else the context sees them rounded to whole steps: a codec, which rounds them one after the other,
-    makes almost the same. ``memory``, ``hidden`` and ``context``: as for :class:`RowContext`.
+    Rounded as a codec does it (:func:`lstm_ae_lib.tasks.any_rate_codec.thrifty`), but all numbers at once: the context first sees
+    them rounded to whole steps, then as they came out. What is passed on has no gradient, for the latent is given. In training the
+    mean of the bits of a number is added to the loss: widths learn from the bits of the symbols, means from those with uniform noise
+    in place of the rounding, which is where a symbol has no slope. ``memory``, ``hidden`` and ``context``: as for
+    :class:`RowContext`.
 
-    Inputs: those of :class:`RowContext`, but the latent in units of [0, 1]. Output: shaped like the latent. Weight ``log_gain``,
-    ``(192,)``: logarithms of how much smaller each number's steps are. """
+    Inputs: those of :class:`RowContext`, but the latent in units of [0, 1]. Output: shaped like the latent."""
 
-    def __init__(self, memory=128, hidden=64, context="recurrent", seed=0, **kwargs):
+    def __init__(self, memory=192, hidden=96, context="recurrent", seed=0, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.seed = checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
         self.context = RowContext(memory, hidden, context, dtype="float32", name="context")
@@ -132,20 +136,20 @@ class RowQuantize(keras.layers.Layer):
 
     def build(self, input_shape):
         self.context.build(input_shape)
-        self.log_gain = self.add_weight(name="log_gain", shape=(NUMBERS,), initializer="zeros", autocast=False)
 
     def call(self, inputs, training=False):
         latent, log_step = (ops.cast(one, self.variable_dtype) for one in inputs)
-        step = ops.power(2.0, log_step)[:, None, None, :] * ops.exp(-self.log_gain)
-        exact = latent / step
-        noise = keras.random.uniform(ops.shape(exact), -0.5, 0.5, exact.dtype, self._noise) if training else 0
-        seen = exact + noise if training else ops.round(exact)
-        mean, width = ops.split(self.context([seen, log_step]), 2, axis=-1)
-        rounded = mean + ops.round(exact - mean)
+        step = ops.power(2.0, log_step)[:, None, None, :]
+        exact, seen = latent / step, ops.round(latent / step)
+        for _ in range(2):
+            mean, width = ops.split(self.context([seen, log_step]), 2, axis=-1)
+            symbols = ops.stop_gradient(_thrifty(exact - mean, width))
+            seen = ops.stop_gradient(mean) + symbols
         if training:
-            self.add_loss(ops.mean(laplace_bits(seen - mean, width)))
-            rounded = exact + ops.stop_gradient(rounded - exact)
-        return ops.cast(rounded * step, self.compute_dtype)
+            noise = keras.random.uniform(ops.shape(exact), -0.5, 0.5, exact.dtype, self._noise)
+            noisy = laplace_bits(exact + noise - mean, ops.stop_gradient(width))
+            self.add_loss(ops.mean(laplace_bits(symbols, width) + noisy - ops.stop_gradient(noisy)))
+        return ops.cast(seen * step, self.compute_dtype)
 
     def multiply_adds(self, given, made):
         return self.context.multiply_adds(given, made)
@@ -156,6 +160,15 @@ class RowQuantize(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]
+
+
+def _thrifty(distance, width):
+    """:func:`lstm_ae_lib.tasks.any_rate_codec.thrifty`, with widths that are not rounded."""
+    nearest = ops.round(distance)
+    lower = nearest - ops.sign(nearest)
+    saved = laplace_bits(nearest, width) - laplace_bits(lower, width)
+    lost = ops.square(distance - lower) - ops.square(distance - nearest)
+    return ops.where(any_rate_codec.PRICE * lost < saved, lower, nearest)
 
 
 def laplace_bits(distance, width):
@@ -169,24 +182,24 @@ def laplace_bits(distance, width):
 
 
 @weights.register
-def any_rate_compressor(image_shape=(32, 32, 3), width: int = 48, depth: int = 1, memory: int = 128, hidden: int = 64,
+def any_rate_compressor(image_shape=(32, 32, 3), width: int = 48, depth: int = 1, memory: int = 192, hidden: int = 96,
                         context: str = "recurrent", sizes=any_rate_codec.SIZES, name: str = "any_rate_compressor"):  # fmt: skip
-    """A recurrent autoencoder with a quantised bottleneck, for one picture at any rate.
+    """A compressor with a recurrent decoder and a recurrent context, one for all rates.
 
-    clean -> encoder -> cosine transform of blocks of 8x8 pixels -> rounding in steps -> inverse -> decoder -> reconstruction.
-    Encoder
-    and decoder are built as the flagship is, begin as the identity, and see the size of the step, which is an input: at each it
-    minimises distortion plus rate (one network with a step drawn for each image: Toderici et al. 2016 and Choi et al. 2019 have the
-    aim). No part of it is cut at a block's border.
+    clean -> cosine transform of blocks of 8x8 pixels -> rounding in steps -> inverse -> decoder -> reconstruction. The decoder is
+    built as the flagship is, begins as the identity, and sees the size of the step, which is an input: at each it minimises
+    distortion plus rate (one network with a step drawn for each image: Toderici et al. 2016 and Choi et al. 2019 have the aim). It
+    sees the whole picture: no part is cut at a block's border. An encoder network before the transform gained nothing in trials of
+    10 minutes each, and half of a training step was its own.
 
     Args:
         image_shape: known sides, multiples of 8.
-        width, depth: channels, 2 to 4,096; pairs of blocks in each half, 1 to 64.
+        width, depth: channels, 2 to 4,096; pairs of blocks, 1 to 64; of the decoder.
         memory, hidden, context: of the :class:`RowContext`.
         sizes: for which steps it is trained, the smallest and the largest (:func:`lstm_ae_lib.tasks.any_rate_codec.log_step`).
 
     Returns a model with the inputs ``clean`` and ``log_step``, ``(batch, 1)``, and the images' shape as its output, not clipped;
-    its layers ``encoder`` and ``decoder`` have the same inputs and outputs. Raises ``ValueError`` for an argument out of range.
+    its layer ``decoder`` takes what comes from the inverse in place of ``clean``. Raises ``ValueError`` for an argument out of range.
     """
     peers.check_divides(image_shape, BLOCK)
     checks.number(width, "width", 2, 4096, whole=True)
@@ -194,25 +207,24 @@ def any_rate_compressor(image_shape=(32, 32, 3), width: int = 48, depth: int = 1
     low = checks.number(sizes[0], "the smallest of sizes", 0, 64, whole=True)
     checks.number(sizes[1], "the largest of sizes", low, 64, whole=True)
     clean, log_step = (keras.layers.Input(shape, name=name) for shape, name in ((image_shape, "clean"), ((1,), "log_step")))
-    prepared = _half("encoder", image_shape, width, depth)([clean, log_step])
     to_latent = keras.layers.Conv2D(NUMBERS, BLOCK, BLOCK, trainable=False, dtype="float32", name="latent")
     from_latent = keras.layers.Conv2DTranspose(3, BLOCK, BLOCK, trainable=False, dtype="float32", name="from_latent")
     quantize = RowQuantize(memory, hidden, context, dtype="float32", name="quantize")
-    coarse = from_latent(quantize([to_latent(prepared), log_step]))
+    coarse = from_latent(quantize([to_latent(clean), log_step]))
     kernel = any_rate_codec.frequencies()
     to_latent.set_weights([kernel, -0.5 * kernel.sum((0, 1, 2))])
     from_latent.set_weights([kernel, np.full(3, 0.5, np.float32)])
-    return keras.Model([clean, log_step], _half("decoder", image_shape, width, depth)([coarse, log_step]), name=name)
+    return keras.Model([clean, log_step], _decoder(image_shape, width, depth)([coarse, log_step]), name=name)
 
 
-def _half(name, image_shape, width, depth):
+def _decoder(image_shape, width, depth):
     """An image, and a step -> the image and what is missing."""
     image, log_step = keras.layers.Input(image_shape), keras.layers.Input((1,))
     plane = keras.layers.Reshape((1, 1, 1), dtype="float32", name="as_plane")(log_step / 2 + 1)
     plane = keras.layers.UpSampling2D(image_shape[:2], dtype="float32", name="plane")(plane)
     seen = keras.layers.Concatenate(dtype="float32", name="seen")([image, plane])
     missing = models.recurrent_body(width, depth, width)(seen, image_shape[-1])
-    return keras.Model([image, log_step], keras.layers.Add(dtype="float32", name="sum")([image, missing]), name=name)
+    return keras.Model([image, log_step], keras.layers.Add(dtype="float32", name="sum")([image, missing]), name="decoder")
 
 
 def start_from_images(model, clean) -> None:

@@ -6,6 +6,7 @@ Probabilities are computed in fixed-point numbers, so that a file decodes wherev
 import functools
 import hashlib
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ from lstm_ae_lib.tasks import codec
 BLOCK = 8  # side in pixels of the blocks that the linear transform takes
 GROUPS = (3, 6, 12, 24, 48, 99)  # how many of a block's numbers are coded together, the lowest frequencies first
 NUMBERS = sum(GROUPS)
+SLICES = tuple(slice(sum(GROUPS[:place]), sum(GROUPS[: place + 1])) for place in range(len(GROUPS)))
+HALVES = (slice(0, None, 2), slice(1, None, 2))  # of a row's columns
 SIZES = (2, 34)  # of the steps, the smallest and the largest: 0.074 and 1.19
+PRICE = 6 / math.log(2)  # of a squared error in steps, in bits: at small steps, what a finer step saves costs as much
 KERNEL_BITS, VALUE_BITS, MEAN_BITS = 12, 10, 6  # behind the binary point: of weights, of what layers make, of means
 LARGEST_KERNEL, LARGEST_VALUE, LARGEST_MEMORY = 64.0, 256.0, 4.0
 
@@ -49,6 +53,20 @@ def fixed(values, bits: int) -> np.ndarray:
     return np.rint(np.asarray(values, np.float64) * 2.0**bits) / 2.0**bits
 
 
+def thrifty(distance, tables) -> np.ndarray:
+    """Symbols of numbers that are ``distance`` steps from their means, int: rounded, but one nearer to zero where the bits that
+    saves are worth more than the error it adds (rate-distortion optimised quantisation; :data:`PRICE`)."""
+    nearest = np.clip(np.rint(distance), -codec.LARGEST, codec.LARGEST).astype(int)
+    lower, bits = nearest - np.sign(nearest), _bits()
+    saved = bits[tables, nearest + codec.LARGEST] - bits[tables, lower + codec.LARGEST]
+    return np.where(PRICE * ((distance - lower) ** 2 - (distance - nearest) ** 2) < saved, lower, nearest)
+
+
+@functools.cache
+def _bits():
+    return -np.log2([codec.distribution(table) for table in range(codec.TABLES)])
+
+
 class FixedContext:
     """:class:`lstm_ae_lib.tasks.any_rate.RowContext` in fixed-point numbers, the same to the last bit on any machine.
 
@@ -75,6 +93,7 @@ class FixedContext:
         self.remember = _matrix(w["remember"])
         self.above = np.concatenate([_matrix(w[f"above{place}"]) for place in places], axis=1)
         self.lower = [_matrix(w[f"lower{place}"]) if place else None for place in places]
+        self.beside = [_matrix(w[f"beside{place}"]) for place in places]
         self.bias = [(w[f"bias{place}"], w[f"step{place}"]) for place in places]
         self.second = [(_matrix(w[f"second{place}"]), w[f"second_bias{place}"]) for place in places]
         self.last = [_matrix(w[f"last{place}"]) for place in places]
@@ -83,39 +102,52 @@ class FixedContext:
     def walk(self, shape, log_step: float, exchange) -> np.ndarray:
         """Numbers of a latent in the order of coding: ``shape`` is ``(n, rows, columns)``.
 
-        ``exchange(row, group, means, tables)`` is called for each row's groups; ``group`` is a slice of the 192 numbers, the
-        others are ``(n, columns, size)``. It returns the symbols: how many steps the numbers are from their means. Returns the
-        numbers, in steps, ``(n, rows, columns, 192)`` float64. """
+        ``exchange(row, columns, group, means, tables)`` is called for each row's groups, first for every other column, then for
+        those between; ``columns`` and ``group`` are slices, the others are ``(n, columns, size)``. It returns the symbols: how many
+        steps the numbers are from their means. Returns the numbers, in steps, ``(n, rows, columns, 192)`` float64. """
         count, rows, columns = shape
         numbers = np.zeros((count, rows, columns, NUMBERS))
         held = [np.zeros((count, columns, self.memory))] * 2 if self.kind != "none" else None
         widths = self.start + self.slope * log_step
         for row in range(rows):
-            first, own = 0, numbers[:, row]
-            if self.kind != "none":
-                memory = held[-1]
-                if self.kind == "window":
-                    memory = _relu(np.concatenate(held, -1) @ self.remember + self.remember_bias)
-                above = np.split(_beside(memory) @ self.above, len(GROUPS), axis=-1)
-            for place, size in enumerate(GROUPS):
-                group = slice(first, first + size)
-                shift, table = 0.0, widths[group]
-                if self.kind != "none":
-                    bias, slope = self.bias[place]
-                    hidden = above[place] + (bias + slope * log_step)
-                    if first:
-                        hidden = hidden + _beside(own[..., :first] / 4) @ self.lower[place]
-                    kernel, bias = self.second[place]
-                    made = _relu(_relu(hidden) @ kernel + bias) @ self.last[place]
-                    shift, table = 2 * made[..., :size], table + 4 * made[..., size:]
-                means = np.clip(fixed(shift, MEAN_BITS), -codec.LARGEST, codec.LARGEST)
-                means = np.broadcast_to(means, (count, columns, size))
-                tables = np.broadcast_to(np.clip(np.rint(table), 0, codec.TABLES - 1).astype(int), means.shape)
-                own[..., group] = means + exchange(row, group, means, tables)
-                first += size
+            own, above = numbers[:, row], self._above(held)
+            for place, group in enumerate(SLICES):
+                hidden = self._seen(above, own, place, log_step)
+                for half in HALVES[:columns]:
+                    shift, table = 0.0, widths[group]
+                    if self.kind != "none":
+                        if half.start:  # zeros yet in its own columns
+                            hidden = hidden + _beside(own[..., group] / 4) @ self.beside[place]
+                        shift, more = self._made(hidden[:, half], place)
+                        table = table + 4 * more
+                    part = own[:, half, group]
+                    means = np.broadcast_to(np.clip(fixed(2 * shift, MEAN_BITS), -codec.LARGEST, codec.LARGEST), part.shape)
+                    tables = np.broadcast_to(np.clip(np.rint(table), 0, codec.TABLES - 1).astype(int), part.shape)
+                    own[:, half, group] = means + exchange(row, half, group, means, tables)
             if self.kind != "none":
                 held = self._remembered(held, own / 4)
         return numbers
+
+    def _above(self, held):
+        """What each group's first layer makes of the rows above."""
+        if self.kind == "none":
+            return None
+        memory = held[-1]
+        if self.kind == "window":
+            memory = _relu(np.concatenate(held, -1) @ self.remember + self.remember_bias)
+        return np.split(_beside(memory) @ self.above, len(GROUPS), axis=-1)
+
+    def _seen(self, above, own, place, log_step):
+        """What it makes of the rows above, the step and the lower groups."""
+        if self.kind == "none":
+            return None
+        bias, slope = self.bias[place]
+        hidden = above[place] + (bias + slope * log_step)
+        return hidden + _beside(own[..., : SLICES[place].start] / 4) @ self.lower[place] if place else hidden
+
+    def _made(self, hidden, place):
+        kernel, bias = self.second[place]
+        return np.split(_relu(_relu(hidden) @ kernel + bias) @ self.last[place], 2, axis=-1)
 
     def _remembered(self, held, row):
         seen = _relu(_beside(row) @ self.look)
@@ -142,12 +174,11 @@ def _beside(row):
 
 
 class AnyRateCodec(codec.Codec):
-    """A network's halves and its context with their entropy coder: pictures <-> files, with steps of any size.
+    """A decoder and a context with their entropy coder: pictures <-> files, with steps of any size.
 
     Args:
-        prepare, finish: the encoder and the decoder: images ``(n, height, width, 3)``, float32 around [0, 1], sides multiples of 8,
-            and the logarithm to base 2 of the step -> the same shape.
-        gain: ``(192,)``, by how much each number's steps are smaller.
+        finish: the decoder: images ``(n, height, width, 3)``, float32 around [0, 1], sides multiples of 8, and the logarithm to
+            base 2 of the step -> the same shape.
         context: of the numbers, in fixed-point arithmetic.
         sizes: of the steps, the smallest and the largest that the networks were trained for.
         fingerprint, card: as for :class:`lstm_ae_lib.tasks.codec.Codec`.
@@ -155,9 +186,9 @@ class AnyRateCodec(codec.Codec):
 
     block = BLOCK
 
-    def __init__(self, prepare, finish, gain, context: FixedContext, sizes, fingerprint: bytes, card: dict | None = None):
+    def __init__(self, finish, context: FixedContext, sizes, fingerprint: bytes, card: dict | None = None):
         super().__init__(fingerprint, card)
-        self.prepare, self.finish, self.gain, self.context = prepare, finish, np.asarray(gain, np.float64), context
+        self.finish, self.context = finish, context
         self.sizes = tuple(sizes)
         self.usual = sum(self.sizes) // 2
 
@@ -171,14 +202,13 @@ class AnyRateCodec(codec.Codec):
         count, height, width, _ = images.shape
         if height % BLOCK or width % BLOCK:
             raise ValueError(f"images must have sides that are multiples of {BLOCK}, got {height} x {width}")
-        prepared = _in_tiles(self.prepare, images / np.float32(255), step)
-        blocks = prepared.reshape(count, height // BLOCK, BLOCK, width // BLOCK, BLOCK, 3).swapaxes(2, 3) - np.float32(0.5)
-        return blocks.reshape(*blocks.shape[:3], -1) @ frequencies().reshape(-1, NUMBERS) * (self.gain / 2.0**step)
+        blocks = (images / np.float32(255)).reshape(count, height // BLOCK, BLOCK, width // BLOCK, BLOCK, 3).swapaxes(2, 3) - np.float32(0.5)
+        return blocks.reshape(*blocks.shape[:3], -1) @ frequencies().reshape(-1, NUMBERS) / 2.0**step
 
     def images(self, numbers, size: int) -> np.ndarray:
         """The images, uint8, of numbers as :meth:`latent` gives them, but as :class:`FixedContext` walks through them."""
         count, rows, columns, _ = numbers.shape
-        blocks = (numbers * (2.0 ** log_step(size) / self.gain)).astype(np.float32) @ frequencies().reshape(-1, NUMBERS).T
+        blocks = (numbers * 2.0 ** log_step(size)).astype(np.float32) @ frequencies().reshape(-1, NUMBERS).T
         coarse = blocks.reshape(count, rows, columns, BLOCK, BLOCK, 3).swapaxes(2, 3) + np.float32(0.5)
         made = _in_tiles(self.finish, coarse.reshape(count, rows * BLOCK, columns * BLOCK, 3), log_step(size))
         return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
@@ -189,10 +219,10 @@ class AnyRateCodec(codec.Codec):
         latent = self.latent(images, size)
         symbols, tables = np.zeros(latent.shape, np.int32), np.zeros(latent.shape, np.int8)
 
-        def exchange(row, group, means, chosen):
-            made = np.clip(np.rint(latent[:, row, :, group] - means), -codec.LARGEST, codec.LARGEST)
-            symbols[:, row, :, group], tables[:, row, :, group] = made, chosen
-            return made
+        def exchange(row, columns, group, means, chosen):
+            place = (slice(None), row, columns, group)
+            symbols[place], tables[place] = thrifty(latent[place] - means, chosen), chosen
+            return symbols[place]
 
         return symbols, tables, self.context.walk(latent.shape[:3], log_step(size), exchange)
 
@@ -209,7 +239,7 @@ class AnyRateCodec(codec.Codec):
     def _decode(self, payload, height, width, size):
         reader = codec.RunReader(payload)
 
-        def exchange(row, group, means, chosen):
+        def exchange(row, columns, group, means, chosen):
             symbols = np.zeros(means.shape)
             for table in np.unique(chosen):
                 symbols[chosen == table] = reader.read(int(table), np.count_nonzero(chosen == table))
@@ -220,23 +250,22 @@ class AnyRateCodec(codec.Codec):
 
 
 def _runs(symbols, tables):
-    """Of one image, in the order of coding: each row's groups, and of each the symbols of each table."""
-    ends = np.cumsum((0, *GROUPS))
-    for row, (first, last) in itertools.product(range(len(symbols)), itertools.pairwise(ends)):
-        own, chosen = symbols[row, :, first:last], tables[row, :, first:last]
+    """Of one image, in the order of coding: each row's groups, of each every other column first, and the symbols of each table."""
+    for row, group, columns in itertools.product(range(len(symbols)), SLICES, HALVES[: symbols.shape[1]]):
+        own, chosen = symbols[row, columns, group], tables[row, columns, group]
         for table in np.unique(chosen):
             yield int(table), own[chosen == table]
 
 
-def _in_tiles(half, images, step):
-    """What a half of the network makes of images, tile by tile where they are large: memory grows with them, not with the
+def _in_tiles(decoder, images, step):
+    """What the decoder makes of images, tile by tile where they are large: memory grows with them, not with the
     layers."""
     if max(images.shape[1:3]) <= restoring.TILE:
-        return half(images, step)
+        return decoder(images, step)
     made, sides = np.zeros_like(images), images.shape[1:3]
     parts = (restoring.blended(side, restoring.TILE, restoring.OVERLAP) for side in sides)
     for (rows, down), (columns, across) in itertools.product(*parts):
-        made[:, rows, columns] += down[:, None, None] * across[:, None] * half(images[:, rows, columns], step)
+        made[:, rows, columns] += down[:, None, None] * across[:, None] * decoder(images[:, rows, columns], step)
     return made
 
 
@@ -257,30 +286,27 @@ def codec_of(model, description: dict, name: str = "any_rate_compressor") -> Any
         other.set_weights(model.get_weights())
         return other
 
-    def half(which, images, step):
-        layer = at_size(*images.shape[1:3]).get_layer(which)
+    def finish(images, step):
+        layer = at_size(*images.shape[1:3]).get_layer("decoder")
         return _run(lambda part, step: keras.ops.convert_to_numpy(layer([part, np.tile(step, (len(part), 1))])), images, step)
 
-    own = _context_of(model)
     parts = [np.ascontiguousarray(weight, "<f4").tobytes() for weight in model.get_weights()]
     fingerprint = hashlib.sha256(b"".join(parts)).digest()[:8]
     if description.get("fingerprint", fingerprint.hex()) != fingerprint.hex():
         raise ValueError(f"{name}.json is damaged: its fingerprint is not that of the weights")
-    return _made(functools.partial(half, "encoder"), functools.partial(half, "decoder"), own, description, fingerprint)
+    return _made(finish, _context_of(model), description, fingerprint)
 
 
 def _context_of(model):
-    """The arrays of a model that its file's reader needs besides the halves."""
+    """The arrays of a model that its file's reader needs besides the decoder."""
     from lstm_ae_lib._backend import keras
 
-    quantize = model.get_layer("quantize")
-    return {weight.name: keras.ops.convert_to_numpy(weight) for weight in [quantize.log_gain, *quantize.context.weights]}
+    return {weight.name: keras.ops.convert_to_numpy(weight) for weight in model.get_layer("quantize").context.weights}
 
 
-def _made(prepare, finish, own, description, fingerprint):
-    context, sizes = dict(own), description["arguments"].get("sizes", SIZES)
-    gain = np.exp(context.pop("log_gain").astype(np.float64))
-    return AnyRateCodec(prepare, finish, gain, FixedContext(context), sizes, fingerprint, description.get("card"))
+def _made(finish, context, description, fingerprint):
+    sizes = description["arguments"].get("sizes", SIZES)
+    return AnyRateCodec(finish, FixedContext(context), sizes, fingerprint, description.get("card"))
 
 
 def write_context(model, path) -> None:
@@ -290,7 +316,7 @@ def write_context(model, path) -> None:
 
 
 def open_codec(name: str, description: dict, folder) -> AnyRateCodec:
-    """A released codec on ONNX Runtime, from ``NAME-encoder.onnx``, ``NAME-decoder.onnx`` and ``NAME-context.npz``; errors as for
+    """A released codec on ONNX Runtime, from ``NAME-decoder.onnx`` and ``NAME-context.npz``; errors as for
     :func:`lstm_ae_lib.fast.runtime.open_session`."""
     path = Path(folder) / f"{name}-context.npz"
     if "context" not in description or not path.is_file():
@@ -299,10 +325,10 @@ def open_codec(name: str, description: dict, folder) -> AnyRateCodec:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one that the weights' JSON has")
     with np.load(path) as content:
         own = {name: content[name] for name in content.files}
-    halves = runtime.open_halves(name, description, folder)
-    return _made(*(functools.partial(_run, half) for half in halves), own, description, bytes.fromhex(description["fingerprint"]))
+    _, decoder = runtime.open_halves(name, description, folder)
+    return _made(functools.partial(_run, decoder), own, description, bytes.fromhex(description["fingerprint"]))
 
 
-def _run(half, images, step, at_once=500):
+def _run(decoder, images, step, at_once=500):
     parts = (images[first : first + at_once] for first in range(0, len(images), at_once))
-    return np.concatenate([half(part, np.float32([step])) for part in parts])
+    return np.concatenate([decoder(part, np.float32([step])) for part in parts])
