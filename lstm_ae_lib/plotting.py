@@ -17,8 +17,8 @@ COLOURS = {
     "flagship": "#e377c2", "recurrent inference": "#7f7f7f", "mean of VAE samples": "#637939", "one VAE sample": "#b5cf6b",
     "flagship against a discriminator": "#843c39", "unsharp mask": "#bcbd22", "Wiener filter": "#aec7e8",
     "Richardson-Lucy": "#c49c94", "total variation": "#98df8a", "non-local means": "#f7b6d2", "wavelets": "#dbdb8d",
-    "compressor": "#e377c2", "compressor for all rates": "#8c1a6a", "through the bottleneck": "#e377c2", "principal components": "#1f77b4",
-    "sequence-to-sequence LSTM": "#d62728", "JPEG": "#2ca02c", "WebP": "#ff7f0e", "clean": "black",
+    "compressor": "#e377c2", "compressor for all rates": "#8c1a6a", "through the bottleneck": "#e377c2",
+    "principal components": "#1f77b4", "sequence-to-sequence LSTM": "#d62728", "JPEG": "#2ca02c", "WebP": "#ff7f0e", "AVIF": "#9467bd", "clean": "black",
 }  # fmt: skip
 
 

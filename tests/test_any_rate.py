@@ -6,12 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from lstm_ae_lib import weights
+from lstm_ae_lib import datasets, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.tasks import any_rate, any_rate_codec, codec
 
 SMALL = {"width": 4, "memory": 6, "hidden": 5}
 EDGES = np.cumsum((0, *any_rate_codec.GROUPS))
+
+
+def pairs(clean, batch_size, seed):
+    return datasets.training_batches(clean, clean, batch_size, seed)
 
 
 def context(kind, rows=4, columns=3, seed=0):
@@ -93,7 +97,7 @@ def test_every_weight_learns_from_what_a_codec_would_make(kind, sample):
     any_rate.start_from_images(model, sample.train_images[:200])
     model.compile(keras.optimizers.Adam(0.00005), loss="mse")
     before = [weight.numpy() for weight in model.trainable_weights]
-    batch = next(iter(any_rate.rated_batches(sample.train_images[:64], 16, seed=0)))
+    batch = next(iter(any_rate.rated_batches(pairs(sample.train_images[:64], 16, 0), 0)))
     losses = [float(model.train_on_batch(*batch)) for _ in range(12)]
     assert losses[-1] < losses[0]
     still = [weight.path for old, weight in zip(before, model.trainable_weights, strict=True) if (old == weight.numpy()).all()]
@@ -138,7 +142,7 @@ def test_the_bits_of_a_training_step_are_those_of_a_file(sample):
 def test_steps_are_drawn_evenly_and_weights_make_errors_bits(sample):
     clean, (low, high) = sample.train_images[:64], any_rate_codec.SIZES
     batches = [tuple(map(np.asarray, (*inputs, clean, weight))) for inputs, clean, weight in
-               any_rate.rated_batches(clean, 64, seed=1).take(30)]  # fmt: skip
+               any_rate.rated_batches(pairs(clean, 64, 1), 1).take(30)]  # fmt: skip
     drawn = np.concatenate([log_step for _, log_step, _, _ in batches])
     assert any_rate_codec.log_step(low) <= drawn.min() < drawn.max() <= any_rate_codec.log_step(high)
     assert drawn.mean() == pytest.approx(any_rate_codec.log_step((low + high) / 2), abs=0.1)
@@ -148,9 +152,9 @@ def test_steps_are_drawn_evenly_and_weights_make_errors_bits(sample):
         np.testing.assert_allclose(weight[:, 0], 6 / (4.0**log_step * math.log(2)), rtol=1e-6)
         found = {one.tobytes() for one in clean} | {one[:, ::-1].tobytes() for one in clean}
         assert all(np.rint(image * 255).astype(np.uint8).tobytes() in found for image in images)
-    again = next(iter(any_rate.rated_batches(clean, 64, seed=1)))
+    again = next(iter(any_rate.rated_batches(pairs(clean, 64, 1), 1)))
     np.testing.assert_array_equal(np.asarray(again[0][1]), batches[0][1])
-    other = next(iter(any_rate.rated_batches(clean, 64, seed=2)))
+    other = next(iter(any_rate.rated_batches(pairs(clean, 64, 1), 2)))
     assert (np.asarray(other[0][1]) != batches[0][1]).any()
 
 

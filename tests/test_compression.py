@@ -478,7 +478,7 @@ def test_a_codec_leaves_the_cost_of_its_compressor(made_codec):
 # --- what it is compared with ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif"])
 def test_image_formats_decode_and_count_their_bytes(suffix, sample):
     images = sample.test_images[:10]
     coarse, fine = (codec.image_format(images, suffix, quality) for quality in (10, 80))

@@ -154,14 +154,14 @@ def test_compress(sample):
     through = {name: records[0]["psnr"] for name, records in found.items() if records[0].get("latent") == 24}
     assert abs(through["compressor"] - through["pca"]) < 0.3  # it begins as the components
     assert through["lstm_bottleneck"] < through["pca"] and through["bottleneck_restorer"] < through["pca"]
-    assert len(found["jpeg"]) == len(found["webp"]) == 5
+    assert len(found["jpeg"]) == len(found["webp"]) == len(found["avif"]) == 5
     coder = codec.load_codec("compressor", run.folder)
     picture = sample.test_images[0]
     assert np.abs(coder.decompress(coder.compress(picture)).astype(float) - picture).mean() < 30
 
 
 @pytest.mark.scale
-def test_compress_at_any_rate(sample):
+def test_compress_at_any_rate(sample, tmp_path):
     small = {"channels": 2, "steps": 3, "test_images": 4, "clip_norm": 1.0, "batch_size": 4}
     run, found = execute("93_compress", "any", rates="any", sizes="none", **small)
     rated = found["any_rate_compressor"]
@@ -170,6 +170,16 @@ def test_compress_at_any_rate(sample):
     assert run.record["training"]["any_rate_compressor"]["images_seen"] == 12
     coder = codec.load_codec("compressor", run.folder)
     assert coder.decompress(coder.compress(sample.test_images[0], 2)).shape == (32, 32, 3)
+    # Trained on with crops of pictures.
+    for place in range(10):
+        pictures.write(tmp_path / f"{place}.png", np.concatenate(sample.train_images[place : place + 3], axis=1))
+    own = {"pictures": str(tmp_path), "side": 24, "start_run": "any"}
+    run, found = execute("93_compress", "crops", rates="any", sizes="none", **own, **small)
+    assert run.record["data"]["kind"] == "pictures" and set(found) == {"any_rate_compressor", "jpeg", "webp", "avif"}
+    assert run.record["training"]["any_rate_compressor"] | {"minutes": 0} == {
+        "minutes": 0, "images_seen": 24, "budget": "3 steps and 3 steps"}  # fmt: skip
+    with pytest.raises(RuntimeError, match="pictures are for rates any and sizes none, got one and 8"):
+        execute("93_compress", "refused", sizes="8", **own, **small)
 
 
 def test_denoise():

@@ -131,6 +131,14 @@ def test_an_epoch_has_as_many_crops_of_each_picture_mixed_in_each_batch(tmp_path
     assert not np.array_equal(np.rint(other * 255), batches[0])
 
 
+def test_without_a_protocol_both_are_the_clean_crops(tmp_path):
+    save(tmp_path / "one.png", photograph(1, 60, 70))
+    folder = folder_of(tmp_path, side=24, crops=5)
+    pairs, beside = (next(iter(picture_folder.picture_batches(folder, protocol, 5, 0))) for protocol in (None, "gauss1"))
+    np.testing.assert_array_equal(*pairs)
+    np.testing.assert_array_equal(pairs[1], beside[1])
+
+
 @pytest.mark.parametrize("protocol", ["gauss1", "noisy"])
 def test_any_protocol_degrades_crops_of_any_side(tmp_path, protocol):
     save(tmp_path / "one.png", photograph(1, 60, 70))

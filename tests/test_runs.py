@@ -59,6 +59,8 @@ def test_a_network_is_handed_over_with_what_it_has_cost(run):
     assert given == {"minutes": 1.5, "images_seen": 64, "budget": "2 epochs of 32"}
     for mine, its in zip(other.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, its)
+    run.save_model("compressor", model, "reference_lstm_autoencoder", arguments)
+    assert run.load_pretrained(tiny()[0], "reference_lstm", "compressor") == given
     with pytest.raises(ValueError, match="the run 'one' has trained reference_lstm, not flagship"):
         run.load_pretrained(other, "flagship")
     larger = models.reference_lstm_autoencoder(units=(5, 3))

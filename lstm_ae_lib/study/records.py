@@ -17,7 +17,7 @@ RESTORER_TITLES = {
     "unsharp": "unsharp mask", "wiener": "Wiener filter", "richardson_lucy": "Richardson-Lucy",
     "total_variation": "total variation", "non_local_means": "non-local means", "wavelet": "wavelets", "compressor": "compressor",
     "any_rate_compressor": "compressor for all rates",
-    "pca": "principal components", "lstm_bottleneck": "sequence-to-sequence LSTM", "jpeg": "JPEG", "webp": "WebP",
+    "pca": "principal components", "lstm_bottleneck": "sequence-to-sequence LSTM", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF",
     "bottleneck_restorer": "compressor, from the blurred", "vae_mean": "mean of VAE samples", "vae_sample": "one VAE sample",
     "gan": "flagship against a discriminator", "clean": "clean", "accumulator": "raster accumulator", "lstm": "raster LSTM",
     "scan": "gated scan", "mean": "mean of all blocks", "convolution": "convolutions", "feedback": "row by row, fed back",

@@ -25,6 +25,8 @@ LIMITS = {
     "its neighbours: their borders show, the more the coarser the step.",
     "any_rate": f"{_TRAINED}. A photograph is compressed as a whole, by a network that has seen none: its lines are longer than any "
     "that it was trained on.",
+    "any_rate on pictures": "Trained on small crops of photographs, on one seed. A picture that is no photograph, such as text, is "
+    "compressed as if it were one, and a large picture's lines are longer than any that it was trained on.",
     "burst": f"{_TRAINED}, with this one degradation and this drift. It is for what moves as a whole, by up to 3 pixels a frame, "
     "in each tile of a large picture: something that moves by itself is smeared.",
     "jpeg": "Trained on crops of 128 pixels of photographs, on one seed: baseline JPEGs, 4:4:4, with 1 to 3 flipped bits. In a "
@@ -72,7 +74,8 @@ def release_run(run_name: str, name: str, folder=None) -> dict:
         card["limits"] += LIMITS["gan"]
     elif kind == "compressor":
         more = {field: description[field] for field in ("tables", "fingerprint") if field in description}
-        card["limits"] = LIMITS["any_rate"] if description["builder"] == codec.ANY_RATE else card["limits"]
+        if description["builder"] == codec.ANY_RATE:
+            card["limits"] = LIMITS["any_rate on pictures" if record["data"]["kind"] == "pictures" else "any_rate"]
     elif kind == "drawing":
         drawing, its = weights.read(run.folder, "drawing")
         prior = {"task": "draws images from the prior"}

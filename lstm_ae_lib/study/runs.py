@@ -99,15 +99,16 @@ class Run:
         self.need(f"{name}.weights.h5")
         return weights.read(self.folder, name)[0]
 
-    def load_pretrained(self, network, restorer: str) -> dict:
-        """Give a network the weights of this run's ``restorer``, and return its ``"minutes"``, ``"images_seen"`` and ``"budget"``.
+    def load_pretrained(self, network, restorer: str, name: str = "autoencoder") -> dict:
+        """Give a network the weights of this run's ``restorer``, saved as ``name``, and return its ``"minutes"``, ``"images_seen"``
+        and ``"budget"``.
 
         Raises ``FileNotFoundError`` where the run has no network, ``ValueError`` where it has trained another one.
         """
         trained = self.record.get("training", {})
         if restorer not in trained:
             raise ValueError(f"the run {self.name!r} has trained {', '.join(sorted(trained)) or 'nothing'}, not {restorer}")
-        its = self.load_model("autoencoder")
+        its = self.load_model(name)
         found, wanted = ([tuple(weight.shape) for weight in model.weights] for model in (its, network))
         if found != wanted:
             sizes = f"{its.count_params():,} parameters in {len(found)} arrays, against {network.count_params():,} in {len(wanted)}"

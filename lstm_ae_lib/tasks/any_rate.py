@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from lstm_ae_lib import checks, datasets, models, peers, seeding, weights
+from lstm_ae_lib import checks, models, peers, seeding, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import linear_recurrence
 from lstm_ae_lib.tasks import any_rate_codec
@@ -235,22 +235,24 @@ def start_from_images(model, clean) -> None:
     model.get_layer("quantize").context.start.assign(4 * np.log2(np.abs(latent).mean((0, 1, 2)) * 20))
 
 
-def rated_batches(clean, batch_size: int, seed: int, sizes=any_rate_codec.SIZES):
-    """Endless batches of images with steps drawn for them: ``((clean, log_step), clean, weight)``, for :func:`any_rate_compressor`.
+def rated_batches(batches, seed: int, sizes=any_rate_codec.SIZES):
+    """Batches with steps drawn for their images: ``((clean, log_step), clean, weight)``, for :func:`any_rate_compressor`.
 
-    The logarithm of an image's step is even between those of the two ``sizes``. ``weight`` makes a mean squared error as many bits
-    a number as a finer step would cost to save it. ``clean``, ``(n, height, width, 3)`` uint8, ``batch_size`` and ``seed``: as for
-    :func:`lstm_ae_lib.datasets.training_batches`; half of the images are mirrored.
+    The logarithm of an image's step is even between those of the two ``sizes``, drawn from ``seed`` and the batch's place. ``weight``
+    makes a mean squared error as many bits a number as a finer step would cost to save it. ``batches``: a ``tf.data.Dataset`` of
+    pairs, of which the second is clean, as :func:`lstm_ae_lib.datasets.training_batches` gives them.
     """
-    clean, order = checks.images_uint8(clean, "clean"), datasets.Order(len(clean), batch_size, seed)
+    import tensorflow as tf
+
     low, high = (any_rate_codec.log_step(size) for size in sizes)
 
-    def make(step):
-        indices, flips, _ = order(step)
-        images = clean[indices] / np.float32(255)
-        images[flips] = images[flips, :, ::-1]
-        drawn = low + (high - low) * seeding.uniform((len(images), 1), seed + _STEPS, int(step))
-        return images, drawn, (6 / (4.0**drawn * math.log(2))).astype(np.float32)[:, None]
+    def draw(place, count):
+        drawn = low + (high - low) * seeding.uniform((count, 1), seed + _STEPS, int(place))
+        return drawn.astype(np.float32), (any_rate_codec.PRICE / 4.0**drawn).astype(np.float32)[:, None]  # a weight for each row
 
-    made = datasets.pipeline(make, (clean.shape[1:], (1,), (1, 1)), dtypes=("float32",) * 3)
-    return made.map(lambda images, log_step, weight: ((images, log_step), images, weight))
+    def rate(place, pair):
+        clean = pair[1]
+        log_step, weight = tf.numpy_function(draw, [place, tf.shape(clean)[0]], [tf.float32] * 2)
+        return (clean, tf.ensure_shape(log_step, (None, 1))), clean, tf.ensure_shape(weight, (None, 1, 1))
+
+    return batches.enumerate().map(rate)

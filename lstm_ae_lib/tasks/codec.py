@@ -336,7 +336,8 @@ def described(codec: Codec) -> dict:
 def choose(quality: int, folder=None, name: str = "") -> tuple:
     """The released weights for a quality of 0 to 100, and the size of their steps.
 
-    Weights for any rate, which come first where there are some, take all of their sizes in turn, the largest at 0. Of the others,
+    Weights for any rate, which come first where there are some, and of them those trained on pictures, take all of their sizes in
+    turn, the largest at 0. Of the others,
     steps are 0.1 at 100 and 32 times as large at 0, to the nearest of the sizes: coarser steps than a network was trained for cost
     little, finer ones bring little, so of those whose own steps are not larger it is the one with the largest, or where all are
     larger the one with the smallest. ``name``: these weights, whose sizes may end before the quality does. ``FileNotFoundError``
@@ -347,10 +348,11 @@ def choose(quality: int, folder=None, name: str = "") -> tuple:
     found = {one: weights.describe_released(one, folder) for one in ([name] if name else weights.released(folder))}
     if not found:
         raise FileNotFoundError(f"there are no released weights in {folder}")
-    for one, description in found.items():
-        if description["builder"] == ANY_RATE:
-            low, high = description["arguments"]["sizes"]
-            return one, round(high + (low - high) * quality / 100)
+    free = {one: description for one, description in found.items() if description["builder"] == ANY_RATE}
+    if free:
+        best = max(free, key=lambda one: free[one]["card"].get("data", {}).get("kind") == "pictures")
+        low, high = free[best]["arguments"]["sizes"]
+        return best, round(high + (low - high) * quality / 100)
     own, step = {one: found[one]["arguments"]["step"] for one in found}, FINEST * (COARSEST / FINEST) ** (1 - quality / 100)
     best = max((one for one in own if own[one] <= 1.001 * step), key=own.get, default=min(own, key=own.get))
     return best, int(np.clip(round(4 * math.log2(step / own[best])), *SIZES))
@@ -361,8 +363,8 @@ def compress_file(source, target, codec="", engine: str = "", quality: int | Non
 
     ``target``: a ``.laec`` file, written whole or not at all, or ``-`` for standard output; ``codec``: a :class:`Codec`, or a
     released one's name, with an ``engine`` as for :func:`load_codec`. ``quality`` as for :func:`choose`, which chooses the weights
-    where none are named; or the best quality whose file has at most ``most_bytes``; with neither, the weights' own steps, of
-    ``default`` where none are named. Raises ``OSError`` for a missing or read-only file or folder; ``ValueError`` for a source that
+    where none are named; or the best quality whose file has at most ``most_bytes``; with neither, a quality of 50, or where weights are
+    named their own steps. Raises ``OSError`` for a missing or read-only file or folder; ``ValueError`` for a source that
     is damaged, animated, empty, too large or transparent, an unknown codec, a target of another suffix or the source itself, and
     too few bytes.
     """
@@ -380,10 +382,10 @@ def compress_file(source, target, codec="", engine: str = "", quality: int | Non
         raise ValueError("quality and bytes are for released weights, given by name or chosen")
     if most_bytes is not None:
         content = _best_within(lambda quality: with_steps(*choose(quality, name=codec)), most_bytes)
-    elif quality is not None:
-        content = with_steps(*choose(quality, name=codec))
+    elif quality is not None or not codec:
+        content = with_steps(*choose(50 if quality is None else quality, name=codec))
     else:
-        content = (codec if isinstance(codec, Codec) else load(codec or "default")).compress(picture)
+        content = (codec if isinstance(codec, Codec) else load(codec)).compress(picture)
     files.write(target, content)
     pictures.warn(f"not kept in {Path(target).name}", [name for name in metadata if name != "sRGB"])
     return image.shape, len(content)
@@ -420,22 +422,32 @@ def decompress_file(source, target, codec="", quality: int = pictures.QUALITY, e
 
 
 def image_format(images, suffix: str, quality: int) -> tuple:
-    """Images as OpenCV's JPEG (with optimised Huffman tables) or WebP files, to compare a compressor with.
+    """Images as OpenCV's JPEG (with optimised Huffman tables), WebP or AVIF (at speed 6) files, to compare a compressor with.
 
-    Images ``(n, height, width, 3)``, uint8; ``".jpg"`` or ``".webp"``; a quality of 1 to 100. Returns the decoded images; the
-    bytes of each, ``(n,)``; and those without what all pictures of a size share: of a JPEG all but the scan, of a WebP 30 bytes.
+    Images ``(n, height, width, 3)``, uint8; ``".jpg"``, ``".webp"`` or ``".avif"``; a quality of 1 to 100. Returns the decoded
+    images; the bytes of each, ``(n,)``; and those without what all pictures of a size share: of a JPEG all but the scan, of a WebP
+    30 bytes, of an AVIF all but its ``mdat`` box's content.
     """
     import cv2
 
     images = checks.images_uint8(images)
-    checks.choice(suffix, "suffix", (".jpg", ".webp"))
+    checks.choice(suffix, "suffix", (".jpg", ".webp", ".avif"))
     checks.number(quality, "quality", 1, 100, whole=True)
-    options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1],
-               ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality]}[suffix]  # fmt: skip
+    options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1], ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+               ".avif": [cv2.IMWRITE_AVIF_QUALITY, quality, cv2.IMWRITE_AVIF_SPEED, 6]}[suffix]  # fmt: skip
     written = [cv2.imencode(suffix, image[..., ::-1], options)[1] for image in images]
     decoded = np.stack([cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1] for file in written])
+    shared = {".jpg": lambda file: _before_the_scan(file) + 2, ".webp": lambda file: 30, ".avif": _beside_the_data}[suffix]
     whole = np.array([file.size for file in written])
-    return decoded, whole, whole - [_before_the_scan(file.tobytes()) + 2 if suffix == ".jpg" else 30 for file in written]
+    return decoded, whole, whole - [shared(file.tobytes()) for file in written]
+
+
+def _beside_the_data(content):
+    """Bytes of an AVIF file but the content of its ``mdat`` box: boxes begin with their size and their kind, four bytes each."""
+    at = 0
+    while content[at + 4 : at + 8] != b"mdat":
+        at += int.from_bytes(content[at : at + 4], "big")
+    return len(content) - int.from_bytes(content[at : at + 4], "big") + 8
 
 
 def _before_the_scan(content):

@@ -108,14 +108,14 @@ def picture_batches(
     threads: int = 2, part=(0, 1),
 ):  # fmt: skip
     """Endless batches of ``(degraded, clean)`` crops of pictures, as :func:`lstm_ae_lib.datasets.redrawn_batches` gives them of
-    images; ``folder`` is a :class:`PictureFolder`.
+    images; ``folder`` is a :class:`PictureFolder`, and where ``protocol`` is ``None`` both are the clean ones.
 
     An epoch decodes each file once, in a new order, and has ``len(folder.files) * folder.crops`` images. They depend on the files,
     ``seed`` and the epoch alone, not on ``threads``, 1 to 64. Memory, whatever the folder holds: the crops of three groups of 16
     pictures (150 MB for 64 of 128 x 128), or of as many as the batches need that are made ahead, and as many whole pictures and
     batches as there are threads.
     """
-    protocol, count = degradations.get_protocol(protocol), len(folder.files) * folder.crops
+    protocol, count = degradations.get_protocol(protocol) if protocol else None, len(folder.files) * folder.crops
     checks.choice(flip, "flip", (True, False))
     checks.number(threads, "threads", 1, 64, whole=True)
     order = datasets.Order(count, batch_size, seed, first_epoch, first_step, part)  # of which the crops' own order is not used
@@ -126,7 +126,8 @@ def picture_batches(
         places = np.arange(place * batch_size, min((place + 1) * batch_size, count))
         clean, positions = groups.crops(epoch, places)
         clean, positions = clean[order.mine], positions[order.mine]
-        return [degradations.as_float(images) for images in (degradations.redegrade(clean, protocol, positions, epoch), clean)]
+        degraded = degradations.redegrade(clean, protocol, positions, epoch) if protocol else clean
+        return [degradations.as_float(images) for images in (degraded, clean)]
 
     shape = (folder.side, folder.side, 3)
     return datasets.pipeline(order.turned(make, shape[:2]) if turn else make, [shape] * 2, order.first, threads=threads)
