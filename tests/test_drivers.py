@@ -201,6 +201,7 @@ def test_classify():
     assert run.load_model("classifier").count_params() == json.loads(run.path("classifier.json").read_text())["parameters"]
 
 
+@pytest.mark.scale
 def test_train_variational():
     run, found = execute("96_train_variational", updates=10, samples=2, channels=8, test_images=24)
     psnr = {name: records[0]["psnr"] for name, records in found.items()}

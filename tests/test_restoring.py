@@ -885,6 +885,34 @@ def test_compressors_and_classifiers_are_released_to_their_own_folders(finished_
     assert weights.released(tmp_path / "weights" / "classify") == ["small"]
 
 
+def test_a_compressor_for_all_rates_is_released_with_its_numbers_at_each(finished_run, sample):
+    from lstm_ae_lib.tasks import any_rate, codec
+
+    arguments = {"width": 4, "memory": 6, "hidden": 5, "sizes": [10, 20]}
+    model = any_rate.any_rate_compressor(**arguments)
+    any_rate.start_from_images(model, sample.train_images[:50])
+    made = codec.codec_of(model, {"builder": "any_rate_compressor", "arguments": arguments}, "any")
+    measured = []
+    for size in (10, 20):
+        decoded, counted = made.measure(sample.test_images[:5], size)
+        summary = metrics.evaluate(sample.test_images[:5], decoded)
+        record = finished_run.new_record(restorer="any_rate_compressor", split="test", summary=summary)
+        rates = dict.fromkeys(("bits_per_pixel", "bits_per_pixel_in_file"), float(counted.mean() / 128))
+        measured.append(record | {"setting": 2 ** (size / 8 - 4)} | rates)
+    finished_run.save_records(measured)
+    weights.write(model, finished_run.folder, "compressor", "any_rate_compressor", arguments, **codec.described(made))
+    finished_run.update(status="finished")
+    for kind, limits in (("full", "has seen none"), ("pictures", "Trained on small crops of photographs")):
+        finished_run.update(data=finished_run.record["data"] | {"kind": kind})
+        releasing.release_run("mine", "free")
+        for engine in restoring.ENGINES:
+            again = codec.load_codec("free", engine=engine)
+            assert again.fingerprint == made.fingerprint and again.sizes == (10, 20) and limits in again.card["limits"]
+        psnr = {name: numbers["psnr"] for name, numbers in again.card["numbers"].items()}
+        assert list(psnr) == ["steps of 0.149", "steps of 0.354"] and psnr["steps of 0.149"] > psnr["steps of 0.354"]
+    assert codec.choose(0) == ("free", 20)
+
+
 def test_lstm_autoencoders_are_released_apart_from_what_restore_offers(finished_run, capsys):
     network = reference_lstm_autoencoder()
     finished_run.save_model("autoencoder", network, "reference_lstm_autoencoder", {})

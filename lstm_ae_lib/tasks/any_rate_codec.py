@@ -33,13 +33,10 @@ def log_step(size: int) -> float:
 
 @functools.cache
 def frequencies() -> np.ndarray:
-    """The linear transform of a block, ``(8, 8, 3, 192)`` float32: orthogonal cosines, the lowest frequencies first, and in
-    CIFAR-10 colour differences have as little energy as brightness has at some three and five times the frequency."""
+    """The linear transform of a block, ``(8, 8, 3, 192)`` float32: orthogonal cosines, the lowest frequencies first."""
     rows, colours = _cosines(BLOCK), _cosines(3)
     kernels = np.einsum("ia,jb,kc->abcijk", rows, rows, colours).reshape(BLOCK, BLOCK, 3, -1)
-    down, across = np.arange(BLOCK)[:, None, None] / BLOCK, np.arange(BLOCK)[:, None] / BLOCK
-    distance = np.sqrt(down**2 + across**2 + 1e-6) * np.array([1.0, 3.0, 5.0])
-    return kernels[..., np.argsort(distance.ravel(), kind="stable")].astype(np.float32)
+    return kernels[..., codec.lowest_frequencies(BLOCK, BLOCK, NUMBERS)].astype(np.float32)
 
 
 def _cosines(count):

@@ -421,6 +421,15 @@ def decompress_file(source, target, codec="", quality: int = pictures.QUALITY, e
     return picture.shape
 
 
+def lowest_frequencies(height: int, width: int, count: int) -> np.ndarray:
+    """The ``count`` lowest frequencies' places in a flattened cosine transform ``(height, width, 3)``, brightness before colour."""
+    checks.number(count, "latent", 1, height * width * 3, whole=True)
+    rows, columns = np.arange(height)[:, None, None] / height, np.arange(width)[:, None] / width
+    # In CIFAR-10 the colour differences have as little energy as brightness has at some three and five times the frequency.
+    distance = np.sqrt(rows**2 + columns**2 + 1e-6) * np.array([1.0, 3.0, 5.0])
+    return np.argsort(distance.ravel(), kind="stable")[:count]
+
+
 def image_format(images, suffix: str, quality: int) -> tuple:
     """Images as OpenCV's JPEG (with optimised Huffman tables), WebP or AVIF (at speed 6) files, to compare a compressor with.
 

@@ -6,17 +6,9 @@ import numpy as np
 
 from lstm_ae_lib import checks, models, peers, plotting, spectral, weights
 from lstm_ae_lib._backend import keras
+from lstm_ae_lib.tasks import codec
 
 ops = keras.ops
-
-
-def lowest_frequencies(height: int, width: int, count: int) -> np.ndarray:
-    """The ``count`` lowest frequencies' places in a flattened cosine transform ``(height, width, 3)``, brightness before colour."""
-    checks.number(count, "latent", 1, height * width * 3, whole=True)
-    rows, columns = np.arange(height)[:, None, None] / height, np.arange(width)[:, None] / width
-    # In CIFAR-10 the colour differences have as little energy as brightness has at some three and five times the frequency.
-    distance = np.sqrt(rows**2 + columns**2 + 1e-6) * np.array([1.0, 3.0, 5.0])
-    return np.argsort(distance.ravel(), kind="stable")[:count]
 
 
 class _Coefficients(keras.layers.Layer):
@@ -27,7 +19,7 @@ class _Coefficients(keras.layers.Layer):
         if len(self.image_shape) != 3 or None in self.image_shape or self.image_shape[2] != 3:
             raise ValueError(f"{type(self).__name__} needs images (height, width, 3) of a known size, got {self.image_shape}")
         self._bases = tuple(spectral.cosine_basis(size, "dct2")[0] for size in self.image_shape)
-        self._kept = lowest_frequencies(*self.image_shape[:2], count)
+        self._kept = codec.lowest_frequencies(*self.image_shape[:2], count)
 
     def multiply_adds(self, given, made):
         return math.prod(self.image_shape) * sum(self.image_shape)
