@@ -299,7 +299,7 @@ def test_a_file_names_its_weights_and_those_that_are_not_here_are_named(tmp_path
     (tmp_path / "it.laec").write_bytes(codec._header(codec.KIND, bytes(8), 20, 40, 0, payload) + payload)
     assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "other.png")]) == 2
     told = capsys.readouterr().err
-    assert "compressed with the weights 0000000000000000, which are not here; here are coarse c788e627759e2130, default 3c3af9" in told
+    assert "compressed with the weights 0000000000000000, which are not here; here are any_rate " in told and ", coarse c788e627759e2130, default 3c3af9" in told
     assert not (tmp_path / "other.png").exists()
 
 
@@ -356,9 +356,14 @@ def test_steps_of_a_size_that_is_not_allowed_are_refused(made_codec):
         made_codec.decompress(codec._header(b"LAE3", made_codec.fingerprint, 45, 70, 1, payload) + payload)
 
 
-def test_quality_chooses_weights_and_the_size_of_their_steps():
-    steps = {name: weights.describe_released(name, weights.released_dir("compress"))["arguments"]["step"]
-             for name in ("coarse", "default", "fine")}  # fmt: skip
+def test_quality_chooses_weights_and_the_size_of_their_steps(tmp_path, monkeypatch):
+    assert [codec.choose(quality) for quality in (0, 50, 100)] == [("photo", 34), ("photo", 18), ("photo", 2)]
+    steps, released = {}, weights.released_dir("compress")
+    for name in ("coarse", "default", "fine"):  # without those for any rate
+        steps[name] = weights.describe_released(name, released)["arguments"]["step"]
+        for suffix in (".json", ".weights.h5"):
+            (tmp_path / f"{name}{suffix}").symlink_to(released / f"{name}{suffix}")
+    monkeypatch.setattr(weights, "released_dir", lambda *_: tmp_path)
     chosen = [codec.choose(quality) for quality in range(101)]
     made = [steps[name] * 2 ** (size / 4) for name, size in chosen]
     assert made == sorted(made, reverse=True) and made[-1] == pytest.approx(0.1, rel=0.1) and made[0] == pytest.approx(3.2, rel=0.1)

@@ -885,7 +885,7 @@ def test_compressors_and_classifiers_are_released_to_their_own_folders(finished_
     assert weights.released(tmp_path / "weights" / "classify") == ["small"]
 
 
-def test_a_compressor_for_all_rates_is_released_with_its_numbers_at_each(finished_run, sample):
+def test_a_compressor_for_all_rates_is_released_with_its_numbers_at_each(finished_run, sample, capsys):
     from lstm_ae_lib.tasks import any_rate, codec
 
     arguments = {"width": 4, "memory": 6, "hidden": 5, "sizes": [10, 20]}
@@ -909,8 +909,10 @@ def test_a_compressor_for_all_rates_is_released_with_its_numbers_at_each(finishe
             again = codec.load_codec("free", engine=engine)
             assert again.fingerprint == made.fingerprint and again.sizes == (10, 20) and limits in again.card["limits"]
         psnr = {name: numbers["psnr"] for name, numbers in again.card["numbers"].items()}
-        assert list(psnr) == ["steps of 0.149", "steps of 0.354"] and psnr["steps of 0.149"] > psnr["steps of 0.354"]
+        assert list(psnr) == ["steps of 0.354", "steps of 0.149"] and psnr["steps of 0.149"] > psnr["steps of 0.354"]
     assert codec.choose(0) == ("free", 20)
+    assert __main__.main(["card", "compress/free"]) == 0
+    assert "- `free-context.npz` (what foretells numbers): SHA-256 `" in capsys.readouterr().out
 
 
 def test_lstm_autoencoders_are_released_apart_from_what_restore_offers(finished_run, capsys):

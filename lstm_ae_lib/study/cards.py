@@ -87,6 +87,8 @@ def _use(kind, name, description):
     listed = [f"- `{name}.weights.h5` (Keras, {description['builder']}, {description['parameters']:,} parameters): SHA-256 "
               f"`{description['sha256']}`"]  # fmt: skip
     listed += [f"- `{file}.onnx` (ONNX): SHA-256 `{sha256}`" for file, sha256 in description.get("onnx", {}).items()]
+    if "context" in description:
+        listed.append(f"- `{name}-context.npz` (what foretells numbers): SHA-256 `{description['context']}`")
     return [*made, "Files:", "", *listed, ""]
 
 

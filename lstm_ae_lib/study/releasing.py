@@ -164,6 +164,7 @@ def _compressor_card(run, record, network, description):
     coder = codec.codec_of(network, description, "compressor")  # tables that are not the weights' own are not released
     fields = ("images", "mse", "psnr", "psnr_low", "psnr_high", "ssim", "bits_per_pixel", "bits_per_pixel_in_file")
     measured = [one for one in run.records() if one["restorer"] == description["builder"] and "bits_per_pixel" in one]
+    measured.sort(key=lambda one: one["bits_per_pixel"])  # a card's head has the last one
     numbers = [{field: one[field] for field in fields} for one in measured]
     if description["builder"] == codec.ANY_RATE:
         steps = (f"steps of {one['setting']:.3f}" for one in measured)
