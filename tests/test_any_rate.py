@@ -95,10 +95,10 @@ def test_every_weight_learns_from_what_a_codec_would_make(kind, sample):
     keras.utils.set_random_seed(0)
     model = any_rate.any_rate_compressor(**SMALL, context=kind)
     any_rate.start_from_images(model, sample.train_images[:200])
-    model.compile(keras.optimizers.Adam(0.00005), loss="mse")
+    model.compile(keras.optimizers.Adam(0.00005), loss="mse", run_eagerly=True)
     before = [weight.numpy() for weight in model.trainable_weights]
     batch = next(iter(any_rate.rated_batches(pairs(sample.train_images[:64], 16, 0), 0)))
-    losses = [float(model.train_on_batch(*batch)) for _ in range(12)]
+    losses = [float(model.train_on_batch(*batch)) for _ in range(5)]
     assert losses[-1] < losses[0]
     still = [weight.path for old, weight in zip(before, model.trainable_weights, strict=True) if (old == weight.numpy()).all()]
     assert not still

@@ -136,6 +136,7 @@ def execute(name, run_name="", **parameters):
     return run, found
 
 
+@pytest.mark.scale
 def test_restore_classically():
     run, found = execute("92_restore_classically", test_images=12, tuning_images=4, networks="unet", steps=20)
     psnr = {name: records[0]["psnr"] for name, records in found.items()}
@@ -191,6 +192,7 @@ def test_denoise():
         assert all(psnr[name] > psnr["degraded"] + 1 for name in ("total_variation", "non_local_means", "wavelet"))
 
 
+@pytest.mark.scale
 def test_classify():
     run, found = execute("95_classify", updates=60, test_images=100)
     assert run.record["classifier"]["images"] == 100 and run.record["classifier"]["accuracy"] > 0.15
