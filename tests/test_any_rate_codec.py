@@ -266,3 +266,22 @@ def test_a_file_is_the_same_whether_keras_or_onnx_runtime_wrote_it(released, sam
     (released / "free-context.npz").write_bytes(b"other")
     with pytest.raises(ValueError, match="free-context.npz is damaged: its SHA-256 is not the one that the weights' JSON has"):
         codec.load_codec("free", engine="onnx")
+
+
+@pytest.mark.parametrize("size", [8, 14])
+def test_a_photograph_is_above_jpeg_and_webp_of_the_same_bytes(size):
+    """In PSNR and in SSIM, whole files, on a photograph that no training has seen."""
+    photograph = pictures.photographs()["chelsea"]
+
+    def looks(decoded):
+        return np.array([metrics.per_image(photograph[None], decoded[None])[name][0] for name in ("psnr", "ssim")])
+
+    own = codec.load_codec("photo", engine="onnx")
+    content = own.compress(photograph, size)
+    reached = looks(own.decompress(content))
+    for suffix, psnr in ((".jpg", 2.5), (".webp", 1.0)):
+        tried = [codec.image_format(photograph[None], suffix, quality) for quality in (1, 10, 20, 40, 60, 80)]
+        counted, rivals = [int(whole[0]) for _, whole, _ in tried], np.transpose([looks(decoded[0]) for decoded, _, _ in tried])
+        assert counted[0] < len(content) < counted[-1]
+        rival = [np.interp(len(content), counted, values) for values in rivals]
+        assert (reached - rival > (psnr, 0.01)).all()
