@@ -21,10 +21,10 @@ class RowContext(keras.layers.Layer):
     """Where each number of a latent is to be expected, and how closely, from the numbers decoded before it.
 
     They are decoded row by row, within a row group by group (:data:`GROUPS`), and of each group every other column first. The rows
-    above are known by a memory, a gated linear recurrence from top to bottom (an LSTM whose gate sees the input only, with hard gates, which
-    fixed-point numbers can follow; van den Oord et al., "Pixel Recurrent Neural Networks", 2016, for the row as a step); the
-    row's lower groups, and for the second half of the columns their own group beside them, by convolutions along it (Minnen and
-    Singh 2020, for groups; He et al., "Checkerboard Context Model", 2021, for every other place first).
+    above are known by a memory, a gated linear recurrence from top to bottom (an LSTM whose gate sees the input only, with hard
+    gates, which fixed-point numbers can follow; van den Oord et al., "Pixel Recurrent Neural Networks", 2016, for the row as a
+    step); the row's lower groups, and for the second half of the columns their own group beside them, by convolutions along it
+    (Minnen and Singh 2020, for groups; He et al., "Checkerboard Context Model", 2021, for every other place first).
 
     Args:
         memory, hidden: channels of the memory and of each group's layers, 1 to 65,536.
@@ -122,8 +122,8 @@ class RowQuantize(keras.layers.Layer):
 
     Rounded as a codec does it (:func:`lstm_ae_lib.tasks.any_rate_codec.thrifty`), but all numbers at once: the context first sees
     them rounded to whole steps, then as they came out. What is passed on has no gradient, for the latent is given. In training the
-    mean of the bits of a number is added to the loss: widths learn from the bits of the symbols, means from those with uniform noise
-    in place of the rounding, which is where a symbol has no slope. ``memory``, ``hidden`` and ``context``: as for
+    mean of the bits of a number is added to the loss: widths learn from the bits of the symbols, means from those with uniform
+    noise in place of the rounding, which is where a symbol has no slope. ``memory``, ``hidden`` and ``context``: as for
     :class:`RowContext`.
 
     Inputs: those of :class:`RowContext`, but the latent in units of [0, 1]. Output: shaped like the latent."""
@@ -190,7 +190,7 @@ def any_rate_compressor(image_shape=(32, 32, 3), width: int = 48, depth: int = 1
     built as the flagship is, begins as the identity, and sees the size of the step, which is an input: at each it minimises
     distortion plus rate (one network with a step drawn for each image: Toderici et al. 2016 and Choi et al. 2019 have the aim). It
     sees the whole picture: no part is cut at a block's border. An encoder network before the transform gained nothing in trials of
-    10 minutes each, and half of a training step was its own.
+    10 minutes each.
 
     Args:
         image_shape: known sides, multiples of 8.
@@ -199,7 +199,8 @@ def any_rate_compressor(image_shape=(32, 32, 3), width: int = 48, depth: int = 1
         sizes: for which steps it is trained, the smallest and the largest (:func:`lstm_ae_lib.tasks.any_rate_codec.log_step`).
 
     Returns a model with the inputs ``clean`` and ``log_step``, ``(batch, 1)``, and the images' shape as its output, not clipped;
-    its layer ``decoder`` takes what comes from the inverse in place of ``clean``. Raises ``ValueError`` for an argument out of range.
+    its layer ``decoder`` takes what comes from the inverse in place of ``clean``. Raises ``ValueError`` for an argument out of
+    range.
     """
     peers.check_divides(image_shape, BLOCK)
     checks.number(width, "width", 2, 4096, whole=True)
@@ -238,9 +239,9 @@ def start_from_images(model, clean) -> None:
 def rated_batches(batches, seed: int, sizes=any_rate_codec.SIZES):
     """Batches with steps drawn for their images: ``((clean, log_step), clean, weight)``, for :func:`any_rate_compressor`.
 
-    The logarithm of an image's step is even between those of the two ``sizes``, drawn from ``seed`` and the batch's place. ``weight``
-    makes a mean squared error as many bits a number as a finer step would cost to save it. ``batches``: a ``tf.data.Dataset`` of
-    pairs, of which the second is clean, as :func:`lstm_ae_lib.datasets.training_batches` gives them.
+    The logarithm of an image's step is even between those of the two ``sizes``, drawn from ``seed`` and the batch's place.
+    ``weight`` makes a mean squared error as many bits a number as a finer step would cost to save it. ``batches``: a
+    ``tf.data.Dataset`` of pairs, of which the second is clean, as :func:`lstm_ae_lib.datasets.training_batches` gives them.
     """
     import tensorflow as tf
 

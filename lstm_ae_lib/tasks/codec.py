@@ -337,11 +337,10 @@ def choose(quality: int, folder=None, name: str = "") -> tuple:
     """The released weights for a quality of 0 to 100, and the size of their steps.
 
     Weights for any rate, which come first where there are some, and of them those trained on pictures, take all of their sizes in
-    turn, the largest at 0. Of the others,
-    steps are 0.1 at 100 and 32 times as large at 0, to the nearest of the sizes: coarser steps than a network was trained for cost
-    little, finer ones bring little, so of those whose own steps are not larger it is the one with the largest, or where all are
-    larger the one with the smallest. ``name``: these weights, whose sizes may end before the quality does. ``FileNotFoundError``
-    where there are none.
+    turn, the largest at 0. Of the others, steps are 0.1 at 100 and 32 times as large at 0, to the nearest of the sizes: coarser
+    steps than a network was trained for cost little, finer ones bring little, so of those whose own steps are not larger it is the
+    one with the largest, or where all are larger the one with the smallest. ``name``: these weights, whose sizes may end before
+    the quality does. ``FileNotFoundError`` where there are none.
     """
     checks.number(quality, "quality", 0, 100, whole=True)
     folder = folder or weights.released_dir("compress")
@@ -363,10 +362,10 @@ def compress_file(source, target, codec="", engine: str = "", quality: int | Non
 
     ``target``: a ``.laec`` file, written whole or not at all, or ``-`` for standard output; ``codec``: a :class:`Codec`, or a
     released one's name, with an ``engine`` as for :func:`load_codec`. ``quality`` as for :func:`choose`, which chooses the weights
-    where none are named; or the best quality whose file has at most ``most_bytes``; with neither, a quality of 50, or where weights are
-    named their own steps. Raises ``OSError`` for a missing or read-only file or folder; ``ValueError`` for a source that
-    is damaged, animated, empty, too large or transparent, an unknown codec, a target of another suffix or the source itself, and
-    too few bytes.
+    where none are named; or the best quality whose file has at most ``most_bytes``; with neither, a quality of 50, or where
+    weights are named their own steps. Raises ``OSError`` for a missing or read-only file or folder; ``ValueError`` for a source
+    that is damaged, animated, empty, too large or transparent, an unknown codec, a target of another suffix or the source itself,
+    and too few bytes.
     """
     pictures.check_target(target, source, (".laec",))
     if quality is not None and most_bytes is not None:
