@@ -52,9 +52,9 @@ test-web: $(VENV)/.installed-test chromium  ## the page and the book in headless
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[web,book]'
 	$(RUN) -m pytest -m web tests/test_web.py
 
-test-scale: $(VENV)/.installed-test  ## sweeps on Dask clusters, a training on two processes: what is killed, lost or cut off; long benchmarks and drivers
+test-scale: $(VENV)/.installed-test  ## sweeps on Dask clusters, a training on two processes: what is killed, lost or cut off; files decoded everywhere; long tests
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[jax]'
-	$(RUN) -m pytest -m 'scale and not soak' tests/test_cluster_runs.py tests/test_data_parallel.py tests/test_bench.py tests/test_drivers.py tests/test_notebook_runs.py
+	$(RUN) -m pytest -m 'scale and not soak' tests/test_any_rate_codec.py tests/test_decodes_everywhere.py tests/test_cluster_runs.py tests/test_data_parallel.py tests/test_bench.py tests/test_drivers.py tests/test_notebook_runs.py
 
 # Installed only where that can be done without asking.
 chromium:

@@ -23,7 +23,7 @@ _REGISTERED = {
     "spectral": "SpectralWiener SpectralMixture", "metrics": "PSNR log_mse",
     "training": "Cooldown Muon", "tasks.adversarial": "AdversarialTraining", "tasks.any_rate": "RowContext RowQuantize",
     "tasks.bursts": "Registration",
-    "tasks.compression": "SpectralLatent SpectralImage Quantize", "tasks.mending": "BlockFeatures MovedBack RasterAccumulator",
+    "tasks.compression": "SpectralLatent SpectralImage Quantize", "tasks.hyperprior": "DivisiveNorm ScaledQuantize", "tasks.mending": "BlockFeatures MovedBack RasterAccumulator",
     "tasks.reach": "BoundedScan", "tasks.recurrent_inference": "ConvLSTMStep", "tasks.row_feedback": "RowFeedback",
     "tasks.variational": "LatentSample gaussian_nll",
 }  # fmt: skip

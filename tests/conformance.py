@@ -10,6 +10,7 @@ from lstm_ae_lib.tasks import (
     any_rate,
     bursts,
     compression,
+    hyperprior,
     mending,
     perception,
     reach,
@@ -63,6 +64,9 @@ LAYERS = [
     Case("SpectralLatent", lambda **k: compression.SpectralLatent(40, **k), (8, 6, 3)),
     Case("SpectralImage", lambda **k: compression.SpectralImage((8, 6, 3), **k), (40,)),
     # A value on the edge between two steps falls to the other one: 0.02 of values up to 1.
+    Case("DivisiveNorm", lambda **k: hyperprior.DivisiveNorm(**k), (4, 6, 5)),
+    Case("DivisiveNorm-inverse", lambda **k: hyperprior.DivisiveNorm(True, **k), (4, 6, 5)),
+    Case("ScaledQuantize", lambda **k: hyperprior.ScaledQuantize(0.02, 1e-4, **k), ((4, 6, 5), (4, 6, 5)), False, roundings=0.02 * 2**8 + 0.5),
     Case("Quantize", lambda **k: compression.Quantize(0.02, 1e-4, **k), (40,), False, roundings=0.02 * 2**8 + 0.5),
     *(Case(f"RowContext-{context}", lambda context=context, **k: any_rate.RowContext(6, 5, context, **k), ((3, 2, 192), (1,)),
            context != "none", roundings=ONE, output_shape=(3, 2, 384)) for context in any_rate.CONTEXTS),
@@ -112,6 +116,7 @@ MODELS = [
         lambda: compression.compressor((8, 6, 3), latent=40, step=0.02, width=4, transform="components"),
         (8, 6, 3), roundings=5, rate=0.002,
     ),  # fmt: skip
+    Case("scale_hyperprior", lambda: hyperprior.scale_hyperprior((8, 16, 3), 4, 6, 1, 0.02, 1e-4), (8, 16, 3), roundings=ONE),
     # Of a latent rounded to steps of 1 to 2, what falls on an edge between two is in bfloat16 another step.
     Case("any_rate_compressor", lambda: any_rate.any_rate_compressor((24, 16, 3), width=4, memory=6, hidden=5),
          ((24, 16, 3), (1,)), roundings=48, rate=0.0005),
@@ -124,5 +129,5 @@ MODELS = [
 ]
 
 # Modules that may define layers, metrics or builders.
-LAYER_MODULES = (layers, spectral, any_rate, bursts, compression, mending, reach, recurrent_inference, variational)
+LAYER_MODULES = (layers, spectral, any_rate, bursts, compression, hyperprior, mending, reach, recurrent_inference, variational)
 METRIC_MODULES = (metrics, variational)

@@ -483,7 +483,7 @@ def test_a_codec_leaves_the_cost_of_its_compressor(made_codec):
 # --- what it is compared with ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif"])
+@pytest.mark.parametrize("suffix", codec.FORMATS)
 def test_image_formats_decode_and_count_their_bytes(suffix, sample):
     images = sample.test_images[:10]
     coarse, fine = (codec.image_format(images, suffix, quality) for quality in (10, 80))
@@ -491,8 +491,8 @@ def test_image_formats_decode_and_count_their_bytes(suffix, sample):
         assert decoded.shape == images.shape and (scan > 0).all() and (scan < whole).all()
     assert metrics.evaluate(images, coarse[0])["psnr"] < metrics.evaluate(images, fine[0])["psnr"] - 3
     assert coarse[2].mean() < fine[2].mean()
-    content = cv2.imencode(suffix, images[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80, cv2.IMWRITE_JPEG_OPTIMIZE, 1])[1]
     if suffix == ".jpg":
+        content = cv2.imencode(suffix, images[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80, cv2.IMWRITE_JPEG_OPTIMIZE, 1])[1]
         assert fine[1][0] == content.size
         assert content.tobytes()[codec._before_the_scan(content.tobytes()) - 3 :].startswith(b"\x00\x3f\x00")
 

@@ -155,7 +155,7 @@ def test_compress(sample):
     through = {name: records[0]["psnr"] for name, records in found.items() if records[0].get("latent") == 24}
     assert abs(through["compressor"] - through["pca"]) < 0.3  # it begins as the components
     assert through["lstm_bottleneck"] < through["pca"] and through["bottleneck_restorer"] < through["pca"]
-    assert len(found["jpeg"]) == len(found["webp"]) == len(found["avif"]) == 5
+    assert len(found["jpeg"]) == len(found["webp"]) == len(found["avif"]) == len(found["jxl"]) == 5
     coder = codec.load_codec("compressor", run.folder)
     picture = sample.test_images[0]
     assert np.abs(coder.decompress(coder.compress(picture)).astype(float) - picture).mean() < 30
@@ -176,11 +176,21 @@ def test_compress_at_any_rate(sample, tmp_path):
         pictures.write(tmp_path / f"{place}.png", np.concatenate(sample.train_images[place : place + 3], axis=1))
     own = {"pictures": str(tmp_path), "side": 24, "start_run": "any"}
     run, found = execute("93_compress", "crops", rates="any", sizes="none", **own, **small)
-    assert run.record["data"]["kind"] == "pictures" and set(found) == {"any_rate_compressor", "jpeg", "webp", "avif"}
+    assert run.record["data"]["kind"] == "pictures" and set(found) == {"any_rate_compressor", "jpeg", "webp", "avif", "jxl"}
     assert run.record["training"]["any_rate_compressor"] | {"minutes": 0} == {
         "minutes": 0, "images_seen": 24, "budget": "3 steps and 3 steps"}  # fmt: skip
     with pytest.raises(RuntimeError, match="pictures are for rates any and sizes none, got one and 8"):
         execute("93_compress", "refused", sizes="8", **own, **small)
+
+
+@pytest.mark.scale
+def test_compress_with_the_published_rival():
+    own = {"network": "hyperprior", "sizes": "none", "channels": 4, "latent": 6, "steps": 5, "test_images": 8}
+    run, found = execute("93_compress", "hyper", **own)
+    ((rated,),) = found.values()
+    assert set(found) == {"scale_hyperprior"} and 0 < rated["bits_per_pixel"] < 8 and run.load_model("compressor").count_params() == rated["parameters"]
+    with pytest.raises(RuntimeError, match="network hyperprior is for rates one, got any"):
+        execute("93_compress", "refused", rates="any", **own)
 
 
 def test_denoise():

@@ -7,6 +7,7 @@ on training images. A file holds its weights' fingerprint: other weights and dam
 import decimal
 import functools
 import hashlib
+import io
 import json
 import math
 import struct
@@ -28,6 +29,7 @@ SCALED_KIND, ANY_RATE_KIND = b"LAE2", b"LAE3"
 SIZES = (-8, 24)  # of the steps beside the weights' own: 2 to this quarter
 FINEST, COARSEST = 0.1, 3.2  # steps at quality 100 and 0
 ANY_RATE = "any_rate_compressor"  # the builder of a network for all rates; `any_rate_codec` has its files
+FORMATS = (".jpg", ".webp", ".avif", ".jxl")
 GREY = 2**31  # added to the height of a grey picture
 
 
@@ -430,24 +432,50 @@ def lowest_frequencies(height: int, width: int, count: int) -> np.ndarray:
 
 
 def image_format(images, suffix: str, quality: int) -> tuple:
-    """Images as OpenCV's JPEG (with optimised Huffman tables), WebP or AVIF (at speed 6) files, to compare a compressor with.
+    """Images in a format that people use, to compare a compressor with: OpenCV's JPEG (with optimised Huffman tables), WebP and AVIF
+    (at speed 6), and libjxl's JPEG XL (at effort 7).
 
-    Images ``(n, height, width, 3)``, uint8; ``".jpg"``, ``".webp"`` or ``".avif"``; a quality of 1 to 100. Returns the decoded
-    images; the bytes of each, ``(n,)``; and those without what all pictures of a size share: of a JPEG all but the scan, of a WebP
-    30 bytes, of an AVIF all but its ``mdat`` box's content.
+    Images ``(n, height, width, 3)``, uint8; a suffix of :data:`FORMATS`; a quality of 1 to 100. Returns the decoded images; the
+    bytes of each, ``(n,)``; and those without what all pictures of a size share: of a JPEG all but the scan, of a WebP 30 bytes, of
+    an AVIF all but its ``mdat`` box's content, of a JPEG XL 4 bytes.
     """
+    images = checks.images_uint8(images)
+    checks.choice(suffix, "suffix", FORMATS)
+    checks.number(quality, "quality", 1, 100, whole=True)
+    write, read = (_jxl, _from_jxl) if suffix == ".jxl" else (functools.partial(_by_opencv, suffix), _from_opencv)
+    written = [write(image, quality) for image in images]
+    shared = {".jpg": lambda file: _before_the_scan(file) + 2, ".webp": lambda file: 30, ".avif": _beside_the_data, ".jxl": lambda file: 4}
+    whole = np.array([len(file) for file in written])
+    return np.stack([read(file) for file in written]), whole, whole - [shared[suffix](file) for file in written]
+
+
+def _by_opencv(suffix, image, quality):
     import cv2
 
-    images = checks.images_uint8(images)
-    checks.choice(suffix, "suffix", (".jpg", ".webp", ".avif"))
-    checks.number(quality, "quality", 1, 100, whole=True)
     options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1], ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
                ".avif": [cv2.IMWRITE_AVIF_QUALITY, quality, cv2.IMWRITE_AVIF_SPEED, 6]}[suffix]  # fmt: skip
-    written = [cv2.imencode(suffix, image[..., ::-1], options)[1] for image in images]
-    decoded = np.stack([cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1] for file in written])
-    shared = {".jpg": lambda file: _before_the_scan(file) + 2, ".webp": lambda file: 30, ".avif": _beside_the_data}[suffix]
-    whole = np.array([file.size for file in written])
-    return decoded, whole, whole - [shared(file.tobytes()) for file in written]
+    return cv2.imencode(suffix, image[..., ::-1], options)[1].tobytes()
+
+
+def _from_opencv(file):
+    import cv2
+
+    return cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def _jxl(image, quality):
+    import pillow_jxl  # noqa: F401  registers the format
+    from PIL import Image
+
+    with io.BytesIO() as file:
+        Image.fromarray(image).save(file, "JXL", quality=quality, effort=7)
+        return file.getvalue()
+
+
+def _from_jxl(file):
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
 def _beside_the_data(content):

@@ -117,6 +117,10 @@ class Quantize(keras.layers.Layer):
         middle = 1 - (ops.exp(-(0.5 + ops.minimum(far, 0.5)) * width) + ops.exp(-(0.5 - ops.minimum(far, 0.5)) * width)) / 2
         return -ops.log(ops.maximum(ops.where(far < 0.5, middle, tail), 1e-9)) / math.log(2)
 
+    def bits(self, rounded):
+        """An estimate of the bits of each number of a latent that this layer has rounded, ``(batch, latent)`` twice."""
+        return self._bits(ops.round(rounded * ops.exp(self.log_gain) / self.step))
+
     def gain(self) -> np.ndarray:
         """How many steps 1 is, ``(latent,)`` float64."""
         return np.exp(ops.convert_to_numpy(self.log_gain).astype(np.float64)) / self.step
