@@ -13,6 +13,7 @@ from lstm_ae_lib import checks, paths
 from lstm_ae_lib.study import records
 
 BURST_FRAMES, JPEG_SIDES = (1, 12), (128, 384)
+CODEC_RATES = (1.0,)
 JPEG_RECURRENT, JPEG_OTHERS = "feedback", ("unet", "nafnet", "rednet", "convolution", "mean")
 ONE_PIECE = "nothing: all of the image is in reach"
 
@@ -31,6 +32,7 @@ def margins() -> list:
         _validated("a camera's blur, noise and JPEG, 32x32 (`camera`)", ("camera-multiscale", "gated scans"),
                    ("camera-convolution", "convolutions")),
     ]  # fmt: skip
+    found += [_of_codecs(rate) for rate in CODEC_RATES]
     found += [_of_bursts(frames) for frames in BURST_FRAMES]
     return [*found, *(_of_jpegs(side) for side in JPEG_SIDES)]
 
@@ -75,6 +77,17 @@ def _validation(run):
     """A published run's PSNR at the end, and images seen."""
     seen = max(part["images_seen"] for part in records.published_training(run)["run"]["training"].values())
     return records.published_history(run)["val_psnr"][-1], seen
+
+
+def _of_codecs(rate):
+    """On test images, PSNR between those at the two nearest rates; of these images only means are recorded."""
+    pair = ("compress-any-recurrent", "compress-any-window")
+    found = [records.reference_records(protocol="compress", run=run, restorer="any_rate_compressor") for run in pair]
+    curves = [sorted((one["bits_per_pixel"], one["psnr"]) for one in ones) for ones in found]
+    values = [np.array([[np.interp(rate, *zip(*curve, strict=True))]]) for curve in curves]
+    task, remembered = f"compression, {rate:g} bit per pixel, 32x32", "at most three rows of blocks"
+    titles = ["a memory of the rows above", "the two rows above"]
+    return _row(task, remembered, titles, list(pair), values, found[0][0]["images"], [[ones[0]["images_seen"]] for ones in found])
 
 
 def _of_bursts(frames):

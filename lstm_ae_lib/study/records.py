@@ -40,6 +40,14 @@ def study_records(protocol: str) -> list:
     return [record for record in records if record["split"] == "test" or record["source"] != "measured"]
 
 
+def codec_records() -> list:
+    """What codecs are compared on: the published records of compressing all 10,000 test images, other people's included. Of the study's
+    own networks those of one rate, trained for 8 minutes each, and the one for all rates that was trained for as long as five of them."""
+    rated = [record for record in study_records("compress") if record.get("bits_per_pixel")]
+    return [record for record in rated if record["source"] != "measured" or (
+        record["images"] == 10_000 and (record["restorer"] != "compressor" or record["run"].startswith("compress-step")))]  # fmt: skip
+
+
 def perception_records(protocol: str) -> list:
     """The published records of a protocol on the full data set that say how natural the restored images look."""
     records = reference_records(protocol=protocol, data="full", split="test")

@@ -17,12 +17,15 @@ WRITTEN = {  # the READMEs' tables: name of the marks -> file, and the command t
     "families": ("data/published/README.md", "python -m lstm_ae_lib publish"),
     "results": ("data/published/README.md", "python -m lstm_ae_lib publish"),
     "map": ("README.md", "python -m lstm_ae_lib publish"),
+    "codecs": ("README.md", "python -m lstm_ae_lib publish"),
     "looks": ("data/published/README.md", "python -m lstm_ae_lib publish"),
     "speed": ("data/benchmarks/README.md", "python -m lstm_ae_lib bench ... --save"),
     "workers": ("data/benchmarks/README.md", "python -m lstm_ae_lib bench workers --save"),
     "crops": ("data/benchmarks/README.md", "python -m lstm_ae_lib bench crops --save"),
 }
 FLAGSHIPS = ("flagship", "multiscale_flagship")
+COMPRESSORS = ("compressor", "any_rate_compressor", "scale_hyperprior")
+CODECS = (RESTORER_TITLES["scale_hyperprior"], "scale hyperprior", "Cheng et al. 2020", "COIN++", "AVIF", "JPEG XL", "WebP", "JPEG")
 OVERVIEW = ("reference", "gauss2", "blind", "noisy")  # the protocols of the top README's table
 Column = namedtuple("Column", ("title", "text"))  # of a table: its title, and a function from a row to its text
 
@@ -196,6 +199,19 @@ def rate_gains(records: list, restorer: str = "compressor") -> list:
     return [{"bits_per_pixel": rate, "psnr": psnr, "others": at} for (rate, psnr), at in zip(points, others, strict=True)]
 
 
+def codecs_table(records: list, rates: tuple = (0.4, 2.6)) -> str:
+    """The top README's table: PSNR of the compressor for all rates, at its rates between two, and there of those that people use and
+    publish; the highest in bold."""
+    own, rows = RESTORER_TITLES["any_rate_compressor"], []
+    for point in rate_gains(records, "any_rate_compressor"):
+        if rates[0] <= point["bits_per_pixel"] <= rates[1]:
+            found = {own: point["psnr"], **point["others"]}
+            cells = {name: shown(found.get(name), ".2f") for name in (own, *CODECS)}
+            best = max(filter(cells.get, found), key=found.get)
+            rows.append([f"{point['bits_per_pixel']:.2f}", *(f"**{cell}**" if name == best else cell for name, cell in cells.items())])
+    return "\n".join(_markdown(["bits per pixel", own, *CODECS], rows))
+
+
 def bottleneck_curves(records: list) -> tuple:
     """Bottlenecks without rounding: sizes, rising, and ``{title: PSNR at each size}``; ``ValueError`` where one is missing."""
     sizes, found = sorted({record["latent"] for record in records}), {}
@@ -280,7 +296,7 @@ def _readme_records(records):
     """The READMEs' records, measured and others', in order: no tuned restorers, nothing that compressors are compared with."""
     found = [record for record in records
              if record["data"] == "full" and record["budget"] != "tuned" and not published.is_perception(record)
-             and (record["protocol"] != "compress" or (record["restorer"] in ("compressor", "any_rate_compressor") and record.get("bits_per_pixel")))
+             and (record["protocol"] != "compress" or (record["restorer"] in COMPRESSORS and record.get("bits_per_pixel")))
              ]  # fmt: skip
     found = sorted(_on_most_images(found), key=published.order)
     measured = [record for record in found if record["source"] == "measured" and record["split"] == "test"]
@@ -370,6 +386,8 @@ def readme_tables() -> dict:
     tables = {"overview": readme_overview(records), "families": families_table(records), "results": results_table(records)}
     if {"jpeg-feedback", "jpeg-unet", "burst-recurrent"} <= {record["run"] for record in records}:
         tables["map"] = map_table(margins.margins(), "markdown")
+    if "scale_hyperprior" in {record["restorer"] for record in records}:
+        tables["codecs"] = codecs_table(published.codec_records())
     if perceived := published.perception_records("gauss2"):
         tables["looks"] = looks_table(perceived)
     speed = [published.benchmark_records(name) for name in ("train", "scaling")]
