@@ -15,7 +15,7 @@ TASKS = "lstm_ae_lib.tasks"
 layers = pytest.mark.parametrize(
     "case", [case for case in conformance.LAYERS if type(case.make()).__module__.startswith(TASKS)], ids=str
 )
-builders = ("recurrent", "compressor", "any_rate", "variational", "conditional", "discriminator", "classifier")
+builders = ("recurrent", "compressor", "any_rate", "scale", "variational", "conditional", "discriminator", "classifier")
 all_models = pytest.mark.parametrize("case", [case for case in conformance.MODELS if case.name.startswith(builders)], ids=str)
 
 
@@ -30,7 +30,7 @@ def policy(request):
 
 def test_both_lists_hold_every_layer_and_builder_of_the_tasks():
     assert len(layers.args[1]) >= 6 and {case.name.split("-")[0].split()[0] for case in all_models.args[1]} == {
-        "recurrent_inference", "compressor", "any_rate_compressor", "variational_autoencoder", "conditional_vae", "discriminator", "classifier"
+        "recurrent_inference", "compressor", "any_rate_compressor", "scale_hyperprior", "variational_autoencoder", "conditional_vae", "discriminator", "classifier"
     }  # fmt: skip
 
 

@@ -109,6 +109,18 @@ def test_one_way_to_compress_beside_the_others_at_its_rate(run):
     assert high == {"bits_per_pixel": 1.0, "psnr": 25.0, "others": {"JPEG": 22.0}}
 
 
+def test_the_highest_codec_at_each_rate_is_bold(run):
+    (record,) = run.records()
+    points = (("jpeg", 0.3, 20.0), ("jpeg", 2.0, 27.1), ("avif", 0.9, 27.0), ("avif", 1.1, 27.0),
+              *(("any_rate_compressor", rate, 20 + 7 * rate) for rate in (0.3, 0.5, 1.0, 3.0)))  # fmt: skip
+    records = [record | {"restorer": name, "bits_per_pixel": rate, "psnr": psnr} for name, rate, psnr in points]
+    head, _, *lines = reporting.codecs_table(records).splitlines()
+    assert head.startswith("| bits per pixel | compressor for all rates | scale hyperprior, trained alike |") and head.endswith("| WebP | JPEG |")
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    assert [line[:2] for line in cells] == [["0.50", "**23.50**"], ["1.00", "**27.00**"]]  # as high as AVIF, and named first
+    assert cells[0].count("-") == 7 and cells[0][-1] == "20.84" and cells[1][6] == "27.00"
+
+
 def test_bottlenecks_are_drawn_by_their_size(run):
     (record,) = run.records()
     records = [

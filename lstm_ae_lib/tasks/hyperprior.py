@@ -92,7 +92,7 @@ def normal_bits(distance, log_scale):
 
 
 @weights.register
-def scale_hyperprior(image_shape=(32, 32, 3), width: int = 56, latent: int = 160, strides: int = 3, step: float = 0.35, rate: float = -1.0,
+def scale_hyperprior(image_shape=(32, 32, 3), width: int = 48, latent: int = 96, strides: int = 3, step: float = 0.35, rate: float = -1.0,
                      name: str = "scale_hyperprior"):  # fmt: skip
     """A convolutional autoencoder whose latent's scales are coded beside it (Ballé et al. 2018), a size smaller.
 
