@@ -199,7 +199,8 @@ class AnyRateCodec(codec.Codec):
         count, height, width, _ = images.shape
         if height % BLOCK or width % BLOCK:
             raise ValueError(f"images must have sides that are multiples of {BLOCK}, got {height} x {width}")
-        blocks = (images / np.float32(255)).reshape(count, height // BLOCK, BLOCK, width // BLOCK, BLOCK, 3).swapaxes(2, 3) - np.float32(0.5)
+        parts = images.reshape(count, height // BLOCK, BLOCK, width // BLOCK, BLOCK, 3).swapaxes(2, 3)
+        blocks = parts / np.float32(255) - np.float32(0.5)
         return blocks.reshape(*blocks.shape[:3], -1) @ frequencies().reshape(-1, NUMBERS) / 2.0**step
 
     def images(self, numbers, size: int) -> np.ndarray:

@@ -432,8 +432,8 @@ def lowest_frequencies(height: int, width: int, count: int) -> np.ndarray:
 
 
 def image_format(images, suffix: str, quality: int) -> tuple:
-    """Images in a format that people use, to compare a compressor with: OpenCV's JPEG (with optimised Huffman tables), WebP and AVIF
-    (at speed 6), and libjxl's JPEG XL (at effort 7).
+    """Images in a format that people use, to compare a compressor with: OpenCV's JPEG (with optimised Huffman tables), WebP and
+    AVIF (at speed 6), and libjxl's JPEG XL (at effort 7).
 
     Images ``(n, height, width, 3)``, uint8; a suffix of :data:`FORMATS`; a quality of 1 to 100. Returns the decoded images; the
     bytes of each, ``(n,)``; and those without what all pictures of a size share: of a JPEG all but the scan, of a WebP 30 bytes, of
@@ -444,7 +444,8 @@ def image_format(images, suffix: str, quality: int) -> tuple:
     checks.number(quality, "quality", 1, 100, whole=True)
     write, read = (_jxl, _from_jxl) if suffix == ".jxl" else (functools.partial(_by_opencv, suffix), _from_opencv)
     written = [write(image, quality) for image in images]
-    shared = {".jpg": lambda file: _before_the_scan(file) + 2, ".webp": lambda file: 30, ".avif": _beside_the_data, ".jxl": lambda file: 4}
+    shared = {".jpg": lambda file: _before_the_scan(file) + 2, ".webp": lambda file: 30, ".avif": _beside_the_data,
+              ".jxl": lambda file: 4}  # fmt: skip
     whole = np.array([len(file) for file in written])
     return np.stack([read(file) for file in written]), whole, whole - [shared[suffix](file) for file in written]
 
@@ -452,7 +453,8 @@ def image_format(images, suffix: str, quality: int) -> tuple:
 def _by_opencv(suffix, image, quality):
     import cv2
 
-    options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1], ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+    options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1],
+               ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
                ".avif": [cv2.IMWRITE_AVIF_QUALITY, quality, cv2.IMWRITE_AVIF_SPEED, 6]}[suffix]  # fmt: skip
     return cv2.imencode(suffix, image[..., ::-1], options)[1].tobytes()
 

@@ -218,7 +218,8 @@ def start_from_components(model, mean, components) -> None:
 
 
 def rate_distortion(lines: dict, title: str):
-    """PSNR and SSIM over bits per pixel, side by side, as a figure. ``lines``: name -> (bits per pixel, PSNR in dB, SSIM), each a list."""
+    """PSNR and SSIM over bits per pixel, side by side, as a figure. ``lines``: name -> (bits per pixel, PSNR in dB, SSIM), each a
+    list."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(8.0, 3.4), dpi=plotting.DPI)

@@ -31,9 +31,11 @@ class DivisiveNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         channels, one, tenth, little = input_shape[-1], *(math.log(math.expm1(value)) for value in (1.0, 0.1, 0.001))
-        start = np.full((channels, channels), little) + (tenth - little) * np.eye(channels)
+        diagonal = keras.initializers.Identity(tenth - little)
         self.beta = self.add_weight(name="beta", shape=(channels,), initializer=keras.initializers.Constant(one))
-        self.gamma = self.add_weight(name="gamma_first", shape=(channels, channels), initializer=lambda *_, **__: ops.cast(start, "float32"))
+        self.gamma = self.add_weight(  # "first" in its name keeps it from Muon: it is no map from inputs to outputs
+            name="gamma_first", shape=(channels, channels), initializer=lambda *given, **options: diagonal(*given, **options) + little
+        )
 
     def call(self, values):
         power = ops.matmul(ops.square(values), ops.softplus(self.gamma)) + ops.softplus(self.beta)
@@ -84,16 +86,16 @@ class ScaledQuantize(keras.layers.Layer):
 
 
 def normal_bits(distance, log_scale):
-    """Minus the logarithm to base 2 of the probability within half a step of ``distance``, in steps, in a normal distribution around
-    zero; 23 at most."""
+    """Minus the logarithm to base 2 of the probability within half a step of ``distance``, in steps, in a normal distribution
+    around zero; 23 at most."""
     far, sharp = ops.abs(distance), ops.exp(-ops.maximum(log_scale, SMALLEST)) / math.sqrt(2)
     share = (ops.erf((0.5 - far) * sharp) + ops.erf((0.5 + far) * sharp)) / 2
     return -ops.log(ops.maximum(share, 2.0**-23)) / math.log(2)
 
 
 @weights.register
-def scale_hyperprior(image_shape=(32, 32, 3), width: int = 48, latent: int = 96, strides: int = 3, step: float = 0.35, rate: float = -1.0,
-                     name: str = "scale_hyperprior"):  # fmt: skip
+def scale_hyperprior(image_shape=(32, 32, 3), width: int = 48, latent: int = 96, strides: int = 3, step: float = 0.35,
+                     rate: float = -1.0, name: str = "scale_hyperprior"):  # fmt: skip
     """A convolutional autoencoder whose latent's scales are coded beside it (Ballé et al. 2018), a size smaller.
 
     clean -> convolutions of 5x5 and stride 2 with divisive normalisation -> latent -> rounding -> the mirror image ->
