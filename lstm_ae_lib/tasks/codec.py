@@ -7,7 +7,6 @@ on training images. A file holds its weights' fingerprint: other weights and dam
 import decimal
 import functools
 import hashlib
-import io
 import json
 import math
 import struct
@@ -442,42 +441,28 @@ def image_format(images, suffix: str, quality: int) -> tuple:
     images = checks.images_uint8(images)
     checks.choice(suffix, "suffix", FORMATS)
     checks.number(quality, "quality", 1, 100, whole=True)
-    write, read = (_jxl, _from_jxl) if suffix == ".jxl" else (functools.partial(_by_opencv, suffix), _from_opencv)
-    written = [write(image, quality) for image in images]
+    write, read = _jpeg_xl(quality) if suffix == ".jxl" else _by_opencv(suffix, quality)
+    written = [write(image) for image in images]
     shared = {".jpg": lambda file: _before_the_scan(file) + 2, ".webp": lambda file: 30, ".avif": _beside_the_data,
               ".jxl": lambda file: 4}  # fmt: skip
     whole = np.array([len(file) for file in written])
     return np.stack([read(file) for file in written]), whole, whole - [shared[suffix](file) for file in written]
 
 
-def _by_opencv(suffix, image, quality):
+def _by_opencv(suffix, quality):
     import cv2
 
     options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1],
                ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
                ".avif": [cv2.IMWRITE_AVIF_QUALITY, quality, cv2.IMWRITE_AVIF_SPEED, 6]}[suffix]  # fmt: skip
-    return cv2.imencode(suffix, image[..., ::-1], options)[1].tobytes()
+    return (lambda image: cv2.imencode(suffix, image[..., ::-1], options)[1].tobytes(),
+            lambda file: cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)[..., ::-1])  # fmt: skip
 
 
-def _from_opencv(file):
-    import cv2
+def _jpeg_xl(quality):
+    import imagecodecs
 
-    return cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-
-
-def _jxl(image, quality):
-    import pillow_jxl  # noqa: F401  registers the format
-    from PIL import Image
-
-    with io.BytesIO() as file:
-        Image.fromarray(image).save(file, "JXL", quality=quality, effort=7)
-        return file.getvalue()
-
-
-def _from_jxl(file):
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    return lambda image: imagecodecs.jpegxl_encode(image, level=quality, effort=7), imagecodecs.jpegxl_decode
 
 
 def _beside_the_data(content):
