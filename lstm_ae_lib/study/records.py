@@ -5,6 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from lstm_ae_lib import checks, cifar10, degradations, files, metrics, paths
 from lstm_ae_lib.study import runs
 
@@ -46,6 +48,12 @@ def codec_records() -> list:
     rated = [record for record in study_records("compress") if record.get("bits_per_pixel")]
     return [record for record in rated if record["source"] != "measured" or (
         record["images"] == 10_000 and (record["restorer"] != "compressor" or record["run"].startswith("compress-step")))]  # fmt: skip
+
+
+def psnr_at(run: str, bits_per_pixel: float) -> float:
+    """What a published compressor for all rates reaches at a rate, in dB, between the two nearest that were measured."""
+    found = reference_records(protocol="compress", run=run, restorer="any_rate_compressor", split="test")
+    return float(np.interp(bits_per_pixel, *zip(*sorted((one["bits_per_pixel"], one["psnr"]) for one in found), strict=True)))
 
 
 def perception_records(protocol: str) -> list:
