@@ -93,6 +93,7 @@ def title(record: dict) -> str:
         f"width {trained.get('width')}": trained.get("width"), "Muon": trained.get("optimizer") == "muon",
         "bfloat16": trained.get("precision") == "bfloat16", "mixture start": trained.get("linear_parts", 1) > 1,
         "gate": options.get("gate"), "turned": trained.get("turn"), f"recurrence {options.get('recurrence')}": options.get("recurrence"),
+        f"context {trained.get('context')}": trained.get("context", "recurrent") != "recurrent",
         f"crops of {trained.get('side')} pixels": trained.get("pictures"), f"seed {trained.get('seed')}": trained.get("seed"),
     }  # fmt: skip
     return ", ".join([restorer_title(record), *(text for text, is_so in said.items() if is_so)])
