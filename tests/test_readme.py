@@ -199,12 +199,13 @@ def facts():
         "A mean of the frames that moves with the camera, a recurrence without learning, reaches "
         f"{mean['psnr']:.2f} of those {ours['psnr']:.2f} dB"
     ), ours["psnr_low"] > mean["psnr"] and mean["psnr_low"] > window["psnr_high"] and ours == max(twelve, key=lambda r: r["psnr"])
-    points = [(one["bits_per_pixel"], one["psnr"] - one["others"].get("scale hyperprior, trained alike", np.inf))
-              for one in reporting.rate_gains(records.codec_records(), "any_rate_compressor")]  # fmt: skip
-    above = [gain for rate, gain in points if 0.35 < rate < 1.9]
+    rival = "scale hyperprior, trained alike"
+    above = [(one["bits_per_pixel"], one["psnr"] - one["others"][rival])
+             for one in reporting.rate_gains(records.codec_records(), "any_rate_compressor") if rival in one["others"]]  # fmt: skip
+    (low, *_, high), gains = zip(*above, strict=True)
     yield (
-        f"from 0.4 to 1.8 bits per pixel it is {min(above):.1f} to {max(above):.1f} dB above a scale hyperprior trained alike"
-    ), len(above) >= 3 and min(above) > 0
+        f"from {low:.1f} to {high:.1f} bits per pixel it is {min(gains):.1f} to {max(gains):.1f} dB above a scale hyperprior trained alike"
+    ), len(gains) >= 4 and min(gains) > 0
     looks = records.perception_records("gauss2")
     (before,) = (record for record in looks if record["restorer"] == "flagship")
     (after,) = (record for record in looks if record["restorer"] == "gan" and record["setting"] == 0.003)
