@@ -185,11 +185,11 @@ def test_compress_at_any_rate(sample, tmp_path):
 
 @pytest.mark.scale
 def test_compress_with_the_published_rival():
-    own = {"network": "hyperprior", "sizes": "none", "channels": 4, "latent": 6, "steps": 5, "test_images": 8}
+    own = {"design": "hyperprior", "sizes": "none", "channels": 4, "latent": 6, "steps": 5, "test_images": 8}
     run, found = execute("93_compress", "hyper", **own)
     ((rated,),) = found.values()
     assert set(found) == {"scale_hyperprior"} and 0 < rated["bits_per_pixel"] < 8 and run.load_model("compressor").count_params() == rated["parameters"]
-    with pytest.raises(RuntimeError, match="network hyperprior is for rates one, got any"):
+    with pytest.raises(RuntimeError, match="design hyperprior is for rates one, got any"):
         execute("93_compress", "refused", rates="any", **own)
 
 
