@@ -147,6 +147,7 @@ def test_restore_classically():
     assert run.record["training"]["wiener"]["budget"] == "tuned" and run.path("figures/92_one_picture.png").is_file()
 
 
+@pytest.mark.scale
 def test_compress(sample):
     """Without encoder and decoder networks, which take longest to build: the transforms, their training, the bytes."""
     run, found = execute("93_compress", sizes="24", latent=192, channels=0, steps=20, size_steps=5, test_images=20)
@@ -185,14 +186,16 @@ def test_compress_at_any_rate(sample, tmp_path):
 
 @pytest.mark.scale
 def test_compress_with_the_published_rival():
-    own = {"design": "hyperprior", "sizes": "none", "channels": 4, "latent": 6, "steps": 5, "test_images": 8}
-    run, found = execute("93_compress", "hyper", **own)
+    small = {"channels": 8, "latent": 8, "steps": 80, "optimizer": "muon", "learning_rate": 0.02, "test_images": 8, "sizes": "none"}
+    run, found = execute("93_compress", "hyper", design="hyperprior", **small)
     ((rated,),) = found.values()
-    assert set(found) == {"scale_hyperprior"} and 0 < rated["bits_per_pixel"] < 8 and run.load_model("compressor").count_params() == rated["parameters"]
+    assert set(found) == {"scale_hyperprior"} and 0 < rated["bits_per_pixel"] < 8
+    assert run.load_model("compressor").count_params() == rated["parameters"]
     with pytest.raises(RuntimeError, match="design hyperprior is for rates one, got any"):
-        execute("93_compress", "refused", rates="any", **own)
+        execute("93_compress", "refused", design="hyperprior", rates="any", **small)
 
 
+@pytest.mark.scale
 def test_denoise():
     _, found = execute("94_denoise", test_images=8, tuning_images=4, steps=8, denoisers="dncnn")
     for place, level in enumerate(("awgn15", "awgn25", "awgn50")):
