@@ -192,7 +192,7 @@ def test_compress_with_the_published_rival():
     assert set(found) == {"scale_hyperprior"} and 0 < rated["bits_per_pixel"] < 8
     assert run.load_model("compressor").count_params() == rated["parameters"]
     with pytest.raises(RuntimeError, match="design hyperprior is for rates one, got any"):
-        execute("93_compress", "refused", design="hyperprior", rates="any", **small)
+        execute("93_compress", "hyper-refused", design="hyperprior", rates="any", **small)
 
 
 @pytest.mark.scale
