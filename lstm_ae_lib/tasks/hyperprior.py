@@ -107,7 +107,7 @@ def scale_hyperprior(image_shape=(32, 32, 3), width: int = 48, latent: int = 96,
         image_shape: known sides, multiples of 2^(strides + 2).
         width, latent: channels of the layers and of the latent, 1 to 4,096 each.
         strides: convolutions of stride 2, 1 to 6.
-        step: to which the latent is rounded, above 0 up to 64: what one is worth in units of [0, 1].
+        step: above 0 up to 64; the latent is rounded to its multiples.
         rate: weight of one bit an image in the loss; -1 for that of :func:`lstm_ae_lib.tasks.compression.compressor`.
 
     Returns a model with the images' shape, not clipped. Raises ``ValueError`` for an argument out of range.
@@ -144,8 +144,8 @@ def scale_hyperprior(image_shape=(32, 32, 3), width: int = 48, latent: int = 96,
 
 
 class Counted:
-    """A trained :func:`scale_hyperprior`, measured as a codec is, but that bits are counted by its own formulas, for a range coder
-    without any loss, in whole bytes: in favour of it."""
+    """A trained :func:`scale_hyperprior`, measured as a codec is. Its bytes are those that its own probabilities promise, rounded
+    up; no range coder needs fewer, so this favours it."""
 
     usual = 0
 
