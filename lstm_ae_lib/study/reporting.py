@@ -213,9 +213,10 @@ def codecs_table(records: list, rates: tuple = (0.4, 2.6)) -> str:
 
 
 def bottleneck_curves(records: list) -> tuple:
-    """Bottlenecks without rounding: sizes, rising, and ``{title: PSNR at each size}``; ``ValueError`` where one is missing."""
+    """Bottlenecks without rounding: sizes, rising, and ``{title: PSNR at each size}``, where several runs have one that of the most
+    training images; ``ValueError`` where one is missing."""
     sizes, found = sorted({record["latent"] for record in records}), {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record["images_seen"]):
         found.setdefault(RESTORER_TITLES[record["restorer"]], {})[record["latent"]] = record["psnr"]
         if "linear_filter_psnr" in record:  # a restorer without a bottleneck, on the same images
             found.setdefault("linear filter of the blurred", {})[record["latent"]] = record["linear_filter_psnr"]

@@ -78,18 +78,10 @@ class SpectralImage(_Coefficients):
         return (input_shape[0], *self.image_shape)
 
 
-@keras.saving.register_keras_serializable(package="lstm_ae_lib")
-class Quantize(keras.layers.Layer):
-    """Round each number of a latent to a multiple of a learned step, and estimate its bits.
-
-    In training, uniform noise between -0.5 and 0.5 steps replaces the rounding, which has no gradient, and ``rate`` times the bits
-    of an image are added to the loss: each number has a Laplace distribution of a learned width (Ballé et al., "End-to-end
-    Optimized Image Compression", 2017, with one parameter instead of a free density). It computes in the dtype of the weights: in
-    8 bits of mantissa neighbouring symbols would be one. ``step``, before training, is above 0 up to 64, ``rate`` at least 0.
-
-    Input and output: ``(batch, latent)``. Weights ``(latent,)``, logarithms: ``log_gain`` of a factor on the number of steps,
-    ``log_scale`` of the width of the distribution in steps.
-    """
+class Rounding(keras.layers.Layer):
+    """Base of the layers that round a latent to steps: in training, uniform noise between -0.5 and 0.5 steps replaces the rounding,
+    which has no gradient, and ``rate`` times the bits of an image are added to the loss (Ballé et al., "End-to-end Optimized Image
+    Compression", 2017). ``step``, before training, is above 0 up to 64, ``rate`` at least 0."""
 
     def __init__(self, step=0.25, rate=0.0, seed=0, **kwargs):
         super().__init__(**kwargs)
@@ -98,6 +90,32 @@ class Quantize(keras.layers.Layer):
         self.seed = checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
         self._noise = keras.random.SeedGenerator(seed)
 
+    def rounded(self, steps, bits, training):
+        """``steps`` rounded, or with noise; ``bits(steps)`` are those of each number."""
+        if not training:
+            return ops.round(steps)
+        steps = steps + keras.random.uniform(ops.shape(steps), -0.5, 0.5, steps.dtype, self._noise)
+        self.add_loss(self.rate * ops.mean(ops.sum(bits(steps), axis=tuple(range(1, len(steps.shape))))))
+        return steps
+
+    def multiply_adds(self, given, made):
+        return 0
+
+    def get_config(self):
+        return {**super().get_config(), "step": self.step, "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="lstm_ae_lib")
+class Quantize(Rounding):
+    """Round each number of a latent to a multiple of a learned step, and estimate its bits.
+
+    Each number has a Laplace distribution of a learned width: one parameter instead of Ballé's free density. It computes in the
+    dtype of the weights: in 8 bits of mantissa neighbouring symbols would be one.
+
+    Input and output: ``(batch, latent)``. Weights ``(latent,)``, logarithms: ``log_gain`` of a factor on the number of steps,
+    ``log_scale`` of the width of the distribution in steps.
+    """
+
     def build(self, input_shape):
         self.log_gain = self.add_weight(name="log_gain", shape=input_shape[-1:], initializer="zeros", autocast=False)
         self.log_scale = self.add_weight(name="log_scale", shape=input_shape[-1:], initializer="zeros", autocast=False)
@@ -105,10 +123,7 @@ class Quantize(keras.layers.Layer):
     def call(self, latent, training=False):
         gain = ops.exp(self.log_gain) / self.step
         steps = ops.cast(latent, self.variable_dtype) * gain
-        if training:
-            steps = steps + keras.random.uniform(ops.shape(steps), -0.5, 0.5, steps.dtype, self._noise)
-            self.add_loss(self.rate * ops.mean(ops.sum(self._bits(steps), axis=-1)))
-        return ops.cast((steps if training else ops.round(steps)) / gain, self.compute_dtype)
+        return ops.cast(self.rounded(steps, self._bits, training) / gain, self.compute_dtype)
 
     def _bits(self, steps):
         """Minus the logarithm of the probability within half a step of each number."""
@@ -128,12 +143,6 @@ class Quantize(keras.layers.Layer):
     def values(self, symbols) -> np.ndarray:
         """The latent, float32, of symbols ``(batch, latent)``."""
         return (np.asarray(symbols) / self.gain()).astype(np.float32)
-
-    def multiply_adds(self, given, made):
-        return 0
-
-    def get_config(self):
-        return {**super().get_config(), "step": self.step, "rate": self.rate, "seed": self.seed}
 
     def compute_output_shape(self, input_shape):
         return input_shape

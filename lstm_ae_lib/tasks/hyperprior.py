@@ -9,7 +9,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, peers, weights
 from lstm_ae_lib._backend import keras
-from lstm_ae_lib.tasks.compression import Quantize
+from lstm_ae_lib.tasks.compression import Quantize, Rounding
 
 ops = keras.ops
 
@@ -52,34 +52,17 @@ class DivisiveNorm(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="lstm_ae_lib")
-class ScaledQuantize(keras.layers.Layer):
+class ScaledQuantize(Rounding):
     """Round numbers to whole steps, and estimate their bits in normal distributions around zero whose scales are given.
 
-    In training, uniform noise between -0.5 and 0.5 steps replaces the rounding, and ``rate`` times the bits of an image are added
-    to the loss. ``step`` is above 0 up to 64, ``rate`` at least 0. Inputs, a list of two alike, ``(batch, height, width,
-    channels)``: the numbers, and the logarithms of their scales in steps. Output: shaped like one of them.
+    Inputs, a list of two alike, ``(batch, height, width, channels)``: the numbers, and the logarithms of their scales in steps.
+    Output: shaped like one of them.
     """
-
-    def __init__(self, step=0.25, rate=0.0, seed=0, **kwargs):
-        super().__init__(**kwargs)
-        self.step = checks.number(step, "step", 0, 64, above_low=True)
-        self.rate = checks.number(rate, "rate", 0, 1e6)
-        self.seed = checks.number(seed, "seed", 0, 2**31 - 1, whole=True)
-        self._noise = keras.random.SeedGenerator(seed)
 
     def call(self, inputs, training=False):
         numbers, log_scale = (ops.cast(one, self.variable_dtype) for one in inputs)
-        steps = numbers / self.step
-        if training:
-            steps = steps + keras.random.uniform(ops.shape(steps), -0.5, 0.5, steps.dtype, self._noise)
-            self.add_loss(self.rate * ops.mean(ops.sum(normal_bits(steps, log_scale), axis=(1, 2, 3))))
-        return ops.cast((steps if training else ops.round(steps)) * self.step, self.compute_dtype)
-
-    def multiply_adds(self, given, made):
-        return 0
-
-    def get_config(self):
-        return {**super().get_config(), "step": self.step, "rate": self.rate, "seed": self.seed}
+        steps = self.rounded(numbers / self.step, lambda steps: normal_bits(steps, log_scale), training)
+        return ops.cast(steps * self.step, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]
