@@ -12,8 +12,9 @@ import numpy as np
 from lstm_ae_lib import checks, paths
 from lstm_ae_lib.study import records
 
-BURST_FRAMES, JPEG_SIDES = (1, 12), (128, 384)
-CODEC_RATES = (1.0,)
+CODEC_RATE = 1.0
+BURSTS = (("burst50", "noise of 50", 1), ("burst50", "noise of 50", 12), ("burst", "blur of 1.2 pixels, noise of 20", 12))
+JPEG_SIDES = (128, 384)
 JPEG_RECURRENT, JPEG_OTHERS = "feedback", ("unet", "nafnet", "rednet", "convolution", "mean")
 ONE_PIECE = "nothing: all of the image is in reach"
 
@@ -32,8 +33,7 @@ def margins() -> list:
         _validated("a camera's blur, noise and JPEG, 32x32 (`camera`)", ("camera-multiscale", "gated scans"),
                    ("camera-convolution", "convolutions")),
     ]  # fmt: skip
-    found += [_of_codecs(rate) for rate in CODEC_RATES]
-    found += [_of_bursts(frames) for frames in BURST_FRAMES]
+    found += [_of_codecs(CODEC_RATE), *(_of_bursts(*burst) for burst in BURSTS)]
     return [*found, *(_of_jpegs(side) for side in JPEG_SIDES)]
 
 
@@ -88,17 +88,17 @@ def _of_codecs(rate):
     return _row(task, remembered, ["all rows above", "two rows above"], runs, values, ones[0]["images"], seen)
 
 
-def _of_bursts(frames):
+def _of_bursts(protocol, degradation, frames):
     """On test images. The interval is of two means that are not paired, so wider than it needs to be; and over seeds."""
     pair = []
     for kind in ("recurrent", "window"):
         networks = {}
-        for one in records.reference_records(protocol="burst50", split="test", setting=frames, drift=1.0, restorer=kind):
+        for one in records.reference_records(protocol=protocol, split="test", setting=frames, drift=1.0, restorer=kind):
             networks.setdefault(first_seed(one["run"]), []).append(one)
         pair.append(max(networks.values(), key=lambda ones: np.mean([one["psnr"] for one in ones])))
     window = records.published_parameters(pair[1][0]["run"])["window"]
     titles = ["frame by frame, aligned", f"window of {window}" + ", aligned" * (window > 1)]
-    task = f"noise of 50, {frames} frames" if frames > 1 else "noise of 50, 1 frame"
+    task = f"{degradation}, {frames} frame" + "s" * (frames > 1)
     remembered = "what all frames have shown" if frames > 1 else "nothing: there is one frame"
     values, seen = ([np.array([[one[field]] for one in ones]) for ones in pair] for field in ("psnr", "images_seen"))
     row = _row(task, remembered, titles, [first_seed(ones[0]["run"]) for ones in pair], values, pair[0][0]["images"], seen)
