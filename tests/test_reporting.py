@@ -134,6 +134,8 @@ def test_bottlenecks_are_drawn_by_their_size(run):
         record | {"restorer": "bottleneck_restorer", "latent": size, "psnr": 17.0, "linear_filter_psnr": 27.0} for size in (16, 64)
     ]
     assert reporting.bottleneck_curves(records + blurred)[1]["linear filter of the blurred"] == [27.0, 27.0]
+    longer = records[-1] | {"psnr": 22.5, "images_seen": records[-1]["images_seen"] + 1}
+    assert reporting.bottleneck_curves([longer, *records])[1]["compressor"] == [18.5, 22.5]
 
 
 def test_the_table_of_all_runs_shows_compressors_and_not_what_they_are_compared_with(run, tracked):
