@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lstm_ae_lib import paths
-from lstm_ae_lib.study import margins, records, reporting
+from lstm_ae_lib.study import margins, records, reporting, runner
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +99,15 @@ def test_runs_of_several_seeds_are_one_network_and_trained_alike(rows):
         for run, count in zip(row["runs"], row["seeds"], strict=True):
             seeds = [name for name in names if margins.first_seed(name) == run]
             assert len(seeds) == count
-            settings = [records.published_parameters(name) for name in seeds]
+            found = [records.published_training(name)["run"] for name in seeds]
+            known = [runner.notebook_parameters(name) for name in max(found, key=lambda run: run["started"])["notebooks"]]
+            defaults = {key: entry["default"] for entries in known for key, entry in entries.items()}  # of what was not there at first
+            settings = [defaults | run["parameters"] for run in found]
             assert len({one["seed"] for one in settings}) == count
-            budgets = {"minutes", "clock", "epochs", "updates"}  # the first in minutes, others on as many images
-            seen = [max(part["images_seen"] for part in records.published_training(name)["run"]["training"].values()) for name in seeds]
+            differing = {"seed", "run_name", "minutes", "clock", "epochs", "updates"}  # the first in minutes, others on as many images
+            assert len({json.dumps({key: one[key] for key in sorted(one) if key not in differing}) for one in settings}) == 1
+            seen = [max(part["images_seen"] for part in run["training"].values()) for run in found]
             assert max(seen) < 1.06 * min(seen)
-            alike = set.intersection(*map(set, settings)) - {"seed", "run_name", "any_quality"} - budgets  # some were not there at first
-            assert len({json.dumps({key: one[key] for key in sorted(alike)}) for one in settings}) == 1
             assert all(one.get("test_seed", 0) == 0 and not one.get("turn") and not one.get("any_quality") for one in settings)
 
 
