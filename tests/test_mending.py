@@ -126,10 +126,19 @@ def test_crops_are_of_photographs_that_are_large_enough():
     cut = mending.crops(384, 6)
     assert cut.shape == (6, 384, 384, 3) and cut.dtype == np.uint8
     assert np.array_equal(cut, mending.crops(384, 6)) and not np.array_equal(cut, mending.crops(384, 6, seed=1))
-    sides = [min(image.shape[:2]) for image in pictures.photographs().values()]
-    for side in (max(sides) // 8 * 8 + 8, 100):
-        with pytest.raises(ValueError, match=f"side must be a multiple of 8 that a photograph has, got {side}"):
+    for side in (100, 4, 2056):
+        with pytest.raises(ValueError, match=f"side must be .*got {side}"):
             mending.crops(side, 1)
+
+
+def test_crops_larger_than_all_photographs_are_continued_by_mirror_images():
+    cut = mending.crops(1024, 4)
+    assert cut.shape == (4, 1024, 1024, 3)
+    for image, photograph in zip(cut, pictures.photographs().values(), strict=True):
+        height, width = photograph.shape[:2]  # all are smaller: nothing is left to draw
+        np.testing.assert_array_equal(image[:height, :width], photograph[..., :3])
+        rows = min(height, 1024 - height)
+        np.testing.assert_array_equal(image[height : height + rows, :width], photograph[::-1, :, :3][:rows])
 
 
 def test_what_is_measured_of_a_network_that_undoes_half_of_the_damage():

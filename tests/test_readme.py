@@ -256,8 +256,8 @@ def test_every_published_number_has_its_recorded_run():
             assert rows
         elif run["parameters"].get("minutes"):
             before = {"images_seen": 0, "minutes": 0}  # what went on from another run's network
-            if run["parameters"].get("start_run"):
-                earlier = files.read_json(ROOT / "data" / "published" / run["parameters"]["start_run"] / "run.json")
+            if start := run["parameters"].get("start_run") or run.get("started_from", {}).get("run"):
+                earlier = files.read_json(ROOT / "data" / "published" / start / "run.json")
                 before = earlier["training"][record["restorer"]]
             assert float(rows[-1]["images"]) + before["images_seen"] == record["images_seen"]
             assert float(rows[-1]["minutes"]) + before["minutes"] == pytest.approx(record["minutes"], abs=1e-3)

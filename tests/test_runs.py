@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skimage
 
-from lstm_ae_lib import cifar10, metrics, models
+from lstm_ae_lib import cifar10, metrics, models, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.study import runs
 from lstm_ae_lib.tasks import adversarial
@@ -66,6 +66,24 @@ def test_a_network_is_handed_over_with_what_it_has_cost(run):
     larger = models.reference_lstm_autoencoder(units=(5, 3))
     with pytest.raises(ValueError, match="'one' was built otherwise: .* give the same width and options"):
         run.load_pretrained(larger, "reference_lstm")
+
+
+def test_released_weights_are_handed_over_with_what_they_have_cost(run):
+    its, description = weights.read_released("gauss2")
+    network = weights.build(description["builder"], description["arguments"])
+    keras.utils.set_random_seed(5)
+    given = run.load_released(network, description["builder"], "gauss2")
+    assert given == description["card"]["training"][description["builder"]] and given["images_seen"] > 0 and "minutes" in given["budget"]
+    for mine, wanted in zip(network.get_weights(), its.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+    started = runs.open_run("one").record["started_from"]
+    assert started == {"weights": "gauss2", "run": description["card"]["run"], "sha256": description["sha256"]}
+    with pytest.raises(ValueError, match="weights gauss2 has trained .*, not unet"):
+        run.load_released(network, "unet", "gauss2")
+    with pytest.raises(ValueError, match="weights must be one of .*, got 'gauss7'"):
+        run.load_released(network, description["builder"], "gauss7")
+    with pytest.raises(ValueError, match="weights gauss2 was built otherwise: .* give the same width and options"):
+        run.load_released(tiny()[0], description["builder"], "gauss2")
 
 
 def test_damaged_weights_are_refused(run):

@@ -137,7 +137,7 @@ def published_histories(protocol: str) -> dict:
     """A protocol's trainings by the minute, not from another run's network: title -> images seen, minutes and validation PSNR."""
     trained = [record for record in study_records(protocol)
                if record["source"] == "measured" and record["images_seen"] and record["restorer"] not in CLOSED_FORM
-               and not published_parameters(record["run"]).get("start_run")]  # fmt: skip
+               and not any(published_parameters(record["run"]).get(name) for name in ("start_run", "start_weights"))]  # fmt: skip
     found = {title(record): _by_the_minute(record["run"]) for record in trained}
     return {name: history for name, history in found.items() if history}
 

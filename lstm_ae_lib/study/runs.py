@@ -105,16 +105,20 @@ class Run:
 
         Raises ``FileNotFoundError`` where the run has no network, ``ValueError`` where it has trained another one.
         """
-        trained = self.record.get("training", {})
-        if restorer not in trained:
-            raise ValueError(f"the run {self.name!r} has trained {', '.join(sorted(trained)) or 'nothing'}, not {restorer}")
-        its = self.load_model(name)
-        found, wanted = ([tuple(weight.shape) for weight in model.weights] for model in (its, network))
-        if found != wanted:
-            sizes = f"{its.count_params():,} parameters in {len(found)} arrays, against {network.count_params():,} in {len(wanted)}"
-            raise ValueError(f"the network of the run {self.name!r} was built otherwise: {sizes}; give the same width and options")
-        network.set_weights(its.get_weights())
-        return trained[restorer]
+        given = _given(self.record, restorer, f"the run {self.name!r}")
+        _hand_over(self.load_model(name), network, f"the run {self.name!r}")
+        return given
+
+    def load_released(self, network, restorer: str, name: str) -> dict:
+        """As :meth:`load_pretrained`, of the released weights ``name``; ``run.json`` says from which run they are, and their
+        SHA-256. Raises also as :func:`lstm_ae_lib.weights.read_released`."""
+        from lstm_ae_lib import weights
+
+        given = _given(weights.describe_released(name)["card"], restorer, f"weights {name}")
+        its, description = weights.read_released(name)
+        _hand_over(its, network, f"weights {name}")
+        self.update(started_from={"weights": name, "run": description["card"]["run"], "sha256": description["sha256"]})
+        return given
 
     def history(self) -> dict:
         """``history.csv`` as a list of numbers for each column, NaN where an epoch has none (empty, or Keras' ``NA``)."""
@@ -205,6 +209,21 @@ def _same_training(name, record, asked):
     compared += [(key, old.get(key), new.get(key)) for key in old | new]
     if different := [f"{key}: {before!r} then, {now!r} now" for key, before, now in compared if before != now]:
         raise ValueError(f"the run {name!r} cannot go on with other settings ({'; '.join(different)}); use another run_name")
+
+
+def _given(record, restorer, whose):
+    trained = record.get("training", {})
+    if restorer not in trained:
+        raise ValueError(f"{whose} has trained {', '.join(sorted(trained)) or 'nothing'}, not {restorer}")
+    return trained[restorer]
+
+
+def _hand_over(its, network, whose):
+    found, wanted = ([tuple(weight.shape) for weight in model.weights] for model in (its, network))
+    if found != wanted:
+        sizes = f"{its.count_params():,} parameters in {len(found)} arrays, against {network.count_params():,} in {len(wanted)}"
+        raise ValueError(f"the network of {whose} was built otherwise: {sizes}; give the same width and options")
+    network.set_weights(its.get_weights())
 
 
 def open_run(name: str) -> Run:

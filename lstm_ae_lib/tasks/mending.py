@@ -285,17 +285,21 @@ def at_size(builder: str, arguments: dict, trained, size):
 
 
 def crops(side: int, count: int, seed: int = 0) -> np.ndarray:
-    """``count`` squares, at random places of scikit-image's photographs in turn, those that are too small left out:
-    ``(count, side, side, 3)`` uint8. ``ValueError`` where all are too small."""
+    """``count`` squares, at random places of scikit-image's photographs in turn, those that are too small left out, or, where all
+    are, continued by their mirror images: ``(count, side, side, 3)`` uint8. ``side``: a multiple of 8 up to 2048 (``ValueError``)."""
     checks.number(count, "count", 1, 10**6, whole=True)
-    large = [image for image in pictures.photographs().values() if min(image.shape[:2]) >= side]
-    if side % BLOCK or not large:
-        raise ValueError(f"side must be a multiple of {BLOCK} that a photograph has, got {side}")
+    if checks.number(side, "side", BLOCK, 2048, whole=True) % BLOCK:
+        raise ValueError(f"side must be a multiple of {BLOCK}, got {side}")
+    photographs = [image[..., :3] for image in pictures.photographs().values()]
+    large = [image for image in photographs if min(image.shape[:2]) >= side]
+    if not large:
+        missing = [[(0, max(0, side - length)) for length in image.shape[:2]] for image in photographs]
+        large = [np.pad(image, [*pair, (0, 0)], mode="symmetric") for image, pair in zip(photographs, missing, strict=True)]
     random, cut = np.random.default_rng((SEED, seed, side)), []
     for place in range(count):
         image = large[place % len(large)]
         top, left = (random.integers(length - side + 1) for length in image.shape[:2])
-        cut.append(image[top : top + side, left : left + side, :3])
+        cut.append(image[top : top + side, left : left + side])
     return np.stack(cut)
 
 
