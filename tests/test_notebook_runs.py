@@ -13,7 +13,7 @@ import processes
 import pytest
 from test_readme import blocks
 
-from lstm_ae_lib import cifar10, degradations, files, metrics, pictures
+from lstm_ae_lib import cifar10, degradations, files, metrics, pictures, weights
 from lstm_ae_lib.study import reporting, runner, runs, sweeps
 from lstm_ae_lib.tasks import photographs
 
@@ -159,6 +159,21 @@ def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, 
     degraded = degradations.degrade(held_out, "blind", 450) / np.float32(255)
     mixture = own.load_model("linear_mixture").predict(degraded, batch_size=500, verbose=0)
     assert own.history()["val_mse"][-1] < 1.03 * metrics.evaluate(held_out, np.clip(mixture, 0, 1))["mse"]
+
+
+@pytest.mark.scale
+def test_a_training_goes_on_from_released_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path))
+    processes.fork_kernels(monkeypatch)
+    given = {"protocol": "gauss2", "model": "flagship", "start_weights": "gauss2", "epochs": 1, "batch_size": 64, "learning_rate": 1e-5}
+    run = runner.run_chain("on", given, ["90_train"], quiet=True)
+    released = weights.describe_released("gauss2")
+    before, after = released["card"]["training"]["flagship"], run.record["training"]["flagship"]
+    assert after["images_seen"] == before["images_seen"] + 1600 and after["budget"] == "40 minutes + 1 epochs of 1,600"
+    assert after["minutes"] > before["minutes"] and run.record["started_from"]["sha256"] == released["sha256"]
+    assert run.history()["val_psnr"][-1] > released["card"]["numbers"]["flagship"]["psnr"] - 0.5  # not from the beginning
+    with pytest.raises(RuntimeError, match="start_run or start_weights must be empty, got on and gauss2"):
+        runner.run_chain("both", given | {"start_run": "on"}, ["90_train"], quiet=True)
 
 
 def test_changing_a_printed_fact_makes_the_regression_test_fail(tmp_path):

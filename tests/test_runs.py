@@ -80,7 +80,7 @@ def test_released_weights_are_handed_over_with_what_they_have_cost(run):
     assert started == {"weights": "gauss2", "run": description["card"]["run"], "sha256": description["sha256"]}
     with pytest.raises(ValueError, match="weights gauss2 has trained .*, not unet"):
         run.load_released(network, "unet", "gauss2")
-    with pytest.raises(ValueError, match="weights must be one of .*, got 'gauss7'"):
+    with pytest.raises(ValueError, match="weights must be one of .*; got 'gauss7'"):
         run.load_released(network, description["builder"], "gauss7")
     with pytest.raises(ValueError, match="weights gauss2 was built otherwise: .* give the same width and options"):
         run.load_released(tiny()[0], description["builder"], "gauss2")

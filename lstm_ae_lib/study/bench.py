@@ -234,7 +234,7 @@ def format_train(found: list) -> str:
                           + ", bfloat16" * record["task"].endswith("bfloat16") for record in found)  # fmt: skip
     lines = [f"GEMM rate: {'; '.join(rates)}",
              f"median [lowest, highest] of {found[0]['rounds']} interleaved rounds; {found[0]['hardware']}"]  # fmt: skip
-    if not any(record["implementation"] == "pytorch" for record in found):
+    if not any("torch" in record["versions"] for record in found):
         lines.append("PyTorch is not installed here: `make bench-train` measures it too")
     return "\n".join([reporting.render(found, columns), "", *lines])
 

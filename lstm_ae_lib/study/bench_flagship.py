@@ -8,14 +8,15 @@ import functools
 
 import numpy as np
 
-from lstm_ae_lib import models
+from lstm_ae_lib import fast, layers, models
 from lstm_ae_lib._backend import keras
 
 SIDE, WIDTH, DEPTH, LATENT = 32, 64, 2, 64  # of the images, and the flagship's own
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # of the products; weights and sums are float32 in both
 PRODUCT = "gemm, bfloat16"  # beside which a task in bfloat16 is put
 TASKS = {"flagship step, float32": ((64,), 640), "flagship step, bfloat16": ((64,), 640),
-         "flagship inference, float32": ((64,), 1280), "flagship inference, bfloat16": ((64,), 1280)}  # fmt: skip
+         "flagship inference, float32": ((64,), 1280), "flagship inference, bfloat16": ((64,), 1280),
+         "scans of a step, float32": ((64,), 640), "scans of a step, bfloat16": ((64,), 640)}  # fmt: skip
 
 
 def multiply_adds(step: bool) -> int:
@@ -53,7 +54,19 @@ def keras_tasks(training, images, gemm) -> dict:
     def step(precision, batch):
         return training(flagship(precision), images(batch, (SIDE, SIDE, 3)))
 
-    return _named(step, inference) | {PRODUCT: product}
+    def scans(precision, batch):
+        """The recurrences alone, without their products, forwards and backwards: what no faster product would shorten."""
+        projected, units = tf.cast(images(batch, (SIDE // 2, SIDE // 2, 4 * WIDTH)), precision), WIDTH // 2
+
+        def both(_):
+            with tf.GradientTape() as tape:
+                tape.watch(projected)
+                swept = fast.kernels("scan").scan(projected, units, layers.GatedScan.WAYS["both"], False)
+            return tape.gradient(swept, projected)
+
+        return tf.function(lambda: [both(place) for place in range(2 * DEPTH)]), 1
+
+    return _named(step, inference) | _named(scans, what=("scans of a step",)) | {PRODUCT: product}
 
 
 def torch_tasks(training, images, gemm) -> dict:
@@ -85,9 +98,9 @@ def torch_tasks(training, images, gemm) -> dict:
     return _named(step, inference) | {PRODUCT: product}
 
 
-def _named(*makers):
-    return {f"{what}, {precision}": functools.partial(make, precision)
-            for what, make in zip(("flagship step", "flagship inference"), makers, strict=True) for precision in PRECISIONS}  # fmt: skip
+def _named(*makers, what=("flagship step", "flagship inference")):
+    return {f"{name}, {precision}": functools.partial(make, precision)
+            for name, make in zip(what, makers, strict=True) for precision in PRECISIONS}  # fmt: skip
 
 
 def torch_flagship():

@@ -27,6 +27,7 @@ FLAGSHIPS = ("flagship", "multiscale_flagship")
 COMPRESSORS = ("compressor", "any_rate_compressor", "scale_hyperprior")
 CODECS = (RESTORER_TITLES["scale_hyperprior"], "scale hyperprior", "Cheng et al. 2020", "COIN++", "AVIF", "JPEG XL", "WebP", "JPEG")
 OVERVIEW = ("reference", "gauss2", "blind", "noisy")  # the protocols of the top README's table
+SHOWN_RATES = 0.4, 2.6  # bits per pixel, the least and the most in its table of codecs
 Column = namedtuple("Column", ("title", "text"))  # of a table: its title, and a function from a row to its text
 
 
@@ -199,12 +200,12 @@ def rate_gains(records: list, restorer: str = "compressor") -> list:
     return [{"bits_per_pixel": rate, "psnr": psnr, "others": at} for (rate, psnr), at in zip(points, others, strict=True)]
 
 
-def codecs_table(records: list, rates: tuple = (0.4, 2.6)) -> str:
-    """The top README's table: PSNR of the compressor for all rates, at its rates between two, and there of those that people use and
-    publish; the highest in bold."""
+def codecs_table(records: list) -> str:
+    """The top README's table: PSNR of the compressor for all rates, at its rates within :data:`SHOWN_RATES`, and there of those that
+    people use and publish; the highest in bold."""
     own, rows = RESTORER_TITLES["any_rate_compressor"], []
     for point in rate_gains(records, "any_rate_compressor"):
-        if rates[0] <= point["bits_per_pixel"] <= rates[1]:
+        if SHOWN_RATES[0] <= point["bits_per_pixel"] <= SHOWN_RATES[1]:
             found = {own: point["psnr"], **point["others"]}
             cells = {name: shown(found.get(name), ".2f") for name in (own, *CODECS)}
             best = max(filter(cells.get, found), key=found.get)
@@ -343,12 +344,15 @@ def speed_table(training: list, growth: list) -> str:
     rounds, exact, short = (_ends({record[field] for record in here if record["task"].endswith("bfloat16") in kinds})
                             for field, kinds in (("rounds", (True, False)), ("gemm_gflops", (False,)), ("gemm_gflops", (True,))))
     growth = {record["what"]: f"to the power of {record['exponent']:.2f}" for record in growth}
+    flagship = {record["task"]: record["milliseconds"] for record in here if record["implementation"] == "flagship"}
+    scans = (f"{flagship[f'scans of a step, {kind}'] / flagship[f'flagship step, {kind}']:.0%}" for kind in ("float32", "bfloat16"))
     return "\n".join([
         *_markdown(titles, cells), "",
         f"Medians of {rounds} interleaved rounds, {most} threads, {here[0]['hardware']}, GEMM {exact} GFLOP/s, {short} in bfloat16. "
         f"A step fed by the pipeline takes "
         f"{ratio(project['step with pipeline'], 'one_batch')} of the time of one with the same batch repeated; degrading all "
-        f"images when the pipeline is made adds {once / step:.0%} to the first epoch. Training time grows as the number of images "
+        f"images when the pipeline is made adds {once / step:.0%} to the first epoch. Of the flagship's step, recurrences without their "
+        f"products take {' and, in bfloat16, '.join(scans)}. Training time grows as the number of images "
         f"{growth['images']}, the pixels of an image {growth['side']}, and the multiply-adds of a model {growth['units']}.",
     ])  # fmt: skip
 
