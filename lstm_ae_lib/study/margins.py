@@ -32,6 +32,7 @@ def margins() -> list:
         _validated("blur of 2 pixels, 32x32 (`gauss2`)", ("design-scan", "gated scans"), ("design-convolution", "convolutions")),
         _validated("a camera's blur, noise and JPEG, 32x32 (`camera`)", ("camera-multiscale", "gated scans"),
                    ("camera-convolution", "convolutions")),
+        _validated("the same (`camera`), beside the best peer", ("camera-multiscale", "gated scans"), ("camera-nafnet", "NAFNet")),
     ]  # fmt: skip
     found += [_of_codecs(CODEC_RATE), *(_of_bursts(*burst) for burst in BURSTS)]
     return [*found, *(_of_jpegs(side) for side in JPEG_SIDES)]
