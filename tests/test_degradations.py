@@ -136,10 +136,22 @@ def test_photo_leaves_a_tenth_untouched_and_reaches_further(clean):
     assert all(highest[1][kind] > high for kind, high in highest[0].items() if kind != "none")
 
 
+def test_photo_blurred_has_the_parts_of_photo_in_other_shares(clean):
+    photo, blurred = (degradations.PROTOCOLS[name] for name in ("photo", "photo_blurred"))
+    parts, mine = ({tuple(part): share for share, *part in one.blurs} for one in (photo, blurred))
+    assert set(parts) == set(mine) and sum(mine.values()) == pytest.approx(1) == sum(parts.values())
+    assert mine["motion", 1, 17] > 1.4 * parts["motion", 1, 17] and blurred.untouched_share < photo.untouched_share
+    kept = ("kernel", "noise_range", "noise_share", "jpeg_share", "jpeg_range", "source")
+    assert [getattr(blurred, name) for name in kept] == [getattr(photo, name) for name in kept]
+    seen = degradations.degrade(np.repeat(clean, 40, axis=0), "photo_blurred")
+    untouched = (seen == np.repeat(clean, 40, axis=0)).all(axis=(1, 2, 3)).mean()
+    assert untouched == pytest.approx(0.06 + 0.94 * 0.12 * 0.3 * 0.35, abs=0.03)
+
+
 def test_crops_of_any_size_can_be_photographed():
     for shape in ((1, 2, 3, 3), (2, 96, 50, 3)):
         images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        for name in ("camera", "photo"):
+        for name in ("camera", "photo", "photo_blurred"):
             assert degradations.degrade(images, name, first_index=4).shape == shape
 
 
@@ -337,7 +349,7 @@ def test_wrong_images_are_refused(images, message):
 
 
 def test_unknown_protocol_lists_the_known_ones(clean):
-    with pytest.raises(ValueError, match="protocol must be one of reference, gauss1, .*, awgn50, awgn, camera, photo; got 'gauss4'"):
+    with pytest.raises(ValueError, match="protocol must be one of reference, gauss1, .*, awgn50, awgn, camera, photo, photo_blurred; got 'gauss4'"):
         degradations.degrade(clean, "gauss4")
 
 

@@ -14,7 +14,7 @@ PYTHON = {
     "a misspelt data set": (lambda: cifar10.load_cifar10("samples"), "data must be one of full, sample; got 'samples'"),
     "a misspelt protocol": (
         lambda: degradations.degrade(BYTES, "gaus2"),
-        "protocol must be one of reference, gauss1, gauss2, gauss3, blind, noisy, cold, cold8, awgn15, awgn25, awgn50, awgn, camera, photo; got 'gaus2'",
+        "protocol must be one of reference, gauss1, gauss2, gauss3, blind, noisy, cold, cold8, awgn15, awgn25, awgn50, awgn, camera, photo, photo_blurred; got 'gaus2'",
     ),
     "floats where bytes are degraded": (lambda: degradations.degrade(FLOATS, "gauss2"), "images must be uint8 (0 to 255), got float32"),
     "one image where a batch is wanted": (
