@@ -11,6 +11,7 @@ from lstm_ae_lib.tasks import pages, photographs
 
 def test_a_page_is_drawn_once_and_always_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "PAGES", 1)
+    monkeypatch.setattr(pages, "SCANS", 0)
     monkeypatch.setattr(pages, "FILLS", 0)
     (written,) = pages.write_pages(tmp_path)
     page = cv2.imread(str(written))[..., ::-1]
@@ -25,6 +26,7 @@ def test_a_page_is_drawn_once_and_always_the_same(tmp_path, monkeypatch):
 def test_fills_hold_every_pure_colour_flat_and_fine_patterns(tmp_path, monkeypatch):
     """Twelve squares of 400 pixels a page; black alone made released weights explode that had seen no large black area."""
     monkeypatch.setattr(pages, "PAGES", 0)
+    monkeypatch.setattr(pages, "SCANS", 0)
     written = pages.write_pages(tmp_path)
     assert [path.name for path in written] == ["fills-0.png", "fills-1.png", "fills-2.png", "fills-3.png"]
     drawn = [cv2.imread(str(path))[..., ::-1] for path in written]
@@ -36,6 +38,23 @@ def test_fills_hold_every_pure_colour_flat_and_fine_patterns(tmp_path, monkeypat
     assert sum(jump.mean() > 0.9 for jump in jumps) >= 2  # patterns of single pixels
 
 
+def test_scans_are_softer_than_pages_and_unevenly_lit(tmp_path, monkeypatch):
+    """Sharpening a soft scan, as if it were a blurred page, is what they are to prevent."""
+    monkeypatch.setattr(pages, "PAGES", 0)
+    monkeypatch.setattr(pages, "FILLS", 0)
+    written = pages.write_pages(tmp_path)
+    assert [path.name for path in written] == ["scan-0.png", "scan-2.png"]
+    scans = [cv2.imread(str(path))[..., ::-1].astype(float) for path in written]
+    np.testing.assert_array_equal(scans[0], pages.draw_scan(500))
+    for scan, place in zip(scans, (500, 502), strict=True):
+        page = pages.draw_page(place).mean(axis=-1)
+        steps = [np.abs(np.diff(picture, axis=1)) for picture in (scan.mean(axis=-1), page)]
+        assert scan.shape == (1200, 1600, 3) and steps[0].max() < 0.8 * steps[1].max()
+        ground = [np.median(square) for square in photographs.squares(scan, 400)]  # the page's own is one colour
+        assert 1.1 < max(ground) / min(ground) < 3
+        assert (np.abs(steps[0]) > 0).mean() > 0.5  # the grain
+
+
 def test_every_other_page_is_dark():
     colours = [[pages._colour(np.random.default_rng(seed), light) for seed in range(20)] for light in (True, False)]
     assert np.min(colours[0]) >= 0.75 and np.max(colours[1]) <= 0.25 and np.allclose(1 - np.array(colours[0]), colours[1])
@@ -45,6 +64,8 @@ def test_every_other_page_is_dark():
 def test_other_numbers_are_refused(place):
     with pytest.raises(ValueError, match="place must be a whole number from 0 to 999"):
         pages.draw_page(place)
+    with pytest.raises(ValueError, match="place must be a whole number from 0 to 999"):
+        pages.draw_scan(place)
 
 
 def test_photographs_come_with_pages_and_a_folder_of_ones_own_without(tmp_path, monkeypatch):

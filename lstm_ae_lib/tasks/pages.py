@@ -1,5 +1,6 @@
-"""Drawn pages to train on beside photographs: text, tables, windows and charts, whose edges no photograph has; and fills, whose
-pure colours, black and fine patterns are rare in photographs."""
+"""Drawn pages to train on beside photographs: text, tables, windows and charts, whose edges no photograph has; scans of such pages,
+soft and unevenly lit, which are to be left as they are; and fills, whose pure colours, black and fine patterns are rare in
+photographs."""
 
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, files
 
-PAGES, FILLS = 4, 4  # beside twenty photographs: two in seven of the crops
+PAGES, SCANS, FILLS = 4, 2, 4  # beside twenty photographs: a third of the crops
 _FONTS = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono")  # Matplotlib brings them
 _LETTERS = np.array(list("etaoinshrdlcumwfgypbvkjxqzEAINSTR0123456789.,-:"))
 
@@ -25,6 +26,23 @@ def draw_page(place: int) -> np.ndarray:
         (_paragraph, _table, _window, _chart)[(column + row + place) % 4](figure, random, column / 4, row / 4, place % 2 == 0)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def draw_scan(place: int) -> np.ndarray:
+    """A printed page as a camera or a scanner sees it, of a number, 0 to 999: ``(1200, 1600, 3)`` uint8, RGB. Its quarters are blurred
+    by a Gaussian of 0.7 to 3 pixels and sharpened by an unsharp mask of up to 1.5, the paper has a grain and a tint, and the light
+    falls off towards one side to 40 to 90 %."""
+    import cv2
+
+    random, page = np.random.default_rng((checks.number(place, "place", 0, 999, whole=True), 2)), draw_page(place // 2 * 2) / 255
+    page = page.mean(axis=-1, keepdims=True) * (1 - random.uniform(0, 0.1, 3))
+    grain = cv2.GaussianBlur(random.normal(0, 4 / 255, page.shape[:2]), (0, 0), 1)
+    for quarter in (page[top : top + 600, left : left + 800] for top in (0, 600) for left in (0, 800)):
+        soft = cv2.GaussianBlur(quarter, (0, 0), random.uniform(0.7, 3))
+        quarter[:] = soft + random.uniform(0, 1.5) * (soft - cv2.GaussianBlur(soft, (0, 0), 2))
+    fall = np.add.outer(*(random.choice((-1, 1)) * np.linspace(0, random.uniform(0.2, 1), length) for length in page.shape[:2]))
+    light = 1 - random.uniform(0.1, 0.6) * (fall - fall.min()) / np.ptp(fall)
+    return np.rint(255 * np.clip((page + grain[..., None]) * light[..., None], 0, 1)).astype(np.uint8)
 
 
 def draw_fills(place: int) -> np.ndarray:
@@ -50,10 +68,11 @@ def draw_fills(place: int) -> np.ndarray:
 
 
 def write_pages(folder) -> list[Path]:
-    """Writes the pages that a folder lacks as ``drawn-0.png``, ``fills-0.png`` and so on, and returns all their paths."""
+    """Writes the pages that a folder lacks as ``drawn-0.png``, ``scan-0.png``, ``fills-0.png`` and so on, and returns all their paths."""
     import cv2
 
     drawn = {f"drawn-{place}.png": (draw_page, place) for place in range(PAGES)}
+    drawn |= {f"scan-{place}.png": (draw_scan, place + 500) for place in range(0, 2 * SCANS, 2)}
     drawn |= {f"fills-{place}.png": (draw_fills, place) for place in range(FILLS)}
     for name, (draw, place) in drawn.items():
         if not (Path(folder) / name).exists():
