@@ -206,6 +206,8 @@ def _picture(arguments):
             return _broken_jpeg(arguments)
         if len(arguments.sources) > 1:
             return _sequence(arguments)
+    if not arguments.source:
+        raise ValueError("the picture to read must have a name, got an empty one")
     if arguments.command == "restore" and (Path(arguments.source).is_dir() or arguments.workers or arguments.scheduler):
         return _folder(arguments)
     files.check_source(arguments.source)
@@ -248,11 +250,16 @@ def _notes():
 
 def _folder(arguments):
     """Restores a folder; failures are told as they come, and are the exit code at the end."""
-    from lstm_ae_lib import restoring
+    from lstm_ae_lib import files, restoring
     from lstm_ae_lib.study import folders
 
     if arguments.map:
         raise ValueError("map is of one picture, not of a folder")
+    if not Path(arguments.source).is_dir():
+        files.check_source(arguments.source)
+        raise ValueError(f"workers and scheduler are for a folder of pictures, got the file {arguments.source}")
+    if arguments.target == "-":
+        raise ValueError("the pictures of a folder go to a folder, got - for standard output")
     options = ("workers", "scheduler", "quiet", "engine", "quality", "strength", "ensemble", "strict")
     given = {option: getattr(arguments, option) for option in options}
     done = folders.restore_folder(arguments.source, arguments.target, arguments.weights or restoring.DEFAULT, **given)

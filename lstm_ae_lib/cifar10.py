@@ -136,7 +136,7 @@ def exclusive(lock, folder):
         raise OSError(error.errno, f"cannot write to the data folder: {error.strerror or error}", str(folder)) from error
     with held:
         for leftover in folder.glob(".tmp-*"):  # the lock says nobody is using it
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         yield
 
 

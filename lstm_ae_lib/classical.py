@@ -169,7 +169,7 @@ class _KnownBlur(ClassicalRestorer):
     """A restorer that is given the kernel. The image is mirrored as its border says, hence periodic: no edge effects. A known bias
     is added before. Mixed colours are transformed to the three components that the mixing only scales (a DCT-II)."""
 
-    suits = staticmethod(lambda protocol: protocol.blur != "-")
+    suits = staticmethod(lambda protocol: protocol.blur != "-" and not protocol.blurs)  # of several kinds none is known
 
     def choices(self):
         sigmas = np.linspace(*self.protocol.sigma_range, 8)[1:].round(3) if self.protocol.sigma_range else (self.protocol.sigma,)

@@ -16,7 +16,7 @@ def replacing(path):
     """
     path = Path(os.path.realpath(path))
     check_writable(path)
-    temporary = path.with_name(f".tmp-{os.urandom(4).hex()}-{path.name}")
+    temporary = path.with_name(f".tmp-{os.urandom(4).hex()}-{path.name[-16:]}")  # names have a length, too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(0o666, exist_ok=False)  # less the umask
@@ -37,9 +37,11 @@ def replacing(path):
 
 
 def check_writable(path) -> None:
-    """Raises ``OSError`` for what exists and is a folder, or read-only, also where the user is root."""
+    """Raises ``OSError`` for what exists and is a folder, a pipe or a device, or read-only, also where the user is root."""
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path} is a folder")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"cannot write {path}: it is a pipe or a device, no file")
     if os.path.exists(path) and not (os.stat(path).st_mode & 0o222 and os.access(path, os.W_OK)):
         raise PermissionError(f"cannot write {path}: it is read-only")
 
@@ -47,7 +49,7 @@ def check_writable(path) -> None:
 def check_source(source) -> None:
     """Raises ``FileNotFoundError`` unless :func:`read` can read ``source``."""
     if not isinstance(source, bytes) and str(source) != "-" and (not Path(source).exists() or Path(source).is_dir()):
-        raise FileNotFoundError(f"there is no file {source}")
+        raise FileNotFoundError(f"there is no file {source}" + " but a folder" * Path(source).is_dir())
 
 
 def read(source) -> bytes:

@@ -4,10 +4,12 @@ Metadata is a dictionary with Pillow's names (``icc_profile``, ``exif``, ``xmp``
 JPEG segments. It is the upright picture's: EXIF's and XMP's orientation is 1.
 """
 
+import contextlib
 import io
 import os
 import re
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -32,6 +34,7 @@ _KEPT_CHUNKS = {"cICP", "gAMA", "cHRM", "sRGB", "mDCV", "cLLI", "pHYs", "tEXt", 
 _PIXEL_CHUNKS = {"bKGD", "hIST", "sBIT", "sPLT", "tIME", "acTL", "fcTL", "fdAT"}  # of the file's own samples
 _LARGEST = 2**24  # of what a chunk holds, inflated: a few bytes can become billions
 _PIXELS = {"IHDR", "PLTE", "tRNS", "IDAT", "IEND"}
+TRUNCATED = threading.RLock()  # Pillow's LOAD_TRUNCATED_IMAGES is one for all threads: who sets it, or counts on it, holds this
 
 
 class PictureWarning(UserWarning, ValueError):
@@ -58,7 +61,8 @@ def read_with_metadata(source, quiet: bool = False, decode_jpeg=None) -> tuple:
         height, width, metadata, broken, content = read_header(content)
         if width * height > MAX_PIXELS:
             raise ValueError(f"is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are allowed")
-        image = decode(content)
+        with TRUNCATED:
+            image = decode(content)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
     orientation = _take_orientation(metadata, broken)
@@ -84,7 +88,7 @@ def warn(text, names) -> None:
 
 
 def _png_header(content):
-    height, width, metadata, broken, place, kind, pixels = 0, 0, {}, [], 8, "", [content[:8]]
+    height, width, depth, colours, interlaced, metadata, broken, place, kind, pixels = 0, 0, 0, -1, 0, {}, [], 8, "", [content[:8]]
     while kind != "IEND":
         size = int.from_bytes(content[place : place + 4])
         kind, data = content[place + 4 : place + 8].decode("latin-1"), content[place + 8 : place + 8 + size]
@@ -97,7 +101,7 @@ def _png_header(content):
             raise ValueError(f"is animated ({frames} frames): save the frame to restore as a picture")
         try:
             if kind == "IHDR":
-                width, height, _, colours = struct.unpack_from(">IIBB", data)
+                width, height, depth, colours, interlaced = struct.unpack_from(">IIBBxxB", data)
             elif kind == "iCCP":
                 metadata["icc_profile"] = zlib.decompressobj().decompress(data[data.index(b"\0") + 2 :], _LARGEST)
             elif kind == "pHYs" and data[8] == 1:
@@ -113,6 +117,12 @@ def _png_header(content):
                 metadata.setdefault(kind, []).append(data)
         except (ValueError, IndexError, struct.error, zlib.error):
             broken.append(kind)
+    bits = width * depth * {2: 3, 4: 2, 6: 4}.get(colours, 1)
+    needed = max(1, height * bits // 8 if interlaced else height * (1 + -(-bits // 8)))
+    stream, packed = zlib.decompressobj(), b"".join(chunk[8:-4] for chunk in pixels if chunk[4:8] == b"IDAT")
+    with contextlib.suppress(zlib.error):  # of which Pillow tells; missing rows it would make black
+        if width * height <= MAX_PIXELS and len(stream.decompress(packed, needed)) < needed and stream.eof:
+            raise ValueError("is damaged: pixels are missing")
     return height, width, metadata, broken, b"".join(pixels)
 
 
@@ -141,7 +151,7 @@ def _take_orientation(metadata, broken):
     try:
         with warnings.catch_warnings(record=True, action="always") as said:
             exif.load(metadata.get("exif", b""))
-            orientation = exif.get(274, orientation)
+            orientation = found if (found := exif.get(274, orientation)) in range(1, 9) else 1
             if exif.get(274, 1) != 1:
                 exif[274] = 1
                 metadata["exif"] = exif.tobytes()
@@ -181,8 +191,8 @@ def _decode_png(content):
         # Of colours Pillow keeps the high byte: told that it comes second, the low one.
         low.tile = [tile._replace(args=tile.args.replace(";16B", ";16L")) for tile in low.tile]
         deep = np.asarray(image).astype(np.uint16) * 256 + np.asarray(low)
-    except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
-        raise ValueError(f"is damaged: {error}") from None
+    except (OSError, SyntaxError, ValueError, AssertionError, struct.error, zlib.error) as error:  # asserted: a palette is there
+        raise ValueError(f"is damaged: {str(error).split(' <')[0] or 'it has no palette'}") from None
     clear = image.info.get("transparency")
     return deep if clear is None else np.dstack([deep, np.where((deep == clear).all(axis=2), 0, 65535).astype(np.uint16)])
 
@@ -204,6 +214,12 @@ def check_target(target, source=b"", suffixes=SUFFIXES) -> None:
     files.check_writable(path)
 
 
+def check_holds(image, suffix: str, name: str) -> None:
+    """Raises ``ValueError`` for a picture with alpha, called ``name``, that is to be a JPEG."""
+    if image.shape[2:] == (4,) and suffix.lower() in FORMATS["JPEG"]:
+        raise ValueError(f"{name} has transparent pixels, which JPEG cannot hold: write a .png")
+
+
 def write(path, image, metadata=None, quality: int = QUALITY) -> None:
     """Writes a picture, as from :func:`read_with_metadata`, whole or not at all. In a JPEG 16 bits become 8.
 
@@ -216,9 +232,11 @@ def write(path, image, metadata=None, quality: int = QUALITY) -> None:
     checks.number(quality, "quality", 1, 100, whole=True)
     if image.dtype not in (np.uint8, np.uint16) or np.atleast_3d(image).shape[2:] not in ((1,), (3,), (4,)):
         raise ValueError(f"a picture to write has 1, 3 or 4 channels of uint8 or uint16, got {image.dtype}, shape {image.shape}")
+    check_holds(image, suffix, "a picture")
     content, kept = _jpeg(image, metadata, quality) if suffix in FORMATS["JPEG"] else _png(image, metadata)
     files.write(path, content)
-    warn(f"not kept in {Path(path).name}", [name for name in metadata if name not in kept])
+    shallow = ["16 bits a sample"] * (image.dtype == np.uint16 and suffix in FORMATS["JPEG"])
+    warn(f"not kept in {Path(path).name}", [*(name for name in metadata if name not in kept), *shallow])
 
 
 def _png(image, metadata):
@@ -237,6 +255,7 @@ def _png(image, metadata):
 
 
 def _jpeg(image, metadata, quality):
+    image = image[..., 0] if image.shape[2:] == (1,) else image
     image = np.rint(image / 257).astype(np.uint8) if image.dtype == np.uint16 else image
     kept = {name: value for name, value in metadata.items() if name in _CHUNKS and (name == "icc_profile" or len(value) < 65000)}
     stream = io.BytesIO()

@@ -105,6 +105,9 @@ def test_content_whose_bits_cannot_be_flipped_is_refused(image):
     assert [end - len(whole) for end in broken_jpeg.coded_bytes(whole)] == [
         end - len(whole) - 2 for end in broken_jpeg.coded_bytes(whole.replace(b"\xff\xc0", b"\xff\xff\xff\xc0"))
     ]  # fill bytes before a marker
+    for cut in (b"\xff\xd8\xff\xda\x00\x0c", whole[: whole.index(b"\xff\xc0") + 8]):
+        with pytest.raises(ValueError, match="must be a JPEG with a picture in it, got one that ends before"):
+            broken_jpeg.coded_bytes(cut)
     for wrong in (image[:100], image[..., :1], image / 255):
         with pytest.raises(ValueError, match="image must be uint8 .* that 8 divides, got"):
             broken_jpeg.encode(wrong)

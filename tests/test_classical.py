@@ -270,3 +270,10 @@ def test_richardson_lucy_is_scikit_images_away_from_the_border():
     wide = np.pad(image.astype(np.float64), 48, mode="wrap")
     expected = richardson_lucy(wide, np.outer(kernel, kernel), num_iter=5, clip=False, filter_epsilon=1e-6)[48:-48, 48:-48]
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wiener", "richardson_lucy"])
+def test_what_must_know_the_kernel_does_not_fit_where_there_are_several_kinds(name):
+    restorer = classical.RESTORERS[name]
+    assert [restorer.fits(protocol) for protocol in ("gauss2", "blind", "camera", "photo", "photo_blurred")] == [True, True, False, False, False]
+    assert classical.make_restorer("total_variation", "camera").deblur is None  # and the denoisers begin with none there

@@ -575,6 +575,7 @@ def test_the_loss_holds_the_rate(sample):
         ({"latent": 3073}, "latent must be a whole number from 1 to 3072, got 3073"),
         ({"step": 0}, "step must be a number above 0 up to 64, got 0"),
         ({"width": -2}, "width must be a whole number from 0 to 4096"),
+        ({"width": 7}, "width must be a multiple of 2, got 7"),
         ({"image_shape": (31, 32, 3)}, "multiples of 2"),
         ({"transform": "sine"}, "transform must be"),
         ({"rate": -3.0}, "rate must be a number from 0"),

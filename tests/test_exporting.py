@@ -13,7 +13,7 @@ from test_readme import blocks
 from lstm_ae_lib import __main__, degradations, layers, models, pictures, restoring, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.study import exporting
-from lstm_ae_lib.tasks import codec
+from lstm_ae_lib.tasks import codec, reach
 
 RESTORERS = weights.released()
 
@@ -115,6 +115,9 @@ def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
         exporting.export_codec("default", tmp_path / "half.onnx", "both")
     with pytest.raises(ValueError, match="the layer rows is a ImageToRows, which has no ONNX form here"):
         exporting.follow(exporting.Graph(), models.reference_lstm_autoencoder(), "x")
+    bounded = reach.bounded_flagship((16, 16, 3), 8, 1, 8)  # its scan is derived from one that has a form, and computes something else
+    with pytest.raises(ValueError, match="is a BoundedScan, which has no ONNX form here"):
+        exporting.follow(exporting.Graph(), bounded, "x")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match="exporting needs the package onnx: pip install onnx"):
         exporting.export("photo", tmp_path / "photo.onnx")

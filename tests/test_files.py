@@ -1,5 +1,6 @@
 import io
 import os
+import stat
 import types
 
 import pytest
@@ -74,6 +75,21 @@ def test_a_read_only_file_stays(tmp_path):
     with pytest.raises(PermissionError, match="cannot write .*value.json: it is read-only"):
         files.write_json(path, 1)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(os.devnull)
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match="it is a pipe or a device, no file"):
+            files.write(tmp_path / name, b"x")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".png", "ä" * 120 + ".json"])
+def test_a_name_as_long_as_a_name_can_be(tmp_path, name):
+    files.write(tmp_path / name, b"x")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_link_is_followed(tmp_path):

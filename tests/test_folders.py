@@ -131,6 +131,62 @@ def test_bad_arguments_are_refused_before_anything_is_written(source, tmp_path, 
         folders.restore_folder(source, target, workers=2, **QUIET)
 
 
+def test_links_in_the_target_do_not_lead_back_to_the_source(source, tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "a.png").symlink_to(source / "a.png")
+    (target / "deep").symlink_to(source / "deep")
+    before = written(source)
+    done = folders.restore_folder(source, target, "noisy", **QUIET)
+    assert done["restored"] == 1 and set(done["failed"]) == {"a.png", "deep/c.PNG", "deep/er/d.jpeg", "broken.png"}
+    assert "is a link to what is read: restore to another folder" in done["failed"]["a.png"]
+    assert written(source) == before
+
+
+def test_what_was_emptied_is_made_again_and_a_journal_of_other_bytes_is_none(source, tmp_path):
+    target = tmp_path / "out"
+    folders.restore_folder(source, target, "noisy", **QUIET)
+    whole = (target / "a.png").read_bytes()
+    (target / "a.png").write_bytes(b"")
+    assert folders.restore_folder(source, target, "noisy", **QUIET)["restored"] == 1 and (target / "a.png").read_bytes() == whole
+    (target / folders.JOURNAL).write_bytes(b"\xff\xfe\n")
+    assert folders.restore_folder(source, target, "noisy", **QUIET)["restored"] == 4
+
+
+def test_what_cannot_be_read_takes_no_place_beside_workers(source, tmp_path, monkeypatch):
+    """More than may be in flight come first; the others still follow."""
+    for place in range(folders.IN_FLIGHT + 2):
+        (source / f"0{place}.png").write_bytes(b"")
+    real = folders.Path.read_bytes
+
+    def read(path):
+        if path.name[0] == "0":
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(folders.Path, "read_bytes", read)
+    done = folders.restore_folder(source, tmp_path / "out", "noisy", workers=1, **QUIET)
+    assert done["restored"] == 4 and len(done["failed"]) == folders.IN_FLIGHT + 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["SOURCE", "-"], "the pictures of a folder go to a folder, got -"),
+        (["SOURCE", "OUT.png"], "target must be a folder, as the source is, got"),
+        (["", "OUT"], "the picture to read must have a name, got an empty one"),
+        (["SOURCE/a.png", "OUT", "--workers", "2"], "workers and scheduler are for a folder of pictures, got the file"),
+        (["NOWHERE", "OUT", "--workers", "2"], "there is no file"),
+    ],
+)
+def test_the_command_refuses_what_is_meant_otherwise(source, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace("SOURCE", str(source)).replace("OUT", str(tmp_path / "out")) for word in words]
+    assert __main__.main(["restore", *words, "--quiet"]) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 def test_a_picture_that_cannot_be_written_is_one_failure(source, tmp_path, monkeypatch):
     write = files.write
 

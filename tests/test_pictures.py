@@ -1,5 +1,6 @@
 """Picture files: what comes back is what was written, and what is read is what OpenCV reads."""
 
+import concurrent.futures
 import io
 import struct
 import zlib
@@ -8,9 +9,11 @@ import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
+import PIL.ImageFile
 import pytest
 
 from lstm_ae_lib import pictures
+from lstm_ae_lib.tasks import broken_jpeg
 
 
 def test_any_picture_becomes_eight_bit_colours():
@@ -35,12 +38,23 @@ def test_a_png_comes_back_as_it_was_written(tmp_path, shape, dtype):
 
 def test_a_jpeg_has_eight_bits(tmp_path):
     image = np.full((16, 16, 3), [60000, 30000, 10000], np.uint16)
-    pictures.write(tmp_path / "it.jpg", image)
+    with pytest.warns(pictures.PictureWarning, match="^not kept in it.jpg: 16 bits a sample$"):
+        pictures.write(tmp_path / "it.jpg", image)
     found = pictures.read(tmp_path / "it.jpg")
     assert found.dtype == np.uint8
     np.testing.assert_allclose(found.mean(axis=(0, 1)), [60000 / 257, 30000 / 257, 10000 / 257], atol=2)
     with pytest.raises(ValueError, match="must be one of .png, .jpg, .jpeg; got '.bmp'"):
         pictures.write(tmp_path / "it.bmp", image)
+
+
+def test_one_channel_is_grey_and_alpha_is_no_jpeg(tmp_path):
+    grey = smooth()[..., :1]
+    for suffix in (".jpg", ".png"):
+        pictures.write(tmp_path / f"it{suffix}", grey)
+        assert pictures.read(tmp_path / f"it{suffix}").shape == grey.shape[:2]
+    with pytest.raises(ValueError, match="a picture has transparent pixels, which JPEG cannot hold: write a .png"):
+        pictures.write(tmp_path / "clear.jpg", np.dstack([smooth(), grey]))
+    assert not (tmp_path / "clear.jpg").exists()
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------------
@@ -113,7 +127,8 @@ def test_colour_chunks_and_text_are_kept_in_a_png_and_named_for_a_jpeg(tmp_path,
     written = (tmp_path / "it.png").read_bytes()
     assert all(chunk(*one) in written[: written.index(b"IDAT")] for one in chunks[:-1]) and b"bKGD" not in written
     np.testing.assert_array_equal(pictures.read(tmp_path / "it.png"), image)
-    with pytest.warns(pictures.PictureWarning, match="^not kept in it.jpg: gAMA, cICP, cHRM, tEXt$"):
+    bits = ", 16 bits a sample" if depth == np.uint16 else ""
+    with pytest.warns(pictures.PictureWarning, match=f"^not kept in it.jpg: gAMA, cICP, cHRM, tEXt{bits}$"):
         pictures.write(tmp_path / "it.jpg", image, metadata)
 
 
@@ -355,3 +370,61 @@ def test_a_target_is_checked_before_anything_is_done(tmp_path):
     target.chmod(0o444)
     with pytest.raises(PermissionError, match="cannot write .*out.png: it is read-only"):
         pictures.check_target(target, source)
+
+
+# --- damage -------------------------------------------------------------------------------------------------------------------
+
+
+def png_of(width, height, colours, rows, depth=8, interlaced=0, header=True):
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, interlaced)) * header
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (png_of(8, 64, 2, bytes(25 * 60)), "pixels are missing"),  # four rows of 64
+        (png_of(8, 8, 0, bytes(17 * 7), depth=16), "pixels are missing"),
+        (png_of(8, 8, 6, bytes(100), interlaced=1), "pixels are missing"),
+        (png_of(8, 8, 3, bytes(72)), "it has no palette"),
+        (png_of(8, 8, 2, bytes(200), header=False), "is damaged"),
+        (png_of(8, 8, 5, bytes(200)), "cannot identify image file$"),
+        (png_of(8, 8, 2, bytes(200), header=False).replace(b"IDAT", b"tRNS", 1), "is damaged"),
+    ],
+)
+def test_what_is_no_whole_png_is_damaged(content, reason):
+    with pytest.raises(ValueError, match=reason):
+        pictures.read(content)
+    assert pictures.read(png_of(8, 8, 2, bytes(200))).shape == (8, 8, 3) and pictures.read(png_of(3, 5, 0, bytes(10), depth=1)).shape == (5, 3)
+
+
+@pytest.mark.parametrize("stored", [b"6\0", 9, 0])
+def test_an_orientation_that_is_none_is_left_out(stored):
+    exif = PIL.Image.Exif()
+    exif[274] = 6
+    content = exif.tobytes()
+    kind = (2, 2, stored + bytes(2)) if isinstance(stored, bytes) else (3, 1, stored.to_bytes(2) + bytes(2))
+    order = ">" if content[6:8] == b"MM" else "<"
+    if order == "<" and not isinstance(stored, bytes):
+        kind = (3, 1, stored.to_bytes(2, "little") + bytes(2))
+    place = content.index(struct.pack(order + "H", 274))
+    content = content[:place] + struct.pack(order + "HHI", 274, *kind[:2]) + kind[2] + content[place + 12 :]
+    image, metadata = pictures.read_with_metadata(saved(PIL.Image.fromarray(smooth()), "JPEG", exif=content, dpi=(72, 300)))
+    assert image.shape == smooth().shape and metadata["dpi"] == (72, 300)
+
+
+def test_a_truncated_png_is_refused_while_a_broken_jpeg_is_decoded_elsewhere():
+    """Pillow's switch for truncated files is one for all threads."""
+    whole = saved(PIL.Image.fromarray(smooth()), "PNG")
+    short = png_of(8, 64, 2, np.random.default_rng(0).bytes(25 * 64))
+    cut = chunk(b"IDAT", zlib.compress(np.random.default_rng(0).bytes(25 * 64))[:800])
+    short = short[:33] + cut + chunk(b"IEND", b"")
+    clean = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        broken = pool.submit(lambda: [broken_jpeg.damage(clean, 3, seed) for seed in range(60)])
+        while not broken.done():
+            with pytest.raises(ValueError, match="is damaged"):
+                pictures.read(short)
+        several = list(pool.map(lambda seed: broken_jpeg.damage(clean, 3, seed), range(40)))
+    assert len(broken.result()) == 60 and len(several) == 40 and PIL.ImageFile.LOAD_TRUNCATED_IMAGES is False
+    assert pictures.read(whole).shape == smooth().shape

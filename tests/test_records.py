@@ -73,11 +73,11 @@ def test_without_names_only_the_tables_are_written_again(tracked, capsys):
 def test_a_history_has_todays_names_and_what_was_not_measured(run, tracked):
     """Records keep the names they were written with; readers find one name."""
     assert records.published_history("one") == {}
-    run.path("history.csv").write_text("epoch,told_apart,val_told_apart,val_mse\n0,0.5,0.75,NA\n")
+    run.path("history.csv").write_text("epoch,told_apart,val_told_apart,val_mse,val_mae\n0,0.5,0.75,NA,\n")
     run.update(status="finished")
     records.publish(["one"])
     found = records.published_history("one")
-    assert math.isnan(found.pop("val_mse")[0])
+    assert math.isnan(found.pop("val_mse")[0]) and math.isnan(found.pop("val_mae")[0])
     assert found == {"epoch": [0.0], "discriminator_accuracy": [0.5], "val_discriminator_accuracy": [0.75]}
     run.path("history.csv").write_text("epoch,discriminator_accuracy\n0,0.5\n")
     records.publish(["one"])
@@ -116,6 +116,9 @@ def test_two_runs_are_compared_image_by_image(pair, tracked, capsys):
     assert 0 < found["psnr_low"] < found["psnr"] < found["psnr_high"] and found["images"] == 500
     assert f"sharp against idle: {found['psnr']:+.2f} dB [" in capsys.readouterr().out
     assert records.comparisons("blind") == []
+    again = runs.open_run("sharp")
+    again.update(parameters={name: value for name, value in again.record["parameters"].items() if name not in ("protocol", "sigma")})
+    assert records.compare_runs("sharp", "idle")["psnr"] == found["psnr"]  # a task's run has its protocol beside the parameters
     runs.open_run("idle").update(protocol="gauss3")
     assert __main__.main(["compare", "sharp", "idle"]) == 2
     assert "runs of one protocol and the same images can be compared" in capsys.readouterr().err

@@ -65,6 +65,13 @@ def test_one_renderer_writes_text_markdown_and_html():
         reporting.render(ROWS, COLUMNS, "latex")
 
 
+def test_a_notebooks_table_takes_titles_or_columns():
+    titles = reporting.table([("one", 1.5), ("two", 2)], ("name", "value")).data
+    functions = reporting.table([{"n": "one", "v": 1.5}, {"n": "two", "v": 2}], [("name", "{0[n]}".format), ("value", "{0[v]}".format)]).data
+    assert titles == functions == reporting.render([("one", 1.5), ("two", 2)], [("name", "{0[0]}".format), ("value", "{0[1]}".format)], "html")
+    assert "<td>1.5</td>" in titles
+
+
 def test_tables_come_as_html_too(run):
     (record,) = run.records()
     page = xml.etree.ElementTree.fromstring(reporting.metrics_table([record], "html"))

@@ -16,6 +16,8 @@ import warnings
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 import PIL.ImageOps
 import processes
 import pytest
@@ -292,6 +294,43 @@ def test_weights_that_fit_are_used_without_a_word(loaded_once, name):
         assert bool(said) == (after > before), f"{title}: {before:.5f} -> {after:.5f}, {[str(one.message) for one in said]}"
         silent += not said
     assert silent == (1 if name == "blind-cifar" else 4)
+
+
+def text_of(size, mode):
+    image = PIL.Image.new("RGB", (256, 256), "white")
+    draw = PIL.ImageDraw.Draw(image)
+    draw.fontmode = mode
+    words = "\n".join(["The quick brown fox jumps over 0123456789"] * 25)
+    draw.multiline_text((3, 3), words, "black", PIL.ImageFont.load_default(size))
+    return np.asarray(image)
+
+
+DOWN, ACROSS = np.mgrid[:256, :256]
+DRAWN = {
+    "small print": text_of(12, "1"), "smooth print": text_of(16, "L"), "a chequer of one pixel": 255 * ((DOWN + ACROSS) % 2),
+    "a faint one": 100 + 56 * ((DOWN + ACROSS) % 2), "of two": 255 * ((DOWN // 2 + ACROSS // 2) % 2), "stripes": 255 * (DOWN // 3 % 2),
+    "stripes down": 255 * (ACROSS // 2 % 2), "dots": 255 * ((DOWN % 8 == 0) & (ACROSS % 8 == 0)),
+    "a mosaic": np.kron(np.random.default_rng(0).integers(0, 256, (32, 32)), np.ones((8, 8), int)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_drawn_pattern_is_no_photograph_and_photo_says_so(loaded_once, name):
+    """It takes them for noise or blur. They are sound; with ``strict`` they stay as they are."""
+    drawn = DRAWN[name].astype(np.uint8)
+    with pytest.raises(pictures.PictureWarning, match="the weights photo hardly fit this picture|the weights photo fail"):
+        restoring.restore(drawn, strict=True)
+
+
+@pytest.mark.parametrize("case", photographs.CASES)
+def test_photo_restores_photographs_without_a_word(case):
+    """In each state that its card has; by what is measured, without restoring."""
+    limits = restoring.FITTING["photo"]
+    for place, picture in enumerate(pictures.photographs().values()):
+        degraded = degradations.through_camera(picture, np.random.default_rng(place), **photographs.CASES[case])
+        seen = degraded.astype(np.float32) / 255
+        found = restoring.measured(degraded, seen, "photo")
+        assert all(low <= found[name] <= high for name, (low, high) in limits.items()), found
 
 
 def test_noise_far_above_what_photo_was_trained_on_is_reduced_too():

@@ -143,16 +143,19 @@ def test_the_command_restores_the_last_of_several_files(written, scene, capsys):
         (["0.png", "1.png", "out.png", "--strength", "0.5"], "restored without --strength"),
         (["0.png", "1.png", "out.png", "--ensemble", "2"], "restored without --ensemble"),
         (["0.png", "clear.png", "out.jpg"], "which JPEG cannot hold: write a .png"),
+        (["0.png", "1.png", "2.png"], "after the frames comes the name of a new picture"),
     ],
 )
 def test_requests_that_cannot_be_met_write_nothing(written, scene, capsys, words, message):
     pictures.write(written / "small.png", scene[:40])
     pictures.write(written / "clear.png", np.dstack([scene, scene[..., 0]]))
-    before = (written / "0.png").read_bytes()
+    before = [(written / f"{place}.png").read_bytes() for place in range(3)]
     words = [word if word.startswith("--") or word in ("other", "2", "0.5") else str(written / word) for word in words]
     assert __main__.main(["restore", *words]) == 2
     assert message in capsys.readouterr().err
-    assert not (written / "out.png").exists() and not (written / "out.jpg").exists() and (written / "0.png").read_bytes() == before
+    assert not (written / "out.png").exists() and not (written / "out.jpg").exists() and before == [
+        (written / f"{place}.png").read_bytes() for place in range(3)
+    ]
 
 
 def test_a_run_is_released_with_its_numbers_frame_by_frame(made, sample, tmp_path, monkeypatch):

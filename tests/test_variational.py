@@ -179,6 +179,8 @@ def test_bad_input_is_refused(restoring, images):
         uncertainty.calibration(np.ones(4), np.ones(4))
     with pytest.raises(ValueError, match="free_nats must be"):
         variational.variational_autoencoder(free_nats=-1)
+    with pytest.raises(ValueError, match="width must be a multiple of 2, got 7"):
+        variational.variational_autoencoder(width=7)
     with pytest.raises(ValueError, match="multiples of 4"):
         variational.variational_autoencoder((30, 32, 3))
     with pytest.raises(ValueError, match="image_shape must be known"):

@@ -195,7 +195,7 @@ def run(what: str, repeats: int = 7, tasks=()) -> tuple:
         text = {"restore": bench_restoring.format_restore, "workers": reporting.workers_table, "crops": reporting.crops_table}[what]
         return found, text(found)
     if what != "train":
-        found, text = (overview(repeats), format_overview) if what == "overview" else (scaling(), format_scaling)
+        found, text = (overview(repeats), format_overview) if what == "overview" else (scaling(repeats), format_scaling)
         return found, text(found)
     found = train(repeats, tasks=tasks)
     measured = {record["task"] for record in found}
@@ -234,7 +234,7 @@ def format_train(found: list) -> str:
                           + ", bfloat16" * record["task"].endswith("bfloat16") for record in found)  # fmt: skip
     lines = [f"GEMM rate: {'; '.join(rates)}",
              f"median [lowest, highest] of {found[0]['rounds']} interleaved rounds; {found[0]['hardware']}"]  # fmt: skip
-    if not any("torch" in record["versions"] for record in found):
+    if not any(record["versions"].get("torch") for record in found):
         lines.append("PyTorch is not installed here: `make bench-train` measures it too")
     return "\n".join([reporting.render(found, columns), "", *lines])
 

@@ -182,10 +182,10 @@ def follow(graph, model, *inputs):
     def write(operation):
         if isinstance(operation, keras.Model):
             return lambda *within, **_: follow(graph, operation, *within)
-        known = [kind for kind in type(operation).__mro__ if kind.__name__ in WRITERS]
-        if not known:
-            raise NoFormError(f"the layer {operation.name} is a {type(operation).__name__}, which has no ONNX form here")
-        return functools.partial(WRITERS[known[0].__name__], graph, operation)
+        kind = type(operation).__name__
+        if kind not in WRITERS:  # a class derived from one that is may compute something else
+            raise NoFormError(f"the layer {operation.name} is a {kind}, which has no ONNX form here")
+        return functools.partial(WRITERS[kind], graph, operation)
 
     return keras.tree.flatten(model._run_through_graph(list(inputs), write))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lstm_ae_lib import checks, files, pictures, restoring, weights
 from lstm_ae_lib.study import clusters
+from lstm_ae_lib.tasks import picture_folder
 
 JOURNAL = ".restored.jsonl"  # each line: name, and what it was made of: SHA-256 of picture and weights, options
 IN_FLIGHT = 2  # pictures a worker that are read and sent ahead
@@ -52,16 +53,13 @@ def restore_folder(source, target, name: str = restoring.DEFAULT, *, workers: in
         raise ValueError(f"workers and scheduler exclude each other, got {workers} and {scheduler!r}")
     if not source.is_dir():
         raise NotADirectoryError(f"there is no folder {source}")
-    if target.exists() and not target.is_dir():
+    if not target.is_dir() and (target.exists() or target.suffix.lower() in pictures.SUFFIXES):
         raise NotADirectoryError(f"target must be a folder, as the source is, got {target}")
     whole, made = source.resolve(), target.resolve()
     described = weights.describe_released(name)
     if whole == made or whole in made.parents or made in whole.parents:
         raise ValueError(f"one of the folders lies in the other: {source}, {target}")
-    found = [path for path in source.rglob("*") if path.suffix.lower() in pictures.SUFFIXES and path.is_file()]
-    names = sorted(path.relative_to(source).as_posix() for path in found)
-    names = [one for one in names if not any(part.startswith(".") for part in Path(one).parts)]
-    if not names:
+    if not (names := picture_folder.names_in(source)):
         raise ValueError(f"there is no picture ({', '.join(pictures.SUFFIXES)}) in {source}")
     if options.get("ensemble") == 1:
         options.pop("ensemble")  # the same picture as without it, which has been in the journal longer
@@ -80,9 +78,11 @@ def restore_folder(source, target, name: str = restoring.DEFAULT, *, workers: in
         for one, key, outcome in _outcomes(todo, task, workers, scheduler, stack):
             bar.update()
             try:
+                if whole in (target / one).resolve().parents:
+                    raise ValueError(f"{target / one} is a link to what is read: restore to another folder")
                 content, notes = outcome()
                 files.write(target / one, content)
-                log.write(json.dumps({"name": one, "made_of": key}).encode() + b"\n")
+                log.write(json.dumps({"name": one, "made_of": key, "bytes": len(content)}).encode() + b"\n")
                 log.flush()
                 done["restored"] += 1
             except Exception as error:  # of any kind, of a worker's process too: the others go on
@@ -117,7 +117,8 @@ def _to_restore(source, target, names, journal, made_with, done, bar):
         except OSError as error:
             content = error
         key = None if isinstance(content, OSError) else {"picture": hashlib.sha256(content).hexdigest(), **made_with}
-        if key and journal.get(name) == key and (target / name).is_file():
+        entry, made = journal.get(name, {}), target / name
+        if key and entry.get("made_of") == key and made.is_file() and made.stat().st_size == entry.get("bytes", made.stat().st_size):
             done["skipped"] += 1
             bar.update()
         else:
@@ -154,7 +155,7 @@ def _outcomes(todo, task, workers, scheduler, stack):
 
     ahead = IN_FLIGHT * max(len(client.scheduler_info(n_workers=-1)["workers"]), 1)
     for _ in range(ahead):
-        if refused := send():
+        while refused := send():  # what could not be read takes no place
             yield refused
     for future in waiting:
         yield *running.pop(future.key), future.result
@@ -163,12 +164,12 @@ def _outcomes(todo, task, workers, scheduler, stack):
 
 
 def _read_journal(path):
-    """Name -> what it was made of; a last line that was cut off is nothing."""
+    """Name -> ``made_of`` and, but in old ones, ``bytes``; a line that was cut off, or is something else, is nothing."""
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError, TypeError, KeyError):
             entry = json.loads(line)
-            found[entry["name"]] = entry["made_of"]
+            found[entry["name"]] = {"made_of": entry["made_of"], **entry}
     return found
 
 

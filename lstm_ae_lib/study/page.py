@@ -90,7 +90,7 @@ def _fetch(kept):
         raise FileNotFoundError(f"ONNX Runtime Web is missing, and so is the command npm, which fetches it: get {RUNTIME}, "
                                 "a package of the npm registry, as a .tgz elsewhere, and name it with --runtime")  # fmt: skip
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=kept.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".npm-", dir=kept.parent) as folder:  # `.tmp-` is what the data's lock clears away
         cifar10.run_program([npm, "pack", RUNTIME, "--silent", "--pack-destination", folder], SECONDS)
         (made,) = Path(folder).glob("*.tgz")
         made.replace(kept)

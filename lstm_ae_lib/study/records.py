@@ -1,6 +1,5 @@
 """Published records: reading, publishing and comparing them."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -121,9 +120,8 @@ def published_history(run_name: str | None) -> dict:
     """A published run's history, column -> a number for each epoch; empty where there is none. Older histories call the
     discriminator's accuracy ``told_apart``; here it has its name."""
     file = paths.published_dir() / str(run_name) / "history.csv"
-    rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) if file.is_file() else []
-    columns = {name: name.replace("told_apart", "discriminator_accuracy") for name in (rows[0] if rows else ())}
-    return {column: [float("nan" if row[name] == "NA" else row[name]) for row in rows] for name, column in columns.items()}
+    found = runs.read_history(file) if file.is_file() else {}
+    return {name.replace("told_apart", "discriminator_accuracy"): values for name, values in found.items()}
 
 
 def published_training(name: str) -> dict | None:
@@ -200,7 +198,7 @@ def compare_runs(name: str, other: str) -> dict:
     if what != others:
         raise ValueError(f"runs of one protocol and the same images can be compared, got {what} and {others}")
     images = cifar10.load_cifar10(what["data"]).test_images
-    asked = pair[0].record["parameters"]
+    asked = {"protocol": what["protocol"], "sigma": 0.0} | pair[0].record["parameters"]
     degraded = degradations.as_float(degradations.degrade(images, degradations.get_protocol(asked["protocol"], asked["sigma"])))
     restored = [run.load_model("autoencoder").predict(degraded, batch_size=500, verbose=0).clip(0, 1) for run in pair]
     return {"run": name, "other": other, **what, **metrics.compare(images, *restored)}

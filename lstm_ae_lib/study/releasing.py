@@ -19,7 +19,8 @@ LIMITS = {
     "gan": " Trained against a discriminator: it draws detail that looks right and need not be, and has more error than the "
     "network that it began as.",
     "pictures": "Trained on crops of photographs, on one seed. Detail that blur or noise has wiped out is guessed or left out; a "
-    "picture that is no photograph, such as text, is restored as if it were one: cases says what became of each kind.",
+    "picture that is no photograph, such as text, may be restored as if it were one: the tables of cases say what became of each "
+    "kind.",
     "lstm": f"{_TRAINED}, with this one degradation, for 32x32 images only. The linear filter beside it has less error.",
     "compressor": f"{_TRAINED}, at this one rate. A larger picture is cut into blocks of that size, each written without regard to "
     "its neighbours: their borders show, the more the coarser the step.",

@@ -37,6 +37,14 @@ def render(rows: list, columns: list, style: str = "text") -> str:
     return "\n".join(draw([title for title, _ in columns], [[str(text(row)) for _, text in columns] for row in rows]))
 
 
+def table(rows: list, columns: list):
+    """:func:`render` as a notebook shows it; in place of a column its title alone, where a row holds the cell in that place."""
+    from IPython.display import HTML
+
+    columns = [Column(column, itemgetter(place)) if isinstance(column, str) else column for place, column in enumerate(columns)]
+    return HTML(render(rows, columns, "html"))
+
+
 def _plain(titles, cells):
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     lines = [titles, ["-" * width for width in widths], *cells]

@@ -114,17 +114,15 @@ class Run:
         SHA-256. Raises also as :func:`lstm_ae_lib.weights.read_released`."""
         from lstm_ae_lib import weights
 
-        given = _given(weights.describe_released(name)["card"], restorer, f"weights {name}")
         its, description = weights.read_released(name)
+        given = _given(description["card"], restorer, f"weights {name}")
         _hand_over(its, network, f"weights {name}")
         self.update(started_from={"weights": name, "run": description["card"]["run"], "sha256": description["sha256"]})
         return given
 
     def history(self) -> dict:
-        """``history.csv`` as a list of numbers for each column, NaN where an epoch has none (empty, or Keras' ``NA``)."""
-        rows = list(csv.DictReader(self.need("history.csv").read_text(encoding="utf-8").splitlines()))
-        unmeasured = {"": "nan", "NA": "nan"}
-        return {name: [float(unmeasured.get(row[name], row[name])) for row in rows] for name in rows[0]} if rows else {}
+        """What :func:`read_history` finds in ``history.csv``."""
+        return read_history(self.need("history.csv"))
 
     def note_training(self, restorer: str, minutes: float, images_seen: int, budget: str) -> None:
         """Record the training budget of a restorer: minutes, images seen, and a short name for the two."""
@@ -209,6 +207,13 @@ def _same_training(name, record, asked):
     compared += [(key, old.get(key), new.get(key)) for key in old | new]
     if different := [f"{key}: {before!r} then, {now!r} now" for key, before, now in compared if before != now]:
         raise ValueError(f"the run {name!r} cannot go on with other settings ({'; '.join(different)}); use another run_name")
+
+
+def read_history(path) -> dict:
+    """A ``history.csv`` as a list of numbers for each column, NaN where an epoch has none (empty, or Keras' ``NA``)."""
+    rows = list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
+    unmeasured = {"": "nan", "NA": "nan"}
+    return {name: [float(unmeasured.get(row[name], row[name])) for row in rows] for name in rows[0]} if rows else {}
 
 
 def _given(record, restorer, whose):

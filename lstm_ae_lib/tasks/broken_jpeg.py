@@ -47,6 +47,8 @@ def coded_bytes(content: bytes) -> tuple[int, int]:
             place += 1
             continue
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        if place + 2 + max(length, 8) > len(content):
+            break
         if marker == _SCAN:
             if content[place + 4] != components:
                 raise ValueError(f"content must have its {components} components in one scan, got one with {content[place + 4]}")
@@ -78,13 +80,14 @@ def flip_bits(content: bytes, count: int, seed) -> bytes:
 
 def decode(content: bytes) -> np.ndarray:
     """The picture, ``(height, width, 3)`` uint8, as far as it can be decoded, the rest grey. ``ValueError`` for no JPEG."""
-    before, PIL.ImageFile.LOAD_TRUNCATED_IMAGES = PIL.ImageFile.LOAD_TRUNCATED_IMAGES, True
-    try:
-        return np.asarray(PIL.Image.open(io.BytesIO(content), formats=("JPEG",)).convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"content must be a JPEG that can be opened, got one that cannot: {error}") from None
-    finally:
-        PIL.ImageFile.LOAD_TRUNCATED_IMAGES = before
+    with pictures.TRUNCATED:
+        before, PIL.ImageFile.LOAD_TRUNCATED_IMAGES = PIL.ImageFile.LOAD_TRUNCATED_IMAGES, True
+        try:
+            return np.asarray(PIL.Image.open(io.BytesIO(content), formats=("JPEG",)).convert("RGB"))
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"content must be a JPEG that can be opened, got one that cannot: {error}") from None
+        finally:
+            PIL.ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def damage(image, flips: int, seed, quality: int = QUALITY) -> np.ndarray:

@@ -168,7 +168,8 @@ def compressor(image_shape=(32, 32, 3), latent: int = 768, step: float = 0.25, w
     the bottleneck. Raises ``ValueError`` for an argument out of range.
     """
     peers.check_divides(image_shape, 2)
-    checks.number(width, "width", 0, 4096, whole=True)
+    if checks.number(width, "width", 0, 4096, whole=True) % 2:
+        raise ValueError(f"width must be a multiple of 2, got {width}")
     checks.number(depth, "depth", 1, 64, whole=True)
     checks.number(latent, "latent", 1, math.prod(image_shape), whole=True)
     checks.choice(transform, "transform", ("cosine", "components"))

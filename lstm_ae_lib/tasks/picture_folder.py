@@ -39,9 +39,7 @@ class PictureFolder:
         self.folder, self.skipped = Path(folder), {}
         if not self.folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}")
-        found = [path for path in self.folder.rglob("*") if path.suffix.lower() in pictures.SUFFIXES and path.is_file()]
-        names = sorted(path.relative_to(self.folder).as_posix() for path in found)
-        self.files = [name for name in names if "/." not in f"/{name}"]
+        self.files = names_in(self.folder)
         if not self.files:
             raise ValueError(f"folder must hold pictures ({', '.join(pictures.SUFFIXES)}), got none in {folder}")
         self._read(0)
@@ -93,6 +91,13 @@ class PictureFolder:
                     print(f"skipped {name}: {self.skipped[name]}", file=sys.stderr)
         reasons = "; ".join(f"{name} {reason}" for name, reason in list(self.skipped.items())[:3])
         raise ValueError(f"folder must hold a picture to use, got none in {self.folder} among {len(self.files)}: {reasons}")
+
+
+def names_in(folder) -> list:
+    """The PNG and JPEG files in a folder and the folders below it, as paths from there, in order; hidden ones are left out."""
+    found = [path for path in Path(folder).rglob("*") if path.suffix.lower() in pictures.SUFFIXES and path.is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in found)
+    return [name for name in names if "/." not in f"/{name}"]
 
 
 def picture_crops(folder: PictureFolder, count: int, seed: int) -> np.ndarray:

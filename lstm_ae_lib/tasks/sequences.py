@@ -76,16 +76,17 @@ def restore_files(sources, target, name: str = "", *, quality: int = pictures.QU
     """Restores the last of several PNG or JPEG files, oldest first, and keeps its metadata. Returns the shape of what was written.
 
     ``name`` is that of weights in ``data/weights/burst``. Raises as :func:`restore`, :func:`lstm_ae_lib.pictures.read` and
-    :func:`lstm_ae_lib.pictures.write`.
+    :func:`lstm_ae_lib.pictures.write`, and ``FileExistsError`` for a ``target`` that is there.
     """
     for source in sources:
         if Path(source).is_dir():
             raise ValueError(f"frames must be pictures, got the folder {source}")
         files.check_source(source)
         pictures.check_target(target, source)
+    if Path(target).exists():  # or a forgotten name of the result costs the last frame
+        raise FileExistsError(f"after the frames comes the name of a new picture; {target} is there already")
     last, metadata = pictures.read_with_metadata(sources[-1])
-    if last.ndim == 3 and last.shape[2] == 4 and Path(target).suffix.lower() in pictures.FORMATS["JPEG"]:
-        raise ValueError(f"{pictures.title(sources[-1])} has transparent pixels, which JPEG cannot hold: write a .png")
+    pictures.check_holds(last, Path(target).suffix, pictures.title(sources[-1]))
     frames = itertools.chain(map(pictures.read, sources[:-1]), [last])
     restored = restore(frames, load_step(name)[0], progress=progress)
     pictures.write(target, restored, metadata, quality)

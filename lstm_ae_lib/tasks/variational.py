@@ -177,7 +177,8 @@ def with_clean(batches):
 
 
 def _checked_arguments(image_shape, divisor, width, widest, latent, largest):
-    checks.number(width, "width", 4, widest, whole=True)
+    if checks.number(width, "width", 4, widest, whole=True) % 2:
+        raise ValueError(f"width must be a multiple of 2, got {width}")
     checks.number(latent, "latent", 1, largest, whole=True)
     if None in tuple(image_shape):
         raise ValueError(f"image_shape must be known, got {image_shape!r}")
