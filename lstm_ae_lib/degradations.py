@@ -124,8 +124,8 @@ _KINDS = (
                  (0.2, "motion", 1, 17), (0.12, "disc", 0.5, 5), (0.03, "enlarged", 1, 3)), notes="for the weights photo"),
     Protocol("photo_blurred", "a photograph in an unknown state, mostly blurred: six kinds to 6 px, noise to 80/255, JPEG to 20",
              _CAMERA, kernel=31, noise_range=(0.0, 80 / 255), noise_share=0.7, noise_power=5, jpeg_share=0.65, jpeg_range=(20, 98),
-             untouched_share=0.06, blurs=((0.12, "none", 0, 0), (0.3, "gaussian", 0.1, 3), (0.03, "gaussian", 3, 6), (0.12, "elliptic", 0.2, 4),
-                    (0.3, "motion", 1, 17), (0.11, "disc", 0.5, 5), (0.02, "enlarged", 1, 3)),
+             untouched_share=0.06, blurs=((0.12, "none", 0, 0), (0.3, "gaussian", 0.1, 3), (0.03, "gaussian", 3, 6),
+                 (0.12, "elliptic", 0.2, 4), (0.3, "motion", 1, 17), (0.11, "disc", 0.5, 5), (0.02, "enlarged", 1, 3)),
              notes="what the weights photo saw last: each part of photo in other shares"),
 )  # fmt: skip
 PROTOCOLS = {protocol.name: protocol for protocol in _KINDS}

@@ -237,8 +237,8 @@ def measured(before, after, protocol: str) -> dict:
             again[inner] - seen[inner], steps == 0, steps > 48)]  # fmt: skip
     noise, coarser, grain, before, after, change, misfit, equal, far = np.sqrt(sums / len(places))
     detail = max(before, 2)
-    return {"noise": noise, "grain": grain, "whiteness": noise / max(coarser, 0.01), "drawn": equal * far, "rise": max(after, 1) / max(before, 1),
-            "change": change / detail, "misfit": misfit / detail}  # fmt: skip
+    return {"noise": noise, "grain": grain, "whiteness": noise / max(coarser, 0.01), "drawn": equal * far,
+            "rise": max(after, 1) / max(before, 1), "change": change / detail, "misfit": misfit / detail}  # fmt: skip
 
 
 def _blurred(pixels, protocol):
