@@ -61,7 +61,7 @@ def read_with_metadata(source, quiet: bool = False, decode_jpeg=None) -> tuple:
         height, width, metadata, broken, content = read_header(content)
         if width * height > MAX_PIXELS:
             raise ValueError(f"is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are allowed")
-        with TRUNCATED:
+        with contextlib.nullcontext() if decode_jpeg else TRUNCATED:
             image = decode(content)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
@@ -118,10 +118,11 @@ def _png_header(content):
         except (ValueError, IndexError, struct.error, zlib.error):
             broken.append(kind)
     bits = width * depth * {2: 3, 4: 2, 6: 4}.get(colours, 1)
-    needed = max(1, height * bits // 8 if interlaced else height * (1 + -(-bits // 8)))
-    stream, packed = zlib.decompressobj(), b"".join(chunk[8:-4] for chunk in pixels if chunk[4:8] == b"IDAT")
+    stream, count, packed = zlib.decompressobj(), 0, b"".join(chunk[8:-4] for chunk in pixels if chunk[4:8] == b"IDAT")
     with contextlib.suppress(zlib.error):  # of which Pillow tells; missing rows it would make black
-        if width * height <= MAX_PIXELS and len(stream.decompress(packed, needed)) < needed and stream.eof:
+        while packed and not stream.eof and depth in (1, 2, 4, 8, 16) and width * height <= MAX_PIXELS:
+            count, packed = count + len(stream.decompress(packed, _LARGEST)), stream.unconsumed_tail
+        if stream.eof and count < (height * bits // 8 if interlaced else height * (1 + -(-bits // 8))):
             raise ValueError("is damaged: pixels are missing")
     return height, width, metadata, broken, b"".join(pixels)
 
@@ -151,7 +152,7 @@ def _take_orientation(metadata, broken):
     try:
         with warnings.catch_warnings(record=True, action="always") as said:
             exif.load(metadata.get("exif", b""))
-            orientation = found if (found := exif.get(274, orientation)) in range(1, 9) else 1
+            orientation = found if (found := exif.get(274, orientation)) in range(1, 9) else orientation
             if exif.get(274, 1) != 1:
                 exif[274] = 1
                 metadata["exif"] = exif.tobytes()
@@ -255,11 +256,10 @@ def _png(image, metadata):
 
 
 def _jpeg(image, metadata, quality):
-    image = image[..., 0] if image.shape[2:] == (1,) else image
     image = np.rint(image / 257).astype(np.uint8) if image.dtype == np.uint16 else image
     kept = {name: value for name, value in metadata.items() if name in _CHUNKS and (name == "icc_profile" or len(value) < 65000)}
     stream = io.BytesIO()
-    PIL.Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=0, **kept)
+    PIL.Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(stream, "JPEG", quality=quality, subsampling=0, **kept)
     return stream.getvalue(), {*kept, "sRGB"}  # which a JPEG without a profile is
 
 

@@ -219,7 +219,7 @@ def measured(before, after, protocol: str) -> dict:
     - ``noise``, grey levels: fifth differences along both axes, scaled so that white noise gives its standard deviation.
     - ``grain``: the same of ``after``.
     - ``whiteness``: ``noise`` as a multiple of the same from second differences, 1 for white noise.
-    - ``drawn``: shares of pixels that equal both neighbours, and that differ by more than 48 grey levels: their geometric mean.
+    - ``drawn``: shares of pixels that equal both neighbours, clipped or not, and that differ by more than 48: their geometric mean.
     - ``rise``: the detail after, as a multiple of before.
     - ``change``: ``after`` less ``before``, as a multiple of the detail before.
     - ``misfit``: ``after``, blurred again, less ``before``, as a multiple of the detail before; 0 for a protocol that is not one
@@ -231,10 +231,11 @@ def measured(before, after, protocol: str) -> dict:
         seen, made = (255 * picture for picture in (pictures.to_colours(before[part]), after[part]))
         again = _blurred(np.rint(made).astype(float), protocol) if protocol.in_graph else seen
         inner = slice(EDGE, -EDGE), slice(EDGE, -EDGE)  # a tile's edge is not blurred as it was within the picture
-        steps = _neighbours(seen).max(axis=-1)
+        steps, inside = _neighbours(seen).max(axis=-1), ((seen > 0) & (seen < 255)).any(axis=-1)[:-1, :-1]
+        equal = (steps == 0) & (inside if inside.mean() > 0.25 else True)  # clipped ones only where hardly any is not
         sums += [np.mean(np.square(pixels, dtype=float)) for pixels in (
             _fine(seen, 5), _fine(seen, 2), _fine(made, 5), _neighbours(seen), _neighbours(made), made - seen,
-            again[inner] - seen[inner], steps == 0, steps > 48)]  # fmt: skip
+            again[inner] - seen[inner], equal, steps > 48)]  # fmt: skip
     noise, coarser, grain, before, after, change, misfit, equal, far = np.sqrt(sums / len(places))
     detail = max(before, 2)
     return {"noise": noise, "grain": grain, "whiteness": noise / max(coarser, 0.01), "drawn": equal * far,

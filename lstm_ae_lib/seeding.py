@@ -4,7 +4,6 @@ import numpy as np
 
 from lstm_ae_lib import checks
 
-
 _SCRAMBLING = (0x3EC8F720, 0x02461E29)  # the key that mixes seed and stream
 
 

@@ -150,7 +150,7 @@ def test_pytorchs_flagship_is_the_same_network():
 @pytest.mark.scale
 def test_the_growth_is_fitted(small, monkeypatch):
     monkeypatch.setattr(bench, "SCALES", {"images": (64, 128), "side": (4, 8)})
-    found, text = bench.run("scaling")
+    found, text = bench.run("scaling", 3)
     assert [record["value"] for record in found] == [64, 128, 4, 8]
     assert [record["size"] for record in found][:2] == [64, 128] and found[2]["size"] < found[3]["size"]
     assert bench._scaled("side", 16)[1:] == ((64, 16, 16, 3), 8)

@@ -141,6 +141,13 @@ def test_links_in_the_target_do_not_lead_back_to_the_source(source, tmp_path):
     assert done["restored"] == 1 and set(done["failed"]) == {"a.png", "deep/c.PNG", "deep/er/d.jpeg", "broken.png"}
     assert "is a link to what is read: restore to another folder" in done["failed"]["a.png"]
     assert written(source) == before
+    elsewhere = tmp_path / "elsewhere.png"
+    (source / "a.png").rename(elsewhere)
+    for folder in (source, target):
+        (folder / "a.png").unlink(missing_ok=True)
+        (folder / "a.png").symlink_to(elsewhere)
+    done = folders.restore_folder(source, target, "noisy", **QUIET)
+    assert "is a link to what is read" in done["failed"]["a.png"] and elsewhere.read_bytes() == before["a.png"]
 
 
 def test_what_was_emptied_is_made_again_and_a_journal_of_other_bytes_is_none(source, tmp_path):

@@ -3,6 +3,7 @@
 import concurrent.futures
 import io
 import struct
+import threading
 import zlib
 
 import cv2
@@ -389,7 +390,8 @@ def png_of(width, height, colours, rows, depth=8, interlaced=0, header=True):
         (png_of(8, 8, 3, bytes(72)), "it has no palette"),
         (png_of(8, 8, 2, bytes(200), header=False), "is damaged"),
         (png_of(8, 8, 5, bytes(200)), "cannot identify image file$"),
-        (png_of(8, 8, 2, bytes(200), header=False).replace(b"IDAT", b"tRNS", 1), "is damaged"),
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"tRNS", bytes(6)) + chunk(b"IEND", b""), "cannot identify image file$"),
+        (png_of(1000, 1000, 6, bytes(10**6), depth=255), "cannot identify image file$|is damaged"),
     ],
 )
 def test_what_is_no_whole_png_is_damaged(content, reason):
@@ -411,20 +413,41 @@ def test_an_orientation_that_is_none_is_left_out(stored):
     content = content[:place] + struct.pack(order + "HHI", 274, *kind[:2]) + kind[2] + content[place + 12 :]
     image, metadata = pictures.read_with_metadata(saved(PIL.Image.fromarray(smooth()), "JPEG", exif=content, dpi=(72, 300)))
     assert image.shape == smooth().shape and metadata["dpi"] == (72, 300)
+    kept = PIL.Image.Exif()
+    kept.load(metadata.get("exif", b""))
+    assert kept.get(274, 1) == 1
 
 
-def test_a_truncated_png_is_refused_while_a_broken_jpeg_is_decoded_elsewhere():
-    """Pillow's switch for truncated files is one for all threads."""
-    whole = saved(PIL.Image.fromarray(smooth()), "PNG")
-    short = png_of(8, 64, 2, np.random.default_rng(0).bytes(25 * 64))
-    cut = chunk(b"IDAT", zlib.compress(np.random.default_rng(0).bytes(25 * 64))[:800])
-    short = short[:33] + cut + chunk(b"IEND", b"")
+def test_xmp_tells_the_orientation_where_exif_has_none_that_is_one():
+    exif = PIL.Image.Exif()
+    exif[274] = 9
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    image, _ = pictures.read_with_metadata(saved(PIL.Image.fromarray(smooth()), "JPEG", exif=exif.tobytes(), xmp=packet))
+    assert image.shape[:2] == smooth().shape[1::-1]
+
+
+def test_a_truncated_png_is_refused_while_a_broken_jpeg_is_decoded_elsewhere(monkeypatch):
+    """Pillow's switch for truncated files is one for all threads; a PNG waits until it is off again."""
+    rows = np.random.default_rng(0).bytes(25 * 64)
+    head = png_of(8, 64, 2, rows)[:33]
+    short = head + chunk(b"IDAT", zlib.compress(rows)[:800]) + chunk(b"IEND", b"")
     clean = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    opening, go_on, real = threading.Event(), threading.Event(), PIL.Image.open
+
+    def slow(source, formats=None):
+        if formats == ("JPEG",):
+            opening.set()
+            assert go_on.wait(60)
+        return real(source, formats=formats)
+
+    monkeypatch.setattr(PIL.Image, "open", slow)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        broken = pool.submit(lambda: [broken_jpeg.damage(clean, 3, seed) for seed in range(60)])
-        while not broken.done():
-            with pytest.raises(ValueError, match="is damaged"):
-                pictures.read(short)
-        several = list(pool.map(lambda seed: broken_jpeg.damage(clean, 3, seed), range(40)))
-    assert len(broken.result()) == 60 and len(several) == 40 and PIL.ImageFile.LOAD_TRUNCATED_IMAGES is False
-    assert pictures.read(whole).shape == smooth().shape
+        broken = pool.submit(broken_jpeg.damage, clean, 3, 0)
+        assert opening.wait(60) and PIL.ImageFile.LOAD_TRUNCATED_IMAGES
+        refused = pool.submit(pictures.read, short)
+        assert concurrent.futures.wait([refused], timeout=0.5).not_done
+        go_on.set()
+        assert broken.result().shape == clean.shape
+        with pytest.raises(ValueError, match="is damaged"):
+            refused.result()
+    assert PIL.ImageFile.LOAD_TRUNCATED_IMAGES is False

@@ -318,7 +318,9 @@ DRAWN = {
 def test_a_drawn_pattern_is_no_photograph_and_photo_says_so(loaded_once, name):
     """It takes them for noise or blur. They are sound; with ``strict`` they stay as they are."""
     drawn = DRAWN[name].astype(np.uint8)
-    with pytest.raises(pictures.PictureWarning, match="the weights photo hardly fit this picture|the weights photo fail"):
+    found = restoring.measured(drawn, pictures.to_colours(drawn), "photo")
+    assert any(not low <= found[name] <= high for name, (low, high) in restoring.FITTING["photo"].items()), found
+    with pytest.raises(pictures.PictureWarning, match="the weights photo"):
         restoring.restore(drawn, strict=True)
 
 
@@ -328,9 +330,20 @@ def test_photo_restores_photographs_without_a_word(case):
     limits = restoring.FITTING["photo"]
     for place, picture in enumerate(pictures.photographs().values()):
         degraded = degradations.through_camera(picture, np.random.default_rng(place), **photographs.CASES[case])
-        seen = degraded.astype(np.float32) / 255
-        found = restoring.measured(degraded, seen, "photo")
+        found = restoring.measured(degraded, pictures.to_colours(degraded), "photo")
         assert all(low <= found[name] <= high for name, (low, high) in limits.items()), found
+
+
+@pytest.mark.parametrize("noise", [0, 40, 60, 80])
+def test_clipped_pixels_make_no_drawing_of_a_photograph(noise):
+    """Half of them black, or of three times the contrast, which clips two in five; with noise, which then differs by much."""
+    dark = pictures.photographs()["coffee"]
+    hard = np.clip(3.0 * dark - 256, 0, 255).astype(np.uint8)
+    dark = dark * (dark.mean(axis=2, keepdims=True) > 80).astype(np.uint8)
+    for picture in (dark, hard):
+        degraded = degradations.through_camera(picture, np.random.default_rng(0), noise=noise / 255)
+        found = restoring.measured(degraded, pictures.to_colours(degraded), "photo")
+        assert all(low <= found[name] <= high for name, (low, high) in restoring.FITTING["photo"].items()), found
 
 
 def test_noise_far_above_what_photo_was_trained_on_is_reduced_too():

@@ -137,6 +137,7 @@ def scaling(repeats: int = 5) -> list:
     Each point has its own process: ``images`` times one epoch (batch 64, by the pipeline), ``side`` and ``units`` one step (batch
     8 and 64). The exponent is that of time ~ size ** exponent, with images, pixels or multiply-adds as the size.
     """
+    checks.number(repeats, "repeats", 3, 1000, whole=True)
     found = []
     for what, values in SCALES.items():
         points = []

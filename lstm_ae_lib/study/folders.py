@@ -78,8 +78,8 @@ def restore_folder(source, target, name: str = restoring.DEFAULT, *, workers: in
         for one, key, outcome in _outcomes(todo, task, workers, scheduler, stack):
             bar.update()
             try:
-                if whole in (target / one).resolve().parents:
-                    raise ValueError(f"{target / one} is a link to what is read: restore to another folder")
+                if whole in (made := target / one).resolve().parents or (made.exists() and made.samefile(source / one)):
+                    raise ValueError(f"{made} is a link to what is read: restore to another folder")
                 content, notes = outcome()
                 files.write(target / one, content)
                 log.write(json.dumps({"name": one, "made_of": key, "bytes": len(content)}).encode() + b"\n")
