@@ -876,7 +876,7 @@ def test_released_weights_have_a_card_and_are_small(name):
     assert sum((folder / f"{name}{end}").stat().st_size for end in (".json", ".weights.h5")) <= 4 * 2**20
     card = json.loads((folder / f"{name}.json").read_text())["card"]
     assert {"task", "protocol", "numbers", "training", "parameters", "data", "versions", "hardware", "run", "limits"} <= set(card)
-    assert card["data"]["kind"] == ("pictures" if name == "photo" else "full") and card["versions"]["commit"] and "+changes" not in card["versions"]["commit"]
+    assert card["data"]["kind"] == ("pictures" if name.startswith("photo") else "full") and card["versions"]["commit"] and "+changes" not in card["versions"]["commit"]
     assert {"degraded", "linear"} < set(card["numbers"])
 
 
