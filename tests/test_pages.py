@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lstm_ae_lib import pictures
 from lstm_ae_lib.tasks import pages, photographs
 
 
@@ -42,7 +43,7 @@ def test_scans_are_softer_than_pages_and_unevenly_lit(tmp_path, monkeypatch):
     """Sharpening a soft scan, as if it were a blurred page, is what they are to prevent."""
     monkeypatch.setattr(pages, "PAGES", 0)
     monkeypatch.setattr(pages, "FILLS", 0)
-    written = pages.write_pages(tmp_path)
+    written = pages.write_pages(tmp_path)  # where no photographs are
     assert [path.name for path in written] == ["scan-0.png", "scan-2.png"]
     scans = [cv2.imread(str(path))[..., ::-1].astype(float) for path in written]
     np.testing.assert_array_equal(scans[0], pages.draw_scan(500))
@@ -53,6 +54,25 @@ def test_scans_are_softer_than_pages_and_unevenly_lit(tmp_path, monkeypatch):
         ground = [np.median(square) for square in photographs.squares(scan, 400)]  # the page's own is one colour
         assert 1.1 < max(ground) / min(ground) < 3
         assert (np.abs(steps[0]) > 0).mean() > 0.5  # the grain
+
+
+def test_soft_photographs_keep_the_light_and_lose_the_fine_detail(tmp_path, monkeypatch):
+    """Sharpening a photograph that was always soft is what they are to prevent; grain tells that it was never blurred since."""
+    for count in ("PAGES", "SCANS", "FILLS"):
+        monkeypatch.setattr(pages, count, 0)
+    sharp = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    for number in range(20):
+        pictures.write(tmp_path / f"{number:02}.jpg", sharp)
+    written = pages.write_pages(tmp_path)
+    assert [path.name for path in written] == ["soft-0.png", "soft-1.png", "soft-2.png", "soft-3.png"]
+    for place, path in enumerate(written):
+        soft = pictures.read(path)
+        np.testing.assert_array_equal(soft, pages.soften(pictures.read(tmp_path / f"{2 + 4 * place:02}.jpg"), place))
+        assert soft.shape == (1200, 1600, 3)
+        assert np.abs(soft.mean(axis=(0, 1)) - sharp.mean(axis=(0, 1))).max() < 2
+        spectrum = np.abs(np.fft.rfft(soft[..., 1].astype(float) - soft[..., 1].mean(), axis=1)).mean(axis=0)
+        assert spectrum[-80:].mean() < 0.3 * spectrum[80:240].mean()
+        assert spectrum[-80:].mean() > 0.4 * np.sqrt(1600) * 0.5  # the grain, white
 
 
 def test_every_other_page_is_dark():
@@ -66,6 +86,8 @@ def test_other_numbers_are_refused(place):
         pages.draw_page(place)
     with pytest.raises(ValueError, match="place must be a whole number from 0 to 999"):
         pages.draw_scan(place)
+    with pytest.raises(ValueError, match="place must be a whole number from 0 to 999"):
+        pages.soften(np.zeros((8, 8, 3), np.uint8), place)
 
 
 def test_photographs_come_with_pages_and_a_folder_of_ones_own_without(tmp_path, monkeypatch):

@@ -1,14 +1,14 @@
-"""Drawn pages to train on beside photographs: text, tables, windows and charts, whose edges no photograph has; scans of such pages,
-soft and unevenly lit, which are to be left as they are; and fills, whose pure colours, black and fine patterns are rare in
-photographs."""
+"""Pages to train on beside photographs: text, tables, windows and charts, whose edges no photograph has; scans of such pages, soft and
+unevenly lit, and soft photographs, which are to be left as they are; and fills, whose pure colours, black and fine patterns are
+rare in photographs."""
 
 from pathlib import Path
 
 import numpy as np
 
-from lstm_ae_lib import checks, files
+from lstm_ae_lib import checks, pictures
 
-PAGES, SCANS, FILLS = 4, 2, 4  # beside twenty photographs: a third of the crops
+PAGES, SCANS, FILLS, SOFT = 4, 2, 4, 4  # beside twenty photographs: four of ten crops
 _FONTS = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono")  # Matplotlib brings them
 _LETTERS = np.array(list("etaoinshrdlcumwfgypbvkjxqzEAINSTR0123456789.,-:"))
 
@@ -67,16 +67,32 @@ def draw_fills(place: int) -> np.ndarray:
     return page
 
 
-def write_pages(folder) -> list[Path]:
-    """Writes the pages that a folder lacks as ``drawn-0.png``, ``scan-0.png``, ``fills-0.png`` and so on, and returns all their paths."""
+def soften(photograph, place: int) -> np.ndarray:
+    """A photograph ``(height, width, 3)`` uint8, RGB, as a soft lens or an enlargement leaves it, by a number, 0 to 999:
+    ``(1200, 1600, 3)`` uint8. It is shrunk (pixel areas), enlarged again 1.4 to 2.5 times (cubic), sharpened by an unsharp mask of up
+    to 1, and given a grain of 0.5 to 2 of 255."""
     import cv2
 
-    drawn = {f"drawn-{place}.png": (draw_page, place) for place in range(PAGES)}
-    drawn |= {f"scan-{place}.png": (draw_scan, place + 500) for place in range(0, 2 * SCANS, 2)}
-    drawn |= {f"fills-{place}.png": (draw_fills, place) for place in range(FILLS)}
-    for name, (draw, place) in drawn.items():
+    random = np.random.default_rng((checks.number(place, "place", 0, 999, whole=True), 3))
+    factor = random.uniform(1.4, 2.5)
+    small = cv2.resize(photograph.astype(np.float32), (round(1600 / factor), round(1200 / factor)), interpolation=cv2.INTER_AREA)
+    soft = cv2.resize(small, (1600, 1200), interpolation=cv2.INTER_CUBIC)
+    soft += random.uniform(0, 1) * (soft - cv2.GaussianBlur(soft, (0, 0), 1.5))
+    soft += random.normal(0, random.uniform(0.5, 2), soft.shape)
+    return np.rint(np.clip(soft, 0, 255)).astype(np.uint8)
+
+
+def write_pages(folder) -> list[Path]:
+    """Writes the pages that a folder lacks as ``drawn-0.png``, ``scan-0.png``, ``fills-0.png`` and so on, and ``soft-0.png`` of its third
+    ``.jpg`` file and every fourth after it, at most four; returns all their paths."""
+    drawn = {f"drawn-{place}.png": lambda place=place: draw_page(place) for place in range(PAGES)}
+    drawn |= {f"scan-{place}.png": lambda place=place: draw_scan(place + 500) for place in range(0, 2 * SCANS, 2)}
+    drawn |= {f"fills-{place}.png": lambda place=place: draw_fills(place) for place in range(FILLS)}
+    for place, photograph in enumerate(sorted(Path(folder).glob("*.jpg"))[2::4][:SOFT]):
+        drawn[f"soft-{place}.png"] = lambda place=place, photograph=photograph: soften(pictures.read(photograph), place)
+    for name, draw in drawn.items():
         if not (Path(folder) / name).exists():
-            files.write(Path(folder) / name, cv2.imencode(".png", draw(place)[..., ::-1])[1].tobytes())
+            pictures.write(Path(folder) / name, draw())
     return [Path(folder) / name for name in drawn]
 
 
