@@ -22,8 +22,8 @@ _REGISTERED = {
     "layers": "ImageToRows RowsToImage FastLSTM LSTMSweep GatedScan SimpleGate ChannelScale ChangeGate DepthToSpace GaussianBlur",
     "spectral": "SpectralWiener SpectralMixture", "metrics": "PSNR log_mse",
     "training": "Cooldown Muon", "tasks.adversarial": "AdversarialTraining", "tasks.any_rate": "RowContext RowQuantize",
-    "tasks.bursts": "Registration",
-    "tasks.compression": "SpectralLatent SpectralImage Quantize", "tasks.hyperprior": "DivisiveNorm ScaledQuantize", "tasks.mending": "BlockFeatures MovedBack RasterAccumulator",
+    "tasks.bursts": "Registration", "tasks.compression": "SpectralLatent SpectralImage Quantize",
+    "tasks.hyperprior": "DivisiveNorm ScaledQuantize", "tasks.mending": "BlockFeatures MovedBack RasterAccumulator",
     "tasks.reach": "BoundedScan", "tasks.recurrent_inference": "ConvLSTMStep", "tasks.row_feedback": "RowFeedback",
     "tasks.variational": "LatentSample gaussian_nll",
 }  # fmt: skip

@@ -64,8 +64,8 @@ def _parser():
     add("sources", nargs="+", metavar="IN", help="the picture; - reads standard input; or a folder of pictures; or several of one "
         "scene, oldest first, of which the last is restored")  # fmt: skip
     add("target", metavar="OUT", help="where to write it, .png or .jpg; - writes a PNG to standard output; or a folder")
-    add("--weights", help="released weights: a name in data/weights (photo); jpeg for a JPEG with flipped bits; of several pictures "
-        "a name in data/weights/burst (default)")  # fmt: skip
+    add("--weights", help="released weights: a name in data/weights (photo); jpeg for a JPEG with flipped bits; of several "
+        "pictures a name in data/weights/burst (default)")  # fmt: skip
     add("--strength", type=float, default=1.0, help="share of the restored picture in what is written, 0 to 1 (1)")
     add("--ensemble", type=int, default=1, choices=(1, 2, 4, 8), help="restore so many mirror images and turns of the picture, and "
         "average them (as many times as long)")  # fmt: skip

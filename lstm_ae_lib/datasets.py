@@ -32,8 +32,8 @@ def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
 
 
 def training_batches(
-    degraded, clean, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_epoch: int = 0, first_step: int = 0,
-    part=(0, 1),
+    degraded, clean, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_epoch: int = 0,
+    first_step: int = 0, part=(0, 1),
 ):  # fmt: skip
     """Endless shuffled batches of ``(degraded, clean)``, float32 in units of [0, 1]: a :func:`pipeline`.
 
@@ -61,8 +61,8 @@ def training_batches(
 
 
 def redrawn_batches(
-    clean, protocol, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_index: int = 0, first_epoch: int = 0,
-    first_step: int = 0, part=(0, 1),
+    clean, protocol, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_index: int = 0,
+    first_epoch: int = 0, first_step: int = 0, part=(0, 1),
 ):  # fmt: skip
     """As :func:`training_batches`, but degraded anew in each epoch by :func:`lstm_ae_lib.degradations.redegrade`.
 

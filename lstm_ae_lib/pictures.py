@@ -25,9 +25,10 @@ SUFFIXES = (*FORMATS["PNG"], *FORMATS["JPEG"])
 QUALITY = 95
 _XMP = b"XML:com.adobe.xmp" + bytes(5)  # what begins a PNG's text that is XMP, not compressed
 _CHUNKS = {
-    "icc_profile": lambda profile: (b"iCCP", b"ICC\0\0" + zlib.compress(profile)), "exif": lambda exif: (b"eXIf", exif[6:]),
-    "xmp": lambda packet: (b"iTXt", _XMP + packet), "comment": lambda text: (b"tEXt", b"Comment\0" + text),
-    "dpi": lambda dpi: (b"pHYs", struct.pack(">IIB", *(round(side / 0.0254) for side in dpi), 1)),
+    "icc_profile": lambda profile: (b"iCCP", b"ICC\0\0" + zlib.compress(profile)), "xmp": lambda packet: (b"iTXt", _XMP + packet),
+    "dpi": lambda dpi: (b"pHYs", struct.pack(">IIB", *(round(x / 0.0254) for x in dpi), 1)), "exif": lambda x: (b"eXIf", x[6:]),
+    "comment": lambda text: (b"tEXt", b"Comment\0" + text) if text.isascii() or text.decode(errors="ignore").encode() != text
+               else (b"iTXt", b"Comment" + bytes(5) + text),  # tEXt is Latin-1, iTXt UTF-8
 }  # fmt: skip
 _TITLES = {"icc_profile": "ICC profile", "exif": "EXIF", "xmp": "XMP", "APP2 MPF": "further pictures", "tRNS": "transparency"}
 _KEPT_CHUNKS = {"cICP", "gAMA", "cHRM", "sRGB", "mDCV", "cLLI", "pHYs", "tEXt", "zTXt", "iTXt"}
@@ -57,7 +58,7 @@ def read_with_metadata(source, quiet: bool = False, decode_jpeg=None) -> tuple:
     try:
         if not content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
             raise ValueError("is neither a PNG nor a JPEG picture" if content else "is empty")
-        read_header, decode = (_png_header, _decode_png) if content.startswith(b"\x89") else (_jpeg_header, decode_jpeg or _decode_jpeg)
+        read_header, decode = (_png_header, _decode_png) if content[:1] == b"\x89" else (_jpeg_header, decode_jpeg or _decode_jpeg)
         height, width, metadata, broken, content = read_header(content)
         if width * height > MAX_PIXELS:
             raise ValueError(f"is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are allowed")
@@ -257,9 +258,10 @@ def _png(image, metadata):
 
 def _jpeg(image, metadata, quality):
     image = np.rint(image / 257).astype(np.uint8) if image.dtype == np.uint16 else image
-    kept = {name: value for name, value in metadata.items() if name in _CHUNKS and (name == "icc_profile" or len(value) < 65000)}
-    stream = io.BytesIO()
-    PIL.Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(stream, "JPEG", quality=quality, subsampling=0, **kept)
+    sizes = {name: max(value) if name == "dpi" else len(value) for name, value in metadata.items() if name in _CHUNKS}
+    kept = {name: metadata[name] for name, size in sizes.items() if name == "icc_profile" or size < 65000}
+    image, stream = image[..., 0] if image.shape[2:] == (1,) else image, io.BytesIO()
+    PIL.Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=0, **kept)
     return stream.getvalue(), {*kept, "sRGB"}  # which a JPEG without a profile is
 
 

@@ -18,8 +18,8 @@ COLOURS = {
     "flagship against a discriminator": "#843c39", "unsharp mask": "#bcbd22", "Wiener filter": "#aec7e8",
     "Richardson-Lucy": "#c49c94", "total variation": "#98df8a", "non-local means": "#f7b6d2", "wavelets": "#dbdb8d",
     "compressor": "#e377c2", "compressor for all rates": "#8c1a6a", "through the bottleneck": "#e377c2",
-    "principal components": "#1f77b4", "sequence-to-sequence LSTM": "#d62728", "JPEG": "#2ca02c", "WebP": "#ff7f0e", "AVIF": "#9467bd", "JPEG XL": "#17becf",
-    "scale hyperprior, trained alike": "#7f7f7f", "clean": "black",
+    "principal components": "#1f77b4", "sequence-to-sequence LSTM": "#d62728", "JPEG": "#2ca02c", "WebP": "#ff7f0e",
+    "AVIF": "#9467bd", "JPEG XL": "#17becf", "scale hyperprior, trained alike": "#7f7f7f", "clean": "black",
 }  # fmt: skip
 
 
@@ -67,8 +67,7 @@ def restorations(degraded, restored, clean, degraded_psnr, restored_psnr, row_ti
 
 
 def slider(frames: dict, label: str, **options):
-    """A slider for Jupyter and Colab over ``frames``, position -> ``(images, titles)``, each drawn by :func:`image_row`, which gets
-    the ``options``."""
+    """A slider for Jupyter and Colab over ``frames``: position -> ``(images, titles)`` for :func:`image_row` with ``options``."""
     import ipywidgets
 
     def draw(position):

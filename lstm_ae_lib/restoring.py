@@ -222,8 +222,7 @@ def measured(before, after, protocol: str) -> dict:
     - ``drawn``: shares of pixels that equal both neighbours, clipped or not, and that differ by more than 48: their geometric mean.
     - ``rise``: the detail after, as a multiple of before.
     - ``change``: ``after`` less ``before``, as a multiple of the detail before.
-    - ``misfit``: ``after``, blurred again, less ``before``, as a multiple of the detail before; 0 for a protocol that is not one
-      blur for all images.
+    - ``misfit``: ``after``, blurred again, less ``before``, as a multiple of the detail before; 0 but for one blur of all.
     """
     protocol = degradations.get_protocol(protocol)
     sums, places = np.zeros(9), list(itertools.product(*(_tiles(side, TILE, OVERLAP) for side in before.shape[:2])))

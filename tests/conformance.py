@@ -66,10 +66,25 @@ LAYERS = [
     # A value on the edge between two steps falls to the other one: 0.02 of values up to 1.
     Case("DivisiveNorm", lambda **k: hyperprior.DivisiveNorm(**k), (4, 6, 5)),
     Case("DivisiveNorm-inverse", lambda **k: hyperprior.DivisiveNorm(True, **k), (4, 6, 5)),
-    Case("ScaledQuantize", lambda **k: hyperprior.ScaledQuantize(0.02, 1e-4, **k), ((4, 6, 5), (4, 6, 5)), False, roundings=0.02 * 2**8 + 0.5),
+    Case(
+        "ScaledQuantize",
+        lambda **k: hyperprior.ScaledQuantize(0.02, 1e-4, **k),
+        ((4, 6, 5), (4, 6, 5)),
+        False,
+        roundings=0.02 * 2**8 + 0.5,
+    ),
     Case("Quantize", lambda **k: compression.Quantize(0.02, 1e-4, **k), (40,), False, roundings=0.02 * 2**8 + 0.5),
-    *(Case(f"RowContext-{context}", lambda context=context, **k: any_rate.RowContext(6, 5, context, **k), ((3, 2, 192), (1,)),
-           context != "none", roundings=ONE, output_shape=(3, 2, 384)) for context in any_rate.CONTEXTS),
+    *(
+        Case(
+            f"RowContext-{context}",
+            lambda context=context, **k: any_rate.RowContext(6, 5, context, **k),
+            ((3, 2, 192), (1,)),
+            context != "none",
+            roundings=ONE,
+            output_shape=(3, 2, 384),
+        )
+        for context in any_rate.CONTEXTS
+    ),
     Case("RowQuantize", lambda **k: any_rate.RowQuantize(6, 5, **k), ((3, 2, 192), (1,)), False, roundings=ONE),
     Case("LatentSample", lambda **k: variational.LatentSample(beta=0.01, free_nats=0.1, **k), (8,)),
     Case("LatentSample-prior", lambda **k: variational.LatentSample(True, beta=0.01, kl_warmup_steps=3, **k), (8, 6, 8)),

@@ -13,7 +13,7 @@ import pytest
 
 gc.set_threshold(100_000, 50, 100)  # graphs are many small objects that live long: looking at them often costs time
 matplotlib.use("Agg")  # not by a variable: the kernels that tests start draw inline
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script; processes that tests interrupt would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background; processes that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -127,7 +127,12 @@ def test_written_bytes_are_the_same_on_every_machine(monkeypatch):
     count, shapes = itertools.count(1), {"look": (1, 3, 192, 6), "remember": (1, 1, 6, 12), "remember_bias": (12,)}
     for place, size in enumerate(any_rate_codec.GROUPS):
         lower = {f"lower{place}": (1, 3, sum(any_rate_codec.GROUPS[:place]), 5)} if place else {}
-        shapes |= lower | {f"above{place}": (1, 3, 6, 5), f"beside{place}": (1, 3, size, 5), f"second{place}": (1, 1, 5, 5), f"last{place}": (1, 1, 5, 2 * size)}
+        shapes |= lower | {
+            f"above{place}": (1, 3, 6, 5),
+            f"beside{place}": (1, 3, size, 5),
+            f"second{place}": (1, 1, 5, 5),
+            f"last{place}": (1, 1, 5, 2 * size),
+        }
         shapes |= dict.fromkeys((f"step{place}", f"bias{place}", f"second_bias{place}"), (5,))
     made = {name: (np.arange(math.prod(shape)) * 7919 * next(count) % 513 - 256).reshape(shape) / 1024
             for name, shape in shapes.items()}  # fmt: skip
@@ -220,7 +225,8 @@ def test_numbers_nobody_encoded_are_no_crash_either(made):
 @pytest.mark.scale
 def test_ten_thousand_altered_files_are_refused_or_have_a_forged_checksum():
     """A byte changed, the end cut off, bytes put in; and, of every tenth, a payload changed with the checksum made to fit: none is
-    decoded without a checksum that holds, nothing but a ``ValueError`` comes, and what is decoded has the size that the file says."""
+    decoded without a checksum that holds, nothing but a ``ValueError`` comes, and what is decoded has the size that the file
+    says."""
     own, random, decoded = codec.load_codec("photo", engine="onnx"), np.random.default_rng(0), 0
     content = own.compress(picture(20, 30), 14)
     for place in range(10_000):

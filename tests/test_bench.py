@@ -196,7 +196,8 @@ def test_restoring_whole_pictures_is_timed(small, monkeypatch):
     # The larger one is cut into two by two tiles, as small as they can be.
     one = models.multiply_adds(restoring.load_restorer(restoring.DEFAULT)._at_size(432, 488))
     rate = found[2]["gemm_gflops"]
-    assert found[2]["gflop"] == pytest.approx(8e-9 * one) and found[2]["fraction_of_gemm"] == pytest.approx(4e-9 * one / rate, rel=1e-3)
+    assert found[2]["gflop"] == pytest.approx(8e-9 * one)
+    assert found[2]["fraction_of_gemm"] == pytest.approx(4e-9 * one / rate, rel=1e-3)
     assert "900 x 800" in text and "2.0 [2.0, 2.0]" in text
 
 
@@ -234,4 +235,6 @@ def test_requests_that_are_refused():
         bench.train(4)
     with pytest.raises(ValueError, match="tasks must be one of training step, .*; got 'lunch'"):
         bench.train(tasks=("lunch",))
+    with pytest.raises(ValueError, match="tasks are of train, got training step with overview"):
+        bench.run("overview", 1, ["training step"])
     assert bench.train(cores=(threads.cores() + 1,)) == []

@@ -275,5 +275,6 @@ def test_richardson_lucy_is_scikit_images_away_from_the_border():
 @pytest.mark.parametrize("name", ["wiener", "richardson_lucy"])
 def test_what_must_know_the_kernel_does_not_fit_where_there_are_several_kinds(name):
     restorer = classical.RESTORERS[name]
-    assert [restorer.fits(protocol) for protocol in ("gauss2", "blind", "camera", "photo", "photo_blurred")] == [True, True, False, False, False]
+    assert restorer.fits("gauss2") and restorer.fits("blind")
+    assert not any(restorer.fits(protocol) for protocol in ("camera", "photo", "photo_blurred"))
     assert classical.make_restorer("total_variation", "camera").deblur is None  # and the denoisers begin with none there

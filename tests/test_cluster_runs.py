@@ -154,11 +154,14 @@ def test_interrupted_once_it_saves_and_given_again_it_goes_on(place):
 
 def test_a_lost_scheduler_ends_it_and_another_one_goes_on(place, capsys):
     file = sweep(place, "notebooks: [10_works, 12_waits]\nruns: {one: {}}")
-    with scheduler(place) as (process, address, found), dask("worker", "--scheduler-file", found, "--nthreads", "1"):
-        with started("lstm_ae_lib", "sweep", file, "--scheduler", address, "--quiet") as caller:
-            kernel = psutil.Process(pid(place, "one"))
-            process.kill()
-            _, err = caller.communicate(timeout=120)
+    with (
+        scheduler(place) as (process, address, found),
+        dask("worker", "--scheduler-file", found, "--nthreads", "1"),
+        started("lstm_ae_lib", "sweep", file, "--scheduler", address, "--quiet") as caller,
+    ):
+        kernel = psutil.Process(pid(place, "one"))
+        process.kill()
+        _, err = caller.communicate(timeout=120)
     assert caller.returncode == 1 and "given again, the same command goes on" in err, err
     until(lambda: not kernel.is_running())
     (place / "go").touch()
@@ -188,11 +191,13 @@ def test_a_worker_with_a_data_folder_of_its_own_sends_its_runs(place, monkeypatc
 
 def test_a_worker_of_another_version_is_refused_by_its_name(place, capsys):
     file = sweep(place, "notebooks: [10_works]\nruns: {one: {}}")
-    with scheduler(place) as (_, address, found):
-        with dask("worker", "--scheduler-file", found, "--nthreads", "1", "--name", "old", FAKE_VERSION="0.0.1"):
-            with distributed.Client(address) as client:
-                client.wait_for_workers(1)
-            assert __main__.main(["sweep", file, "--scheduler", address, "--quiet"]) == 1
+    with (
+        scheduler(place) as (_, address, found),
+        dask("worker", "--scheduler-file", found, "--nthreads", "1", "--name", "old", FAKE_VERSION="0.0.1"),
+    ):
+        with distributed.Client(address) as client:
+            client.wait_for_workers(1)
+        assert __main__.main(["sweep", file, "--scheduler", address, "--quiet"]) == 1
     assert "the worker old has 0.0.1: install the same version there" in capsys.readouterr().err
     assert not runs.Run("one").folder.exists()
 
@@ -250,13 +255,17 @@ def cable(address):
 @pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.soak)])
 def test_a_network_that_is_cut_costs_time_alone(place, seconds):
     file = sweep(place, "notebooks: [12_waits]\nruns: {one: {}}")
-    with scheduler(place) as (_, address, _), cable(address) as (far, cut), dask("worker", far, "--nthreads", "1"):
-        with started("lstm_ae_lib", "sweep", file, "--scheduler", address, "--quiet") as caller:
-            pid(place, "one")
-            cut.set()
-            (place / "go").touch()  # the run ends while nobody can be told
-            time.sleep(seconds)
-            cut.clear()
-            _, err = caller.communicate(timeout=120)
+    with (
+        scheduler(place) as (_, address, _),
+        cable(address) as (far, cut),
+        dask("worker", far, "--nthreads", "1"),
+        started("lstm_ae_lib", "sweep", file, "--scheduler", address, "--quiet") as caller,
+    ):
+        pid(place, "one")
+        cut.set()
+        (place / "go").touch()  # the run ends while nobody can be told
+        time.sleep(seconds)
+        cut.clear()
+        _, err = caller.communicate(timeout=120)
     assert caller.returncode == 0, err
     assert runs.status(runs.open_run("one").record) == "finished" and not (place / "one.saved").exists()

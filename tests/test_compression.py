@@ -299,7 +299,8 @@ def test_a_file_names_its_weights_and_those_that_are_not_here_are_named(tmp_path
     (tmp_path / "it.laec").write_bytes(codec._header(codec.KIND, bytes(8), 20, 40, 0, payload) + payload)
     assert __main__.main(["decompress", str(tmp_path / "it.laec"), str(tmp_path / "other.png")]) == 2
     told = capsys.readouterr().err
-    assert "compressed with the weights 0000000000000000, which are not here; here are any_rate " in told and ", coarse c788e627759e2130, default 3c3af9" in told
+    assert "compressed with the weights 0000000000000000, which are not here; here are any_rate " in told
+    assert ", coarse c788e627759e2130, default 3c3af9" in told
     assert not (tmp_path / "other.png").exists()
 
 
@@ -391,7 +392,8 @@ def test_quality_and_bytes_by_the_command_line(tmp_path, capsys):
     assert __main__.main(["compress", source, packed, "--bytes", str(most)]) == 0
     assert found[40] <= (tmp_path / "packed.laec").stat().st_size <= most
     assert __main__.main(["compress", source, packed, "--bytes", str(most), "--weights", "fine"]) == 0
-    assert (tmp_path / "packed.laec").stat().st_size <= most and codec.written_with((tmp_path / "packed.laec").read_bytes()) == "fine"
+    assert (tmp_path / "packed.laec").stat().st_size <= most
+    assert codec.written_with((tmp_path / "packed.laec").read_bytes()) == "fine"
     before = (tmp_path / "packed.laec").read_bytes()
     with pytest.raises(FileNotFoundError, match="there are no released weights in"):
         codec.choose(50, tmp_path)

@@ -66,8 +66,8 @@ def test_every_library_module_has_its_test_file():
     tested_elsewhere = {
         "__init__.py": "test_package", "__main__.py": "test_main", "_backend.py": "test_package", "layers.py": "test_conformance",
         "cifar10.py": "test_datasets", "spectral.py": "test_conformance", "fast/__init__.py": "test_fast_lstm",
-        "fast/lstm.py": "test_fast_lstm", "fast/scan.py": "test_fast_scan", "fast/ahead.py": "test_datasets", "tasks/__init__.py": "test_weights",
-        "tasks/codec.py": "test_compression", "tasks/uncertainty.py": "test_variational",
+        "fast/lstm.py": "test_fast_lstm", "fast/scan.py": "test_fast_scan", "fast/ahead.py": "test_datasets",
+        "tasks/__init__.py": "test_weights", "tasks/codec.py": "test_compression", "tasks/uncertainty.py": "test_variational",
         "tasks/recurrent_inference.py": "test_models", "study/__init__.py": "test_package", "study/releasing.py": "test_restoring",
         "study/figures.py": "test_readme", "study/sample.py": "test_datasets", "tasks/picture_folder.py": "test_picture_batches",
         "study/notebooks.py": "test_make_notebooks", "study/page.py": "test_web", "study/book.py": "test_web",

@@ -223,7 +223,8 @@ def test_another_process_has_a_copy_of_the_run_and_of_nothing_else(made, tmp_pat
     assert runs.status(record) == "running" and record["parameters"] == {"seed": 3}
     (own / "checkpoints" / "one.npz").unlink()
     files.write_json(own / "run.json", {})
-    assert files.read_json(made / "runs" / "x" / "run.json") == original and (made / "runs" / "x" / "checkpoints" / "one.npz").is_file()
+    assert files.read_json(made / "runs" / "x" / "run.json") == original
+    assert (made / "runs" / "x" / "checkpoints" / "one.npz").is_file()
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,10 @@ def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, tmp_path):
         (lambda: cifar10.content_hashes(np.zeros(3)), "arrays must be a dictionary of arrays, got ndarray"),
         (lambda: cifar10.content_hashes({"batch": "cat.png"}), "batch must be an array of numbers"),
         (lambda: cifar10.verify_content({}, {"x_test": "0" * 64}, "cache"), "cache: x_test must be an array of uint8, got none"),
-        (lambda: cifar10.verify_content({"x_test": np.zeros(3)}, {"x_test": ""}, "cache"), "must be an array of uint8, got float64"),
+        (
+            lambda: cifar10.verify_content({"x_test": np.zeros(3)}, {"x_test": ""}, "cache"),
+            "must be an array of uint8, got float64",
+        ),
         (lambda: bundled.choose_sample(np.zeros(5), np.zeros(10000)), r"train_labels must be 50000 numbers, got the shape \(5,\)"),
         (lambda: bundled.choose_sample(np.zeros(50000), np.zeros(10000), "2009"), "seed must be a whole number"),
     ],

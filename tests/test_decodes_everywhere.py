@@ -1,4 +1,5 @@
-"""A file decodes to the symbols it was written with on any backend, with any number of threads and on older processors, over all pairs.
+"""A file decodes to the symbols it was written with on any backend, with any number of threads and on older processors, over all
+pairs.
 
 With PyTorch: `make test-backends`, whose environment has it. A processor is made to look older by what its libraries may use of it.
 """
@@ -20,8 +21,8 @@ PROCESSORS = {
 }  # fmt: skip
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"
 
-# Writes a file with each codec, waits, and reads all files that are there by then: the symbols as they are coded, the numbers that a
-# context makes of them, and the picture.
+# Writes a file with each codec, waits, and reads all files that are there by then: the symbols as they are coded, the numbers that
+# a context makes of them, and the picture.
 WORKER = """
 import hashlib, json, sys
 from pathlib import Path

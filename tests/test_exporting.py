@@ -115,7 +115,7 @@ def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
         exporting.export_codec("default", tmp_path / "half.onnx", "both")
     with pytest.raises(ValueError, match="the layer rows is a ImageToRows, which has no ONNX form here"):
         exporting.follow(exporting.Graph(), models.reference_lstm_autoencoder(), "x")
-    bounded = reach.bounded_flagship((16, 16, 3), 8, 1, 8)  # its scan is derived from one that has a form, and computes something else
+    bounded = reach.bounded_flagship((16, 16, 3), 8, 1, 8)  # its scan, derived from one that has a form, computes something else
     with pytest.raises(ValueError, match="is a BoundedScan, which has no ONNX form here"):
         exporting.follow(exporting.Graph(), bounded, "x")
     monkeypatch.setitem(sys.modules, "onnx", None)

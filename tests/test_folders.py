@@ -41,7 +41,10 @@ def test_a_tree_is_mirrored_and_a_failure_takes_one_line(source, tmp_path, capsy
     said = capsys.readouterr()
     assert "4 restored in" in said.out and "0 done before" in said.out
     lines = [line for line in said.err.splitlines() if not line.startswith("note: ")]
-    assert lines == ["failed: broken.png: the picture is damaged: it is cut off, or a checksum is wrong", "error: 1 pictures failed: broken.png"]
+    assert lines == [
+        "failed: broken.png: the picture is damaged: it is cut off, or a checksum is wrong",
+        "error: 1 pictures failed: broken.png",
+    ]
     assert set(written(target)) == NAMES | {folders.JOURNAL}
     expected = restoring.restore(pictures.read(source / "a.png"), "noisy")
     np.testing.assert_array_equal(pictures.read(target / "a.png"), expected)

@@ -85,6 +85,11 @@ def test_the_bits_that_are_counted_are_those_of_the_loss(sample):
 def test_sides_and_arguments_are_checked():
     assert weights.build("scale_hyperprior", SMALL | {"image_shape": (64, 32, 3)}).output.shape == (None, 64, 32, 3)
     assert models.multiply_adds(weights.build("scale_hyperprior", SMALL)) > 100_000
-    for wrong, said in (({"image_shape": (48, 32, 3)}, "48"), ({"strides": 7}, "strides"), ({"latent": 0}, "latent"), ({"width": 0}, "width")):
+    for wrong, said in (
+        ({"image_shape": (48, 32, 3)}, "48"),
+        ({"strides": 7}, "strides"),
+        ({"latent": 0}, "latent"),
+        ({"width": 0}, "width"),
+    ):
         with pytest.raises(ValueError, match=said):
             weights.build("scale_hyperprior", SMALL | wrong)

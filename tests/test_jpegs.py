@@ -118,7 +118,9 @@ def test_a_pipe_is_read_once_and_named(photograph, tmp_path, capsys):
     assert "error: it.jpg must be a baseline JPEG, got a progressive one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [["--strict"], ["--strength", "0.5"], ["--ensemble", "2"], ["--map", "m.png"], ["--engine", "onnx"]])
+@pytest.mark.parametrize(
+    "option", [["--strict"], ["--strength", "0.5"], ["--ensemble", "2"], ["--map", "m.png"], ["--engine", "onnx"]]
+)
 def test_options_of_other_weights_are_refused(photograph, option, tmp_path, capsys):
     (tmp_path / "it.jpg").write_bytes(jpeg(photograph[:64, :64]))
     assert main(["restore", str(tmp_path / "it.jpg"), str(tmp_path / "out.png"), "--weights", "jpeg", *option]) == 2

@@ -75,9 +75,15 @@ def test_a_wrong_request_exits_with_2_and_says_why(made, capsys, arguments, mess
         (["restore", "in.png", "out.jpg", "--quality", "0"], "quality must be a whole number from 1 to 100, got 0"),
         (["compress", "nofile.png", "out.laec"], "there is no file nofile.png"),
         (["compress", "in.png", "out.png"], "must be one of .laec; got '.png'"),
-        (["compress", "in.png", "out.laec", "--weights", "x"], "weights must be one of any_rate, coarse, default, fine, photo; got 'x'"),
+        (
+            ["compress", "in.png", "out.laec", "--weights", "x"],
+            "weights must be one of any_rate, coarse, default, fine, photo; got 'x'",
+        ),
         (["decompress", "nofile.laec", "out.png"], "there is no file nofile.laec"),
-        (["decompress", "in.png", "out.png", "--weights", "x"], "weights must be one of any_rate, coarse, default, fine, photo; got 'x'"),
+        (
+            ["decompress", "in.png", "out.png", "--weights", "x"],
+            "weights must be one of any_rate, coarse, default, fine, photo; got 'x'",
+        ),
     ],
 )
 def test_what_can_be_told_at_once_is_told_without_keras(tmp_path, monkeypatch, capsys, arguments, message):

@@ -102,7 +102,8 @@ def test_runs_of_several_seeds_are_one_network_and_trained_alike(rows):
             assert len(seeds) == count
             found = [records.published_training(name)["run"] for name in seeds]
             known = [runner.notebook_parameters(name) for name in max(found, key=lambda run: run["started"])["notebooks"]]
-            defaults = {key: entry["default"] for entries in known for key, entry in entries.items()}  # of what was not there at first
+            # the defaults of what was not there at first
+            defaults = {key: entry["default"] for entries in known for key, entry in entries.items()}
             settings = [defaults | run["parameters"] for run in found]
             assert len({one["seed"] for one in settings}) == count
             # The first in minutes, others on as many images, and some tested on further pictures.

@@ -14,9 +14,13 @@ PYTHON = {
     "a misspelt data set": (lambda: cifar10.load_cifar10("samples"), "data must be one of full, sample; got 'samples'"),
     "a misspelt protocol": (
         lambda: degradations.degrade(BYTES, "gaus2"),
-        "protocol must be one of reference, gauss1, gauss2, gauss3, blind, noisy, cold, cold8, awgn15, awgn25, awgn50, awgn, camera, photo, photo_blurred; got 'gaus2'",
+        "protocol must be one of reference, gauss1, gauss2, gauss3, blind, noisy, cold, cold8, awgn15, awgn25, awgn50, awgn, "
+        "camera, photo, photo_blurred; got 'gaus2'",
     ),
-    "floats where bytes are degraded": (lambda: degradations.degrade(FLOATS, "gauss2"), "images must be uint8 (0 to 255), got float32"),
+    "floats where bytes are degraded": (
+        lambda: degradations.degrade(FLOATS, "gauss2"),
+        "images must be uint8 (0 to 255), got float32",
+    ),
     "one image where a batch is wanted": (
         lambda: degradations.degrade(BYTES[0], "gauss2"),
         "images must have the shape (batch, height, width, 3) with no empty axis, got (16, 16, 3)",
@@ -61,9 +65,15 @@ PYTHON = {
 COMMANDS = {
     "a file that is not there": (["restore", "IN/nothing.png", "IN/out.png"], "there is no file IN/nothing.png"),
     "a text where a picture is wanted": (["restore", "IN/text.png", "IN/out.png"], "text.png is neither a PNG nor a JPEG picture"),
-    "another format": (["restore", "IN/text.png", "IN/out.gif"], "the suffix of the file to write must be one of .png, .jpg, .jpeg; got '.gif'"),
+    "another format": (
+        ["restore", "IN/text.png", "IN/out.gif"],
+        "the suffix of the file to write must be one of .png, .jpg, .jpeg; got '.gif'",
+    ),
     "a folder that is not there": (["restore", "IN/picture.png", "IN/nowhere/out.png"], "there is no folder IN/nowhere"),
-    "a misspelt parameter": (["run", "-p", "epoch", "3"], "there is no parameter 'epoch' (did you mean 'epochs'?); the parameters are:"),
+    "a misspelt parameter": (
+        ["run", "-p", "epoch", "3"],
+        "there is no parameter 'epoch' (did you mean 'epochs'?); the parameters are:",
+    ),
     "a word where a number is wanted": (["run", "-p", "epochs", "abc"], "the parameter epochs must be int, got 'abc'"),
     "a number out of range": (["run", "-p", "epochs", "0"], "the parameter epochs must be from 1 to 10000, got 0"),
     "a misspelt preset": (["run", "--preset", "quik"], "preset must be one of flagship, full, photo, precursor, quick; got 'quik'"),

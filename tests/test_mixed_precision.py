@@ -30,7 +30,8 @@ def policy(request):
 
 def test_both_lists_hold_every_layer_and_builder_of_the_tasks():
     assert len(layers.args[1]) >= 6 and {case.name.split("-")[0].split()[0] for case in all_models.args[1]} == {
-        "recurrent_inference", "compressor", "any_rate_compressor", "scale_hyperprior", "variational_autoencoder", "conditional_vae", "discriminator", "classifier"
+        "recurrent_inference", "compressor", "any_rate_compressor", "scale_hyperprior", "variational_autoencoder",
+        "conditional_vae", "discriminator", "classifier"
     }  # fmt: skip
 
 

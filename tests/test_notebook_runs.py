@@ -154,7 +154,8 @@ def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, 
     seen = {name: one.record["training"]["unet"]["images_seen"] for name, one in (("first", run), ("both", own))}
     assert seen["both"] == seen["first"] + 2 * 8 * 64 and own.record["training"]["unet"]["budget"].count("epochs") == 2
     printed = str(nbformat.read(own.path("90_train.ipynb"), as_version=4))
-    assert re.search(r"pipeline alone: \d+ crops per second", printed) and re.search(r"beside training: \d+ images per second", printed)
+    assert re.search(r"pipeline alone: \d+ crops per second", printed)
+    assert re.search(r"beside training: \d+ images per second", printed)
     held_out = photographs.load_crops(tmp_path / "own", 32, 0.25, seed=1)[0].train_images[450:]
     degraded = degradations.degrade(held_out, "blind", 450) / np.float32(255)
     mixture = own.load_model("linear_mixture").predict(degraded, batch_size=500, verbose=0)
@@ -165,7 +166,14 @@ def test_a_network_is_trained_on_a_mixture_where_the_sigma_is_unknown(tmp_path, 
 def test_a_training_goes_on_from_released_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("LSTM_AE_DATA", str(tmp_path))
     processes.fork_kernels(monkeypatch)
-    given = {"protocol": "gauss2", "model": "flagship", "start_weights": "gauss2", "epochs": 1, "batch_size": 64, "learning_rate": 1e-5}
+    given = {
+        "protocol": "gauss2",
+        "model": "flagship",
+        "start_weights": "gauss2",
+        "epochs": 1,
+        "batch_size": 64,
+        "learning_rate": 1e-5,
+    }
     run = runner.run_chain("on", given, ["90_train"], quiet=True)
     released = weights.describe_released("gauss2")
     before, after = released["card"]["training"]["flagship"], run.record["training"]["flagship"]

@@ -115,7 +115,9 @@ def test_an_epoch_has_as_many_crops_of_each_picture_mixed_in_each_batch(tmp_path
     for number in range(8):
         save(tmp_path / f"{number}.png", photograph(number))
     folder = folder_of(tmp_path, crops=4, shrink=1)
-    batches = [np.rint(clean.numpy() * 255).astype(int) for _, clean in picture_folder.picture_batches(folder, "awgn25", 8, 1).take(8)]
+    batches = [
+        np.rint(clean.numpy() * 255).astype(int) for _, clean in picture_folder.picture_batches(folder, "awgn25", 8, 1).take(8)
+    ]
     orders = [batch[:, 0, 0, 0].tolist() for batch in batches]
     assert all(sorted(order) == list(range(8)) for order in orders)
     assert orders[0] == orders[3] != orders[4] == orders[7]  # another order in the next epoch
@@ -315,7 +317,9 @@ def test_bad_crops_are_refused(tmp_path, options, message):
 def test_bad_batches_are_refused(tmp_path, options, message):
     save(tmp_path / "one.png", photograph(0))
     with pytest.raises(ValueError, match=message):
-        picture_folder.picture_batches(**{"folder": folder_of(tmp_path), "protocol": "camera", "batch_size": 2, "seed": 0} | options)
+        picture_folder.picture_batches(
+            **{"folder": folder_of(tmp_path), "protocol": "camera", "batch_size": 2, "seed": 0} | options
+        )
 
 
 # --- validation -------------------------------------------------------------------------------------------------------------

@@ -117,6 +117,24 @@ def test_profile_exif_xmp_resolution_and_comment_are_kept(tmp_path, form, suffix
     np.testing.assert_array_equal(pictures.read(tmp_path / f"it{suffix}").shape, image.shape)
 
 
+@pytest.mark.parametrize(
+    ("comment", "chunk"), [(b"hello", b"tEXt"), ("Grüße, 東京".encode(), b"iTXt"), ("Grüße".encode("latin-1"), b"tEXt")]
+)
+def test_a_comment_of_a_jpeg_keeps_its_letters_in_a_png(tmp_path, comment, chunk):
+    """A PNG's tEXt is Latin-1, its iTXt UTF-8; a JPEG does not say what it is."""
+    pictures.write(tmp_path / "it.png", *pictures.read_with_metadata(saved(smooth(), "JPEG", comment=comment)))
+    assert chunk + b"Comment" in (tmp_path / "it.png").read_bytes()
+    assert opened(tmp_path / "it.png").info["Comment"] == comment.decode("utf-8" if chunk == b"iTXt" else "latin-1")
+
+
+def test_a_resolution_that_a_jpeg_cannot_hold_is_named_and_not_kept(tmp_path):
+    """It has 16 bits there: Pillow wrote 100,000 dpi as 34,464."""
+    image, metadata = pictures.read_with_metadata(saved(smooth(), "PNG", dpi=(100000, 300)))
+    with pytest.warns(pictures.PictureWarning, match="^not kept in it.jpg: dpi$"):
+        pictures.write(tmp_path / "it.jpg", image, metadata)
+    assert "dpi" not in opened(tmp_path / "it.jpg").info
+
+
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_colour_chunks_and_text_are_kept_in_a_png_and_named_for_a_jpeg(tmp_path, depth):
     chunks = [(b"gAMA", (100000).to_bytes(4)), (b"cICP", bytes([9, 16, 0, 1])), (b"cHRM", bytes(range(32))), (b"sRGB", b"\0"),
@@ -397,7 +415,8 @@ def png_of(width, height, colours, rows, depth=8, interlaced=0, header=True):
 def test_what_is_no_whole_png_is_damaged(content, reason):
     with pytest.raises(ValueError, match=reason):
         pictures.read(content)
-    assert pictures.read(png_of(8, 8, 2, bytes(200))).shape == (8, 8, 3) and pictures.read(png_of(3, 5, 0, bytes(10), depth=1)).shape == (5, 3)
+    assert pictures.read(png_of(8, 8, 2, bytes(200))).shape == (8, 8, 3)
+    assert pictures.read(png_of(3, 5, 0, bytes(10), depth=1)).shape == (5, 3)
 
 
 @pytest.mark.parametrize("stored", [b"6\0", 9, 0])

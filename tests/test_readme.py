@@ -145,14 +145,17 @@ def facts():
     gains, wins = ([pair[field] for pair in pairs] for field in ("psnr", "wins"))
     same = [one[f"gauss2-{name}-20m", name] for name in (*records.PEERS, "flagship")]
     size = [same[-1]["parameters"] / record["parameters"] - 1 for record in same[:-1]]
-    end = {name: records.published_training(f"design-{name}")["psnr"][-1] for name in ("scan", "none", "no-start", "adam", "same-size", "rednet")}
+    trials = ("scan", "none", "no-start", "adam", "same-size", "rednet")
+    end = {name: records.published_training(f"design-{name}")["psnr"][-1] for name in trials}
     yield (
-        f"reaches {lstm:.2f} dB, one that reads in both directions {both:.2f} dB, and a linear filter in closed form {linear:.2f} dB"
+        f"reaches {lstm:.2f} dB, one that reads in both directions {both:.2f} dB, and a linear filter in closed form "
+        f"{linear:.2f} dB"
     ), both > linear > lstm
     yield f"and reaches {best['psnr']:.2f} dB after {best['minutes']:.0f} minutes", best["psnr"] > linear
     yield (
         f"alike for 20 minutes, it reaches {same[-1]['psnr']:.2f} dB and beats four convolutional networks by {min(gains):.2f} to "
-        f"{max(gains):.2f} dB, with {100 * min(size):.0f} to {100 * max(size):.0f} % more parameters; at RED-Net's size the two are level"
+        f"{max(gains):.2f} dB, with {100 * min(size):.0f} to {100 * max(size):.0f} % more parameters; at RED-Net's size the two "
+        "are level"
     ), len(pairs) == 4 and min(pair["psnr_low"] for pair in pairs) > 0 and abs(end["same-size"] - end["rednet"]) < 0.05
     rows = {row["task"]: row for row in margins.margins()}
     near, camera = rows["blur of 2 pixels, 32x32 (`gauss2`)"], rows["a camera's blur, noise and JPEG, 32x32 (`camera`)"]
@@ -164,8 +167,8 @@ def facts():
     ), max(both_adam, psnr("gauss2-bilstm-20m", "reference_bilstm")) < linear < both and len(epochs) == 1
     yield f"is worth {lstm - lstm_adam:.2f} dB to the other, which stays below it", lstm < linear
     yield f"on {min(wins):.0%} to {max(wins):.0%} of the test images".replace("%", " %"), min(wins) > 0.5
-    runs = {"unet": "blind-unet-mixture-10m", "flagship": "blind-flagship-mixture-10m", "multiscale_flagship": "blind-multiscale-10m"}
-    unet, flagship, several = (one[run, name]["mse"] for name, run in runs.items())
+    runs = {"unet": "unet-mixture", "flagship": "flagship-mixture", "multiscale_flagship": "multiscale"}
+    unet, flagship, several = (one[f"blind-{run}-10m", name]["mse"] for name, run in runs.items())
     yield (
         "on `blind`, after ten minutes, a U-Net errs less than it, and the flagship of several resolutions less than both"
     ), several < unet < flagship
@@ -177,8 +180,8 @@ def facts():
             for name in ("lstm", "scan", "convolution")}  # fmt: skip
     lstm_loses, scan_loses, convolution_loses = (gains[32] - gains[1024] for gains in long.values())
     yield (
-        f"trained on CIFAR-10, on rows of 1,024 pixels an LSTM gains {lstm_loses:.1f} dB less than on rows of 32, a scan {scan_loses:.1f}, a "
-        f"convolution {convolution_loses:.1f}"
+        f"trained on CIFAR-10, on rows of 1,024 pixels an LSTM gains {lstm_loses:.1f} dB less than on rows of 32, a scan "
+        f"{scan_loses:.1f}, a convolution {convolution_loses:.1f}"
     ), lstm_loses > scan_loses > 5 * convolution_loses > 0
     blind = {name: max((r for r in found if r["protocol"] == "blind" and r["restorer"] == name), key=lambda r: r["psnr"])
              for name in ("linear", "linear_mixture", "flagship")}  # fmt: skip
@@ -186,8 +189,8 @@ def facts():
     theirs = max(others, key=lambda record: record["psnr"])
     yield (
         f"{blind['linear_mixture']['psnr']:.2f} dB where one filter reaches {blind['linear']['psnr']:.2f}, and "
-        f"{blind['flagship']['psnr']:.2f} dB with the flagship on top (`blind-cifar`), against {theirs['psnr']:.2f} for the best published "
-        "network (cnn-deblur)"
+        f"{blind['flagship']['psnr']:.2f} dB with the flagship on top (`blind-cifar`), against {theirs['psnr']:.2f} for the best "
+        "published network (cnn-deblur)"
     ), blind["flagship"]["psnr"] > theirs["psnr"] and 1.9 < theirs["parameters"] / blind["flagship"]["parameters"] < 2.3
     cases = restoring.load_restorer("photo").card["cases"]
     gain = {one["case"]: one["after"] - one["before"] for one in cases if one["pictures"] == "photographs" and one["before"]}
@@ -211,7 +214,8 @@ def facts():
              for one in reporting.rate_gains(records.codec_records(), "any_rate_compressor") if rival in one["others"]]  # fmt: skip
     (low, *_, high), gains = zip(*above, strict=True)
     yield (
-        f"from {low:.1f} to {high:.1f} bits per pixel it is {min(gains):.1f} to {max(gains):.1f} dB above a scale hyperprior trained alike"
+        f"from {low:.1f} to {high:.1f} bits per pixel it is {min(gains):.1f} to {max(gains):.1f} dB above a scale hyperprior "
+        "trained alike"
     ), len(gains) >= 4 and min(gains) > 0
     looks = records.perception_records("gauss2")
     (before,) = (record for record in looks if record["restorer"] == "flagship")
@@ -233,8 +237,8 @@ def test_every_number_in_the_prose_is_a_records():
 def test_the_speed_that_the_data_readme_tells_is_the_benchmarks():
     found = {(one["width"], one["engine"]): one for one in records.benchmark_records("restore")}
     small, large = ({engine: found[width, engine] for engine in ("onnx", "keras")} for width in (512, 4000))
-    told = f"takes {small['onnx']['seconds']:.1f} s, start included, in place of {small['keras']['seconds']:.1f} s with Keras, one of 12 "
-    told += "megapixels {seconds:.1f} s and {peak_mebibytes:,} MiB in place of ".format(**large["onnx"])
+    told = f"takes {small['onnx']['seconds']:.1f} s, start included, in place of {small['keras']['seconds']:.1f} s with Keras, "
+    told += "one of 12 megapixels {seconds:.1f} s and {peak_mebibytes:,} MiB in place of ".format(**large["onnx"])
     told += "{seconds:.1f} s and {peak_mebibytes:,} MiB".format(**large["keras"])
     assert told in " ".join((ROOT / "data" / "README.md").read_text(encoding="utf-8").split())
 

@@ -117,7 +117,9 @@ def test_two_runs_are_compared_image_by_image(pair, tracked, capsys):
     assert f"sharp against idle: {found['psnr']:+.2f} dB [" in capsys.readouterr().out
     assert records.comparisons("blind") == []
     again = runs.open_run("sharp")
-    again.update(parameters={name: value for name, value in again.record["parameters"].items() if name not in ("protocol", "sigma")})
+    again.update(
+        parameters={name: value for name, value in again.record["parameters"].items() if name not in ("protocol", "sigma")}
+    )
     assert records.compare_runs("sharp", "idle")["psnr"] == found["psnr"]  # a task's run has its protocol beside the parameters
     runs.open_run("idle").update(protocol="gauss3")
     assert __main__.main(["compare", "sharp", "idle"]) == 2

@@ -67,8 +67,11 @@ def test_one_renderer_writes_text_markdown_and_html():
 
 def test_a_notebooks_table_takes_titles_or_columns():
     titles = reporting.table([("one", 1.5), ("two", 2)], ("name", "value")).data
-    functions = reporting.table([{"n": "one", "v": 1.5}, {"n": "two", "v": 2}], [("name", "{0[n]}".format), ("value", "{0[v]}".format)]).data
-    assert titles == functions == reporting.render([("one", 1.5), ("two", 2)], [("name", "{0[0]}".format), ("value", "{0[1]}".format)], "html")
+    functions = reporting.table(
+        [{"n": "one", "v": 1.5}, {"n": "two", "v": 2}], [("name", "{0[n]}".format), ("value", "{0[v]}".format)]
+    ).data
+    places = reporting.render([("one", 1.5), ("two", 2)], [("name", "{0[0]}".format), ("value", "{0[1]}".format)], "html")
+    assert titles == functions == places
     assert "<td>1.5</td>" in titles
 
 
@@ -122,7 +125,8 @@ def test_the_highest_codec_at_each_rate_is_bold(run):
               *(("any_rate_compressor", rate, 20 + 7 * rate) for rate in (0.3, 0.5, 1.0, 3.0)))  # fmt: skip
     records = [record | {"restorer": name, "bits_per_pixel": rate, "psnr": psnr} for name, rate, psnr in points]
     head, _, *lines = reporting.codecs_table(records).splitlines()
-    assert head.startswith("| bits per pixel | compressor for all rates | scale hyperprior, trained alike |") and head.endswith("| WebP | JPEG |")
+    assert head.startswith("| bits per pixel | compressor for all rates | scale hyperprior, trained alike |")
+    assert head.endswith("| WebP | JPEG |")
     cells = [line.strip("| ").split(" | ") for line in lines]
     assert [line[:2] for line in cells] == [["0.50", "**23.50**"], ["1.00", "**27.00**"]]  # as high as AVIF, and named first
     assert cells[0].count("-") == 7 and cells[0][-1] == "20.84" and cells[1][6] == "27.00"

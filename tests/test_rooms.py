@@ -1,6 +1,8 @@
-"""The library's structure: who imports whom, and how large it may grow."""
+"""The library's structure: who imports whom, and how large it may grow; and how the code is written."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,12 @@ def test_the_core_is_thin():
     lines = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     core = {name: count for name, count in lines.items() if room(name) == ""}
     assert sum(core.values()) <= 4000 + lines["lstm_ae_lib.__main__"], core
+
+
+def test_the_code_is_written_as_the_project_file_says():
+    """Rules and length of lines in ``pyproject.toml``; the notebooks' code, too."""
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache"], cwd=LIBRARY.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_module_answers_a_question():

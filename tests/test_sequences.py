@@ -125,7 +125,8 @@ def written(scene, tmp_path, monkeypatch):
 
 
 def test_the_command_restores_the_last_of_several_files(written, scene, capsys):
-    assert __main__.main(["restore", *(str(written / f"{number}.png") for number in range(3)), str(written / "out.png"), "--quiet"]) == 0
+    names = [str(written / f"{name}.png") for name in (*range(3), "out")]
+    assert __main__.main(["restore", *names, "--quiet"]) == 0
     assert "75 x 61 pixels, restored from 3 frames" in capsys.readouterr().out
     assert psnr(scene, pictures.read(written / "out.png")) > psnr(scene, pictures.read(written / "2.png")) + 2
 

@@ -285,7 +285,9 @@ def test_openvino_restores_from_the_same_file(name, sample):
     import openvino
 
     restorer, core = restoring.load_restorer(name, engine="onnx"), openvino.Core()
-    network = core.compile_model(core.read_model(weights.released_dir() / f"{name}.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    network = core.compile_model(
+        core.read_model(weights.released_dir() / f"{name}.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
     photographs = [pictures.photographs()["astronaut"][None, :136, 40:152]] if name in ("photo", "reference") else []
     for clean in (sample.test_images[:100], *photographs):
         degraded = degradations.as_float(degradations.degrade(clean, restorer.card["protocol"]))

@@ -15,7 +15,6 @@ def kernels(name: str):
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
-
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext as compiled_by_xla
 
     portable = not tf.executing_eagerly() and (compiled_by_xla(tf.compat.v1.get_default_graph()) or _exported())

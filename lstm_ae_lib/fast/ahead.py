@@ -12,8 +12,8 @@ import numpy as np
 class Ahead:
     """``make(step)``, where steps are asked for in order: the next ones are made while one is used.
 
-    For ``tf.data``, which makes nothing ahead that comes from Python where operations must be deterministic. ``last``: the first step
-    that there is not, or None; ``threads``: call ``make``, also at once. Two steps more than that are made ahead.
+    For ``tf.data``, which makes nothing ahead that comes from Python where operations must be deterministic. ``last``: the first
+    step that there is not, or None; ``threads``: call ``make``, also at once. Two steps more than that are made ahead.
     """
 
     def __init__(self, make, last: int | None = None, threads: int = 1):

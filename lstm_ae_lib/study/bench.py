@@ -188,6 +188,8 @@ def machine(*packages):
 def run(what: str, repeats: int = 7, tasks=()) -> tuple:
     """Records and text of ``overview``, ``train`` (of some tasks: the others' records as saved before), ``scaling``, ``restore``,
     ``workers`` or ``crops``."""
+    if tasks and what != "train":
+        raise ValueError(f"tasks are of train, got {', '.join(tasks)} with {what}")
     if what in ("restore", "workers", "crops"):
         from lstm_ae_lib.study import bench_crops, bench_restoring
 

@@ -46,7 +46,7 @@ def crops(repeats: int = 3) -> list:
             for _ in range(repeats):
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 rounds.setdefault(count, []).append(json.loads(done.stdout.splitlines()[-1]))
-        for count, values in rounds.items():
+        for values in rounds.values():
             files, seconds, rates, peaks = zip(*values, strict=True)
             found.append({"files": files[0], "side": SIDE, "open_seconds": float(np.median(seconds)), **bench.spread("rate", rates),
                           "peak_mebibytes": round(max(peaks)), "images": IMAGES, "protocol": PROTOCOL, "repeats": repeats,

@@ -1,4 +1,4 @@
-"""The flagship's training step and inference beside the same network in PyTorch, in float32 and in bfloat16: tasks of ``bench train``.
+"""The flagship's training step and inference beside the same network in PyTorch, in float32 and bfloat16: tasks of ``bench train``.
 
 Both without the linear start, which is not trained. PyTorch runs it as it is written, not compiled, channels last
 in memory; its scan is a loop over the positions, both ways of an axis at once.

@@ -118,7 +118,8 @@ def _to_restore(source, target, names, journal, made_with, done, bar):
             content = error
         key = None if isinstance(content, OSError) else {"picture": hashlib.sha256(content).hexdigest(), **made_with}
         entry, made = journal.get(name, {}), target / name
-        if key and entry.get("made_of") == key and made.is_file() and made.stat().st_size == entry.get("bytes", made.stat().st_size):
+        same = key and entry.get("made_of") == key and made.is_file()
+        if same and made.stat().st_size == entry.get("bytes", made.stat().st_size):
             done["skipped"] += 1
             bar.update()
         else:

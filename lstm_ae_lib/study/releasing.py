@@ -24,8 +24,8 @@ LIMITS = {
     "lstm": f"{_TRAINED}, with this one degradation, for 32x32 images only. The linear filter beside it has less error.",
     "compressor": f"{_TRAINED}, at this one rate. A larger picture is cut into blocks of that size, each written without regard to "
     "its neighbours: their borders show, the more the coarser the step.",
-    "any_rate": f"{_TRAINED}. A photograph is compressed as a whole, by a network that has seen none: its lines are longer than any "
-    "that it was trained on.",
+    "any_rate": f"{_TRAINED}. A photograph is compressed as a whole, by a network that has seen none: its lines are longer than "
+    "any that it was trained on.",
     "any_rate on pictures": "Trained on small crops of photographs, on one seed. A picture that is no photograph, such as text, is "
     "compressed as if it were one, and a large picture's lines are longer than any that it was trained on.",
     "burst": f"{_TRAINED}, with this one degradation and this drift. It is for what moves as a whole, by up to 3 pixels a frame, "

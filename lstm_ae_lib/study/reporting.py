@@ -152,8 +152,8 @@ def _run_cells(run):
 
 
 def cases_table(cases: list, style: str = "text") -> str:
-    """What released weights do to pictures, from their card's ``cases``: mean PSNR before and after, mean and smallest gain; and the
-    same with an ensemble of 8."""
+    """What released weights do to pictures, from their card's ``cases``: mean PSNR before and after, mean and smallest gain; and
+    the same with an ensemble of 8."""
 
     def gain(field, record):
         return "-" if record["before"] is None or record[field] is None else f"{record[field] - record['before']:+.2f}"
@@ -209,15 +209,16 @@ def rate_gains(records: list, restorer: str = "compressor") -> list:
 
 
 def codecs_table(records: list) -> str:
-    """The top README's table: PSNR of the compressor for all rates, at its rates within :data:`SHOWN_RATES`, and there of those that
-    people use and publish; the highest in bold."""
+    """The top README's table: PSNR of the compressor for all rates, at its rates within :data:`SHOWN_RATES`, and there of those
+    that people use and publish; the highest in bold."""
     own, rows = RESTORER_TITLES["any_rate_compressor"], []
     for point in rate_gains(records, "any_rate_compressor"):
         if SHOWN_RATES[0] <= point["bits_per_pixel"] <= SHOWN_RATES[1]:
             found = {own: point["psnr"], **point["others"]}
             cells = {name: shown(found.get(name), ".2f") for name in (own, *CODECS)}
             best = max(filter(cells.get, found), key=found.get)
-            rows.append([f"{point['bits_per_pixel']:.2f}", *(f"**{cell}**" if name == best else cell for name, cell in cells.items())])
+            cells[best] = f"**{cells[best]}**"
+            rows.append([f"{point['bits_per_pixel']:.2f}", *cells.values()])
     return "\n".join(_markdown(["bits per pixel", own, *CODECS], rows))
 
 
@@ -356,11 +357,11 @@ def speed_table(training: list, growth: list) -> str:
     scans = (f"{flagship[f'scans of a step, {kind}'] / flagship[f'flagship step, {kind}']:.0%}" for kind in ("float32", "bfloat16"))
     return "\n".join([
         *_markdown(titles, cells), "",
-        f"Medians of {rounds} interleaved rounds, {most} threads, {here[0]['hardware']}, GEMM {exact} GFLOP/s, {short} in bfloat16. "
-        f"A step fed by the pipeline takes "
+        f"Medians of {rounds} interleaved rounds, {most} threads, {here[0]['hardware']}, GEMM {exact} GFLOP/s, {short} in "
+        f"bfloat16. A step fed by the pipeline takes "
         f"{ratio(project['step with pipeline'], 'one_batch')} of the time of one with the same batch repeated; degrading all "
-        f"images when the pipeline is made adds {once / step:.0%} to the first epoch. Of the flagship's step, recurrences without their "
-        f"products take {' and, in bfloat16, '.join(scans)}. Training time grows as the number of images "
+        f"images when the pipeline is made adds {once / step:.0%} to the first epoch. Of the flagship's step, recurrences without "
+        f"their products take {' and, in bfloat16, '.join(scans)}. Training time grows as the number of images "
         f"{growth['images']}, the pixels of an image {growth['side']}, and the multiply-adds of a model {growth['units']}.",
     ])  # fmt: skip
 

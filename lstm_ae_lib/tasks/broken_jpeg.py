@@ -62,7 +62,8 @@ def coded_bytes(content: bytes) -> tuple[int, int]:
             components, factors = content[place + 9], content[place + 11 : place + 2 + length : 3]
             if components > 1 and any(factor != 0x11 for factor in factors):
                 across, down = (" x ".join(str(factor >> shift & 15) for factor in factors) for shift in (4, 0))
-                raise ValueError(f"content must be a JPEG of 4:4:4, each block by itself, got sampling {across} across, {down} down")
+                said = f"got sampling {across} across, {down} down"
+                raise ValueError(f"content must be a JPEG of 4:4:4, each block by itself, {said}")
         place += 2 + length
     raise ValueError("content must be a JPEG with a picture in it, got one that ends before")
 

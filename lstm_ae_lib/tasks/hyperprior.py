@@ -34,8 +34,9 @@ class DivisiveNorm(keras.layers.Layer):
         diagonal = keras.initializers.Identity(tenth - little)
         self.beta = self.add_weight(name="beta", shape=(channels,), initializer=keras.initializers.Constant(one))
         self.gamma = self.add_weight(  # "first" in its name keeps it from Muon: it is no map from inputs to outputs
-            name="gamma_first", shape=(channels, channels), initializer=lambda *given, **options: diagonal(*given, **options) + little
-        )
+            name="gamma_first", shape=(channels, channels),
+            initializer=lambda *given, **options: diagonal(*given, **options) + little,
+        )  # fmt: skip
 
     def call(self, values):
         power = ops.matmul(ops.square(values), ops.softplus(self.gamma)) + ops.softplus(self.beta)

@@ -286,7 +286,8 @@ def at_size(builder: str, arguments: dict, trained, size):
 
 def crops(side: int, count: int, seed: int = 0) -> np.ndarray:
     """``count`` squares, at random places of scikit-image's photographs in turn, those that are too small left out, or, where all
-    are, continued by their mirror images: ``(count, side, side, 3)`` uint8. ``side``: a multiple of 8 up to 2048 (``ValueError``)."""
+    are, continued by their mirror images: ``(count, side, side, 3)`` uint8. ``side``: a multiple of 8 up to 2048
+    (``ValueError``)."""
     checks.number(count, "count", 1, 10**6, whole=True)
     if checks.number(side, "side", BLOCK, 2048, whole=True) % BLOCK:
         raise ValueError(f"side must be a multiple of {BLOCK}, got {side}")

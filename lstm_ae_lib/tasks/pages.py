@@ -1,6 +1,6 @@
-"""Pages to train on beside photographs: text, tables, windows and charts, whose edges no photograph has; scans of such pages, soft and
-unevenly lit, and soft photographs, which are to be left as they are; and fills, whose pure colours, black and fine patterns are
-rare in photographs."""
+"""Pages to train on beside photographs: text, tables, windows and charts, whose edges no photograph has; scans of such pages, soft
+and unevenly lit, and soft photographs, which are to be left as they are; and fills, whose pure colours, black and fine patterns
+are rare in photographs."""
 
 from pathlib import Path
 
@@ -29,9 +29,9 @@ def draw_page(place: int) -> np.ndarray:
 
 
 def draw_scan(place: int) -> np.ndarray:
-    """A printed page as a camera or a scanner sees it, of a number, 0 to 999: ``(1200, 1600, 3)`` uint8, RGB. Its quarters are blurred
-    by a Gaussian of 0.7 to 3 pixels and sharpened by an unsharp mask of up to 1.5, the paper has a grain and a tint, and the light
-    falls off towards one side to 40 to 90 %."""
+    """A printed page as a camera or a scanner sees it, of a number, 0 to 999: ``(1200, 1600, 3)`` uint8, RGB. Its quarters are
+    blurred by a Gaussian of 0.7 to 3 pixels and sharpened by an unsharp mask of up to 1.5, the paper has a grain and a tint, and
+    the light falls off towards one side to 40 to 90 %."""
     import cv2
 
     random, page = np.random.default_rng((checks.number(place, "place", 0, 999, whole=True), 2)), draw_page(place // 2 * 2) / 255
@@ -69,8 +69,8 @@ def draw_fills(place: int) -> np.ndarray:
 
 def soften(photograph, place: int) -> np.ndarray:
     """A photograph ``(height, width, 3)`` uint8, RGB, as a soft lens or an enlargement leaves it, by a number, 0 to 999:
-    ``(1200, 1600, 3)`` uint8. It is shrunk (pixel areas), enlarged again 1.4 to 2.5 times (cubic), sharpened by an unsharp mask of up
-    to 1, and given a grain of 0.5 to 2 of 255."""
+    ``(1200, 1600, 3)`` uint8. It is shrunk (pixel areas), enlarged again 1.4 to 2.5 times (cubic), sharpened by an unsharp mask of
+    up to 1, and given a grain of 0.5 to 2 of 255."""
     import cv2
 
     random = np.random.default_rng((checks.number(place, "place", 0, 999, whole=True), 3))
@@ -83,8 +83,8 @@ def soften(photograph, place: int) -> np.ndarray:
 
 
 def write_pages(folder) -> list[Path]:
-    """Writes the pages that a folder lacks as ``drawn-0.png``, ``scan-0.png``, ``fills-0.png`` and so on, and ``soft-0.png`` of its third
-    ``.jpg`` file and every fourth after it, at most four; returns all their paths."""
+    """Writes the pages that a folder lacks as ``drawn-0.png``, ``scan-0.png``, ``fills-0.png`` and so on, and ``soft-0.png`` of its
+    third ``.jpg`` file and every fourth after it, at most four; returns all their paths."""
     drawn = {f"drawn-{place}.png": lambda place=place: draw_page(place) for place in range(PAGES)}
     drawn |= {f"scan-{place}.png": lambda place=place: draw_scan(place + 500) for place in range(0, 2 * SCANS, 2)}
     drawn |= {f"fills-{place}.png": lambda place=place: draw_fills(place) for place in range(FILLS)}

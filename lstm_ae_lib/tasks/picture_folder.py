@@ -109,8 +109,8 @@ def picture_crops(folder: PictureFolder, count: int, seed: int) -> np.ndarray:
 
 
 def picture_batches(
-    folder, protocol, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_epoch: int = 0, first_step: int = 0,
-    threads: int = 2, part=(0, 1),
+    folder, protocol, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_epoch: int = 0,
+    first_step: int = 0, threads: int = 2, part=(0, 1),
 ):  # fmt: skip
     """Endless batches of ``(degraded, clean)`` crops of pictures, as :func:`lstm_ae_lib.datasets.redrawn_batches` gives them of
     images; ``folder`` is a :class:`PictureFolder`, and where ``protocol`` is ``None`` both are the clean ones.
@@ -139,8 +139,8 @@ def picture_batches(
 
 
 class _Groups:
-    """The crops of :data:`INTERLEAVED` pictures at a time, which take turns. While a group is used, the next is decoded, and all that
-    hold one of the next ``near`` crops; groups with one of the last ``near`` crops are kept: several threads make batches."""
+    """The crops of :data:`INTERLEAVED` pictures at a time, which take turns. While a group is used, the next is decoded, and all
+    that hold one of the next ``near`` crops; groups with one of the last ``near`` crops are kept: several threads make batches."""
 
     def __init__(self, folder, seed, flip, threads, near):
         self.folder, self.seed, self.flip, self.near = folder, seed, flip, near

@@ -12,7 +12,7 @@ import numpy as np
 from lstm_ae_lib import checks, weights
 from lstm_ae_lib._backend import keras
 from lstm_ae_lib.layers import linear_recurrence
-from lstm_ae_lib.tasks.mending import BLOCK, MOST_MOVED, MOVES, STAYS, blocks_of, in_blocks, mended_by, residual_block, seen
+from lstm_ae_lib.tasks.mending import MOST_MOVED, MOVES, STAYS, blocks_of, in_blocks, mended_by, residual_block, seen
 
 ops = keras.ops
 
@@ -27,8 +27,8 @@ class RowFeedback(keras.layers.Layer):
     that holds. Seen of it is how much each colour changes across the edge, in the mean and beyond what the lines beside the edge
     let expect, and how far the pixels are from the mean: 36 numbers. With the features and what holds they enter ``depth``
     recurrences ``h[t] = g[t] * h[t-1] + (1 - g[t]) * v[t]`` along the row, forwards from the last block of the row before, and
-    backwards; then they are averaged along it the same way, from zero. For each block this gives gates, ``clip(x / 6 + 1 / 2, 0, 1)``,
-    and
+    backwards; then they are averaged along it the same way, from zero. For each block this gives gates,
+    ``clip(x / 6 + 1 / 2, 0, 1)``, and
 
     - a score for each ``m``: ``(1 - gate) * held + gate * (affine in what is seen)``, at first the less the rougher the edge. The
       softmax of the scores are the shares of the nine blocks.

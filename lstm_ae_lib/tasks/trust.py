@@ -96,5 +96,5 @@ def calibrate(restorer, side: int = 256, bins: int = 6) -> dict:
 def write_map(source, target, restorer: restoring.Restorer, progress: bool = False) -> None:
     """Writes :func:`error_map` of a PNG or JPEG file as a grey PNG: :data:`GREYS` for each level of error, white from 32 on."""
     pictures.check_target(target, source, (".png",))
-    levels = error_map(pictures.read(source), restorer, progress)
+    levels = error_map(pictures.read(source, quiet=True), restorer, progress)  # a map has no metadata to lose
     pictures.write(target, np.rint(np.minimum(GREYS * levels, 255)).astype(np.uint8))
