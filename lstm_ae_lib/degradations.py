@@ -155,7 +155,7 @@ def degrade(images, protocol, first_index: int = 0) -> np.ndarray:
     Args:
         images: ``(batch, height, width, 3)`` uint8, RGB.
         protocol: a name in :data:`PROTOCOLS`, or a ``Protocol``.
-        first_index: position of ``images[0]`` in its data set, by which random numbers are drawn.
+        first_index: position of ``images[0]`` in its data set, by which random numbers are drawn, alike in all data sets.
 
     Returns the same shape: uint8, or for the protocols ``noisy`` and ``cold`` float32 in units of [0, 1], not clipped.
     """

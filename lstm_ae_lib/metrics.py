@@ -166,7 +166,7 @@ def compare(clean, restored, other, confidence: float = 0.95, resamples: int = 2
     """Paired comparison of two sets of restored images, image by image (paired percentile bootstrap, Efron 1979).
 
     Arguments as for :func:`per_image` and :func:`bootstrap_interval`. Returns the means of restored minus other with intervals,
-    as :func:`evaluate`; ``wins``, the share of images with the smaller error; ``images``, those with both PSNR finite.
+    as :func:`evaluate`, of the PSNR over those where both are finite; ``wins``, the share with the smaller error; ``images``.
     """
     return compare_values(per_image(clean, restored), per_image(clean, other), confidence, resamples, seed)
 
@@ -179,9 +179,9 @@ def compare_values(values: dict, others: dict, confidence: float = 0.95, resampl
     usable = np.isfinite(values["psnr"]) & np.isfinite(others["psnr"])
     if not usable.any():
         raise ValueError("no image has a finite PSNR in both")
-    result = {"images": int(usable.sum()), "wins": float(np.mean(values["mse"] < others["mse"]))}
+    result = {"images": len(usable), "wins": float(np.mean(values["mse"] < others["mse"]))}
     for name in MEASURES:
-        differences = (values[name] - others[name])[usable]
+        differences = np.subtract(*(one[name][usable if name == "psnr" else ...] for one in (values, others)))
         low, high = bootstrap_interval(differences, confidence, resamples, seed)
         result |= {name: float(differences.mean()), f"{name}_low": low, f"{name}_high": high}
     return result
@@ -211,7 +211,7 @@ def radial_power(images, bins: int = 16) -> tuple[np.ndarray, np.ndarray]:
     import scipy.fft
 
     images = checks.images_float(images, low=-np.inf, high=np.inf)
-    checks.number(bins, "bins", 1, min(images.shape[1:3]), whole=True)
+    checks.number(bins, "bins", 1, min(images.shape[1:3]) - 1, whole=True)  # as many leave none but the mean in the first
     power = np.square(scipy.fft.dctn(images, axes=(1, 2), norm="ortho")).mean(axis=(0, 3))
     power[0, 0] = np.nan
     rows, columns = (np.arange(size) / (2 * size) for size in power.shape)

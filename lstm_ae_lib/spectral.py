@@ -197,7 +197,7 @@ def set_linear_start(model, fitted) -> None:
     if layer is None:
         return
     source = linear_start_of(fitted)
-    wanted, given = (f"{one.transform}x{one.parts}" if hasattr(one, "parts") else one.transform for one in (layer, source))
+    wanted, given = (f"{getattr(one, 'transform', 'none')}x{getattr(one, 'parts', 1)}" for one in (layer, source))
     if wanted != given:
         raise ValueError(f"the model starts from {wanted}, the fitted filter is of {given}")
     layer.set_weights(source.get_weights())

@@ -136,7 +136,8 @@ def test_the_last_frame_is_what_counts(unit):
     ({"frames": 0}, "frames must be a whole number from 1 to 64, got 0"),
     ({"variant": "shake"}, "variant must be one of burst, burst50; got 'shake'"),
     ({"drift": 11}, "drift must be a number from 0 to 10, got 11"),
-    ({"positions": np.arange(3)}, r"positions must be 2 whole numbers, got the shape \(3,\)"),
+    ({"positions": np.arange(3)}, r"positions must be 2 whole numbers, got int64 \(3,\)"),
+    ({"positions": [0.5, 1.5]}, r"positions must be 2 whole numbers, got float64 \(2,\)"),
 ])  # fmt: skip
 def test_bursts_out_of_range_are_told(clean, arguments, said):
     with pytest.raises(ValueError, match=said):

@@ -174,3 +174,5 @@ def test_the_networks_of_the_study_are_of_one_size():
 def test_a_name_that_is_no_network_is_told():
     with pytest.raises(ValueError, match="memory must be one of feedback, accumulator, .*, unet, nafnet, rednet; got 'x'"):
         mending.described("x", (128, 128, 3), 8)
+    with pytest.raises(ValueError, match=r"options must be names and values in JSON, such as \{\}, got '\[1\]'"):
+        mending.described("mean", (128, 128, 3), 8, "[1]")

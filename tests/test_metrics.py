@@ -156,6 +156,9 @@ def test_radial_power_finds_the_frequency_of_a_grating():
         grating = np.cos(2 * np.pi * cycles * (rows + 0.5))[None, :, None, None] * np.ones((1, 32, 32, 3))
         frequencies, power = metrics.radial_power(grating)
         assert abs(frequencies[np.argmax(power)] - cycles) < 1 / 32
+        assert np.isfinite(metrics.radial_power(grating, 31)[1]).all()
+    with pytest.raises(ValueError, match="bins must be a whole number from 1 to 31, got 32"):
+        metrics.radial_power(grating, 32)
 
 
 def test_a_paired_comparison_sees_what_two_intervals_hide(clean):
@@ -176,9 +179,14 @@ def test_a_paired_comparison_sees_what_two_intervals_hide(clean):
     assert same["psnr"] == same["psnr_low"] == same["psnr_high"] == 0
 
 
-def test_pairs_without_an_error_do_not_count(clean):
+def test_pairs_without_an_error_count_but_for_the_psnr(clean):
     restored = np.where(np.arange(len(clean))[:, None, None, None] < 3, clean, clean // 2)
-    assert metrics.compare(clean, restored, clean // 3)["images"] == len(clean) - 3
+    found, others = metrics.compare(clean, restored, clean // 3), metrics.compare(clean[3:], restored[3:], clean[3:] // 3)
+    assert found["images"] == len(clean) and found["psnr"] == others["psnr"]
+    assert found["wins"] == np.mean(metrics.per_image(clean, restored)["mse"] < metrics.per_image(clean, clean // 3)["mse"])
+    for name in ("mse", "ssim"):
+        means = [metrics.evaluate(clean, images)[name] for images in (restored, clean // 3)]
+        assert found[name] == pytest.approx(means[0] - means[1])
     with pytest.raises(ValueError, match="no image has a finite PSNR in both"):
         metrics.compare(clean, clean, clean // 2)
     values = metrics.per_image(clean, clean // 2)

@@ -64,7 +64,7 @@ def test_soft_photographs_keep_the_light_and_lose_the_fine_detail(tmp_path, monk
     for number in range(20):
         pictures.write(tmp_path / f"{number:02}.jpg", sharp)
     written = pages.write_pages(tmp_path)
-    assert [path.name for path in written] == ["soft-0.png", "soft-1.png", "soft-2.png", "soft-3.png"]
+    assert [path.name for path in written] == ["soft-02.png", "soft-06.png", "soft-10.png", "soft-14.png"]
     for place, path in enumerate(written):
         soft = pictures.read(path)
         np.testing.assert_array_equal(soft, pages.soften(pictures.read(tmp_path / f"{2 + 4 * place:02}.jpg"), place))
@@ -93,10 +93,33 @@ def test_other_numbers_are_refused(place):
 def test_photographs_come_with_pages_and_a_folder_of_ones_own_without(tmp_path, monkeypatch):
     monkeypatch.setattr(photographs, "verified", lambda: tmp_path)
     asked = []
-    monkeypatch.setattr(photographs, "write_pages", asked.append)
+    monkeypatch.setattr(photographs, "write_pages", lambda folder: asked.append(folder) or [folder / "drawn-0.png"])
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     for number in range(4):
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
     for folder in (tmp_path, "photographs"):
         photographs.load_crops(folder, 16, 0.25, count=20)
     assert asked == [tmp_path]
+
+
+def test_a_soft_photograph_is_held_out_with_its_own(tmp_path, monkeypatch):
+    """Validation on a softer version of what is trained on would not be on other photographs."""
+    monkeypatch.setattr(photographs, "verified", lambda: tmp_path)
+    monkeypatch.setattr(photographs, "write_pages", lambda folder: [folder / "a.jpg"])
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    names = {f"{name}.jpg" for name in "abcdefgh"} | {"soft-c.png", "soft-g.png", "soft-gone.png"}
+    for name in names:
+        pictures.write(tmp_path / name, picture)
+    held = []
+
+    def crops(part, count, seed):
+        held.append(part.files)
+        return np.zeros((count, 16, 16, 3), np.uint8)
+
+    for seed in range(8):
+        monkeypatch.setattr(photographs, "picture_crops", crops)
+        _, trained = photographs.load_crops("photographs", 16, 0.25, seed, 20)
+        assert held[-2] == trained.files and sorted(trained.files + held[-1]) == sorted(names - {"soft-gone.png"})
+        for soft in ("soft-c.png", "soft-g.png"):
+            assert (soft in trained.files) == (f"{soft[5]}.jpg" in trained.files)
+    assert any("soft-c.png" in part for part in held[1::2]) and any("soft-c.png" in part for part in held[::2])

@@ -92,7 +92,7 @@ def test_the_linear_start_is_not_trained():
 
 
 def test_a_start_of_another_transform_is_refused():
-    with pytest.raises(ValueError, match="the model starts from dct1, the fitted filter is of dct2"):
+    with pytest.raises(ValueError, match="the model starts from dct1x1, the fitted filter is of dct2x1"):
         spectral.set_linear_start(peers.unet((8, 8, 3), 2, 1, "dct1"), spectral.linear_filter((8, 8, 3), "dct2"))
 
 

@@ -170,7 +170,7 @@ def facts():
     runs = {"unet": "unet-mixture", "flagship": "flagship-mixture", "multiscale_flagship": "multiscale"}
     unet, flagship, several = (one[f"blind-{run}-10m", name]["mse"] for name, run in runs.items())
     yield (
-        "on `blind`, after ten minutes, a U-Net errs less than it, and the flagship of several resolutions less than both"
+        "on `blind`, after ten minutes, a U-Net errs less than it, and the flagship of several resolutions, with Muon, less than both"
     ), several < unet < flagship
     start, muon, scans = (end["scan"] - end[name] for name in ("no-start", "adam", "none"))
     yield (
@@ -207,7 +207,7 @@ def facts():
     ours, means, windows = ([one for one in twelve if one["restorer"] == kind] for kind in ("recurrent", "average", "window"))
     mean = max(means, key=lambda one: one["psnr"])
     yield (
-        f"For 12 noisy frames a mean that moves with the camera, a recurrence without learning, reaches {mean['psnr']:.2f} dB"
+        f"For 12 noisy frames a network that sees their mean, moved along with the camera, reaches {mean['psnr']:.2f} dB"
     ), min(one["psnr_low"] for one in ours) > mean["psnr"] and mean["psnr_low"] > max(one["psnr_high"] for one in windows)
     rival = "scale hyperprior, trained alike"
     above = [(one["bits_per_pixel"], one["psnr"] - one["others"][rival])

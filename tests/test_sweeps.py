@@ -129,10 +129,13 @@ def test_a_run_with_other_parameters_is_not_touched(sweep):
         ("- one", "must hold runs: names"),
         ("runs: {one: {}}\nrusn: {}", "holds rusn; allowed are runs, parameters, notebooks"),
         ("runs: {one: [", "is no YAML file"),
+        ("runs: {one: {1: 2}}", "some.yaml, run 'one': parameters must have names, got 1"),
+        ("notebooks: 10_works\nruns: {one: {}}", "some.yaml: notebooks must be a list of names, got '10_works'"),
+        ("notebooks: [[10_works]]\nruns: {one: {}}", "some.yaml: notebooks must be a list of names, got"),
     ],
 )
 def test_a_wrong_file_stops_it_before_anything_runs(sweep, made, text, message):
-    if not text.startswith("-"):
+    if not text.startswith(("-", "notebooks")):
         text = "notebooks: [10_works]\n" + text
     with pytest.raises(ValueError, match=message):
         sweeps.run_sweep(sweep(text))

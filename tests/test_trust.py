@@ -32,6 +32,8 @@ def test_the_fit_finds_a_power_and_expects_the_mean_error():
     # At a variance of 1 the squared error is 9 times the mean of what was multiplied, exp(0.125).
     assert trust.expected(np.ones(1), found)[0] == pytest.approx(3 * np.exp(0.0625), rel=0.02)
     assert trust.fit(np.ones(100), np.full(100, 4.0)) == {"slope": 0, "offset": pytest.approx(np.log(4))}
+    with pytest.raises(ValueError, match="bins must be a whole number from 2 to 30, got 50"):
+        trust.fit(np.ones(30), np.ones(30))
     assert trust.expected(np.zeros(1), found)[0] == trust.expected(np.full(1, trust.LEAST), found)[0] > 0
 
 

@@ -1,7 +1,7 @@
 """Where recurrence pays: task by task, a recurrent network beside the best of its size with a limited reach, from the records.
 
-Runs that differ in the seed alone have names that end in ``-seed1``, ``-seed2`` ...; the first has none. Intervals are over the
-seeds of each network and over the images, which are the same for all.
+Further seeds of a run, which see as many training images as the first in whatever time, have names that end in ``-seed1``,
+``-seed2`` ...; the first has none. Intervals are over the seeds of each network and over the images, which are the same for all.
 """
 
 import math
@@ -110,7 +110,7 @@ def _of_bursts(protocol, degradation, frames):
 
 def _of_jpegs(side):
     """On crops of scikit-image's photographs, the same for all networks and seeds."""
-    networks = {}  # of those that had as many minutes: run -> its records, a seed each
+    networks = {}  # run -> its records, a seed each
     for one in records.reference_records(protocol="broken_jpeg", split="test", setting=side):
         if "gains" in one and one["restorer"] in (JPEG_RECURRENT, *JPEG_OTHERS):
             networks.setdefault(first_seed(one["run"]), []).append(one)

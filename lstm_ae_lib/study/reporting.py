@@ -26,6 +26,7 @@ WRITTEN = {  # the READMEs' tables: name of the marks -> file, and the command t
 FLAGSHIPS = ("flagship", "multiscale_flagship")
 COMPRESSORS = ("compressor", "any_rate_compressor", "scale_hyperprior")
 CODECS = (RESTORER_TITLES["scale_hyperprior"], "scale hyperprior", "Cheng et al. 2020", "COIN++", "AVIF", "JPEG XL", "WebP", "JPEG")
+SERIES = ("burst", "burst50", "rows", "broken_jpeg")  # protocols with tables of their own, for several frames, lengths or sizes
 OVERVIEW = ("reference", "gauss2", "blind", "noisy")  # the protocols of the top README's table
 SHOWN_RATES = 0.4, 2.6  # bits per pixel, the least and the most in its table of codecs
 Column = namedtuple("Column", ("title", "text"))  # of a table: its title, and a function from a row to its text
@@ -304,9 +305,11 @@ def _lowest_error(records, protocol):
 
 
 def _readme_records(records):
-    """The READMEs' records, measured and others', in order: no tuned restorers, nothing that compressors are compared with."""
+    """The READMEs' records, measured and others', in order: no tuned restorers, nothing that compressors are compared with, and
+    nothing of :data:`SERIES`."""
     found = [record for record in records
              if record["data"] == "full" and record["budget"] != "tuned" and not published.is_perception(record)
+             and record["protocol"] not in SERIES
              and (record["protocol"] != "compress" or (record["restorer"] in COMPRESSORS and record.get("bits_per_pixel")))
              ]  # fmt: skip
     found = sorted(_on_most_images(found), key=published.order)
@@ -315,14 +318,16 @@ def _readme_records(records):
 
 
 def results_table(records: list) -> str:
-    """The published test-set numbers, all of them."""
+    """The published test-set numbers, but for tuned restorers, photographs and :data:`SERIES`."""
     measured, others = _readme_records(records)
     columns = [Column("protocol", lambda record: f"`{record['protocol']}`"),
                Column("restorer", lambda record: published.title(record)
                       + ("" if record in measured else f", {record['source']}, {record['split']} images")),
                number("MSE", "mse", ".2e"), PSNR, SSIM, PARAMETERS, MINUTES]  # fmt: skip
     table = render(sorted(measured + others, key=published.order), columns, "markdown")
-    return f"{table}\n\nMeasured on {_listed(measured, 'images', ',')} test images, one seed, on {_listed(measured, 'hardware')}."
+    said = f"Measured on {_listed(measured, 'images', ',')} test images, on {_listed(measured, 'hardware')}, one seed where none "
+    said += "is named. Tuned restorers are in notebook 4, broken files in 30, bursts by their frames in 31, rows by their length in 33."
+    return f"{table}\n\n{said}"
 
 
 def _listed(records, field, style=""):

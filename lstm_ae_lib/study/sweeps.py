@@ -32,6 +32,8 @@ def read_sweep(path) -> dict:
     if wrong := sorted(set(content) - {"runs", "parameters", "notebooks"}):
         raise ValueError(f"{file.name} holds {', '.join(map(str, wrong))}; allowed are runs, parameters, notebooks")
     shared, notebooks = content.get("parameters") or {}, content.get("notebooks") or runner.CHAIN
+    if not isinstance(notebooks, list | tuple) or not all(isinstance(name, str) for name in notebooks):
+        raise ValueError(f"{file.name}: notebooks must be a list of names, got {notebooks!r}")
     notebooks = tuple(new for name in notebooks if (new := runner.RENAMED.get(name, name)))
     wanted = {}
     for name, own in content["runs"].items():
@@ -40,6 +42,8 @@ def read_sweep(path) -> dict:
             if not isinstance(own or {}, dict) or not isinstance(shared, dict):
                 raise ValueError(f"parameters must be names and values, got {own!r}")
             together = {**shared, **(own or {})}
+            if wrong := [key for key in together if not isinstance(key, str)]:
+                raise ValueError(f"parameters must have names, got {wrong[0]!r}")
             if "run_name" in together:
                 raise ValueError("run_name is not a parameter here: a run's name stands before its parameters")
             taken = runner.check_parameters({**together, "run_name": name}, notebooks)

@@ -69,8 +69,8 @@ def coded_bytes(content: bytes) -> tuple[int, int]:
 
 
 def flip_bits(content: bytes, count: int, seed) -> bytes:
-    """The JPEG with ``count`` bits flipped, 0 to 1,000, drawn from its entropy-coded data. ``seed``: as for
-    ``numpy.random.default_rng``. Raises as :func:`coded_bytes`."""
+    """The JPEG with bits flipped ``count`` times, 0 to 1,000, drawn one by one from its entropy-coded data: in a tiny file one may
+    be drawn twice, and be right again. ``seed``: as for ``numpy.random.default_rng``. Raises as :func:`coded_bytes`."""
     checks.number(count, "count", 0, 1000, whole=True)
     start, end = coded_bytes(content)
     changed = bytearray(content)

@@ -58,8 +58,8 @@ def degrade(images, variant, frames: int = 8, *, drift: float = 1.0, positions=N
     checks.number(drift, "drift", 0, 10)
     count, height, width, _ = images.shape
     positions = np.arange(count) if positions is None else checks.array(positions, "positions")
-    if positions.shape != (count,):
-        raise ValueError(f"positions must be {count} whole numbers, got the shape {positions.shape}")
+    if positions.shape != (count,) or positions.dtype.kind not in "iu":
+        raise ValueError(f"positions must be {count} whole numbers, got {positions.dtype} {positions.shape}")
     seen = np.empty((count, frames, height, width, 3), np.uint8)
     clean = np.empty_like(seen)
     border = {"borderMode": cv2.BORDER_REFLECT_101, "flags": cv2.INTER_CUBIC}
@@ -195,7 +195,7 @@ def last_psnr(clean, restored):
 def for_frames(arguments: dict, trained, frames: int):
     """A :func:`burst_restorer` that takes so many frames and returns the last, with the weights of one that was trained on others,
     built from ``arguments``. A window that is longer takes the oldest frame several times."""
-    window = arguments.get("window", 4) if arguments["memory"] == "window" else 1
+    window = arguments.get("window", 4) if arguments.get("memory") == "window" else 1
     network = burst_restorer(**(arguments | {"frames": max(frames, window), "window": window, "every": False}))
     network.set_weights(trained.get_weights())
     return network

@@ -231,8 +231,11 @@ def block_peer(image_shape=(128, 128, 3), network: str = "unet", channels: int =
 
 def described(memory: str, image_shape, width: int, options: str = "{}") -> tuple:
     """The builder's name and the arguments of the network whose memory, or which altogether, has this name: ``"feedback"``, or one
-    of :data:`MEMORIES` or :data:`NETWORKS`. ``options``: further arguments, as JSON. ``ValueError`` for an unknown name."""
+    of :data:`MEMORIES` or :data:`NETWORKS`. ``options``: further arguments, as JSON. ``ValueError`` for an unknown name, and for
+    options of another form."""
     checks.choice(memory, "memory", ("feedback", *MEMORIES, *NETWORKS))
+    if not isinstance(json.loads(options), dict):
+        raise ValueError(f"options must be names and values in JSON, such as {{}}, got {options!r}")
     if memory == "feedback":
         return "feedback_mender", {"image_shape": list(image_shape), "width": width, **json.loads(options)}
     builder, what, size = ("jpeg_mender", "memory", "width") if memory in MEMORIES else ("block_peer", "network", "channels")

@@ -83,13 +83,13 @@ def soften(photograph, place: int) -> np.ndarray:
 
 
 def write_pages(folder) -> list[Path]:
-    """Writes the pages that a folder lacks as ``drawn-0.png``, ``scan-0.png``, ``fills-0.png`` and so on, and ``soft-0.png`` of its
-    third ``.jpg`` file and every fourth after it, at most four; returns all their paths."""
+    """Writes the pages that a folder lacks as ``drawn-0.png``, ``scan-0.png``, ``fills-0.png`` and so on, and ``soft-NAME.png`` of
+    its third ``NAME.jpg`` and every fourth after it, at most four; returns all their paths."""
     drawn = {f"drawn-{place}.png": lambda place=place: draw_page(place) for place in range(PAGES)}
     drawn |= {f"scan-{place}.png": lambda place=place: draw_scan(place + 500) for place in range(0, 2 * SCANS, 2)}
     drawn |= {f"fills-{place}.png": lambda place=place: draw_fills(place) for place in range(FILLS)}
     for place, photograph in enumerate(sorted(Path(folder).glob("*.jpg"))[2::4][:SOFT]):
-        drawn[f"soft-{place}.png"] = lambda place=place, photograph=photograph: soften(pictures.read(photograph), place)
+        drawn[f"soft-{photograph.stem}.png"] = lambda place=place, photograph=photograph: soften(pictures.read(photograph), place)
     for name, draw in drawn.items():
         if not (Path(folder) / name).exists():
             pictures.write(Path(folder) / name, draw())

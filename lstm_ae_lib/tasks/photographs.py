@@ -102,10 +102,9 @@ def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int
         raise ValueError(f"side must be a multiple of 8, got {side}")
     checks.number(count, "count", 20, 10**6, whole=True)
     chosen, held_out = datasets.split(count, validation_share)
-    if str(folder) == "photographs":
-        folder = verified()
-        write_pages(folder)
-    both = PictureFolder(folder, side).split(validation_share, seed)
+    own = str(folder) != "photographs"
+    folder = PictureFolder(folder if own else write_pages(verified())[0].parent, side)
+    both = folder.split(validation_share, seed) if own else _split_with_soft_ones(folder, validation_share, seed)
     counts = (len(range(count)[places]) for places in (chosen, held_out))
     crops = [picture_crops(part, number, seed) for part, number in zip(both, counts, strict=True)]
     tests = np.concatenate([squares(photograph, side) for photograph in pictures.photographs().values()])
@@ -189,6 +188,16 @@ def squares(picture, side: int) -> np.ndarray:
     rows, columns = (length // side for length in picture.shape[:2])
     cut = picture[: rows * side, : columns * side].reshape(rows, side, columns, side, 3)
     return cut.swapaxes(1, 2).reshape(-1, side, side, 3)
+
+
+def _split_with_soft_ones(folder, validation_share, seed):
+    """As :meth:`PictureFolder.split`; a softer version of a photograph goes where the photograph is."""
+    soft = {name: f"{name.removeprefix('soft-').removesuffix('.png')}.jpg" for name in folder.files if name.startswith("soft-")}
+    folder.files = [name for name in folder.files if name not in soft]
+    both = folder.split(validation_share, seed)
+    for part in both:
+        part.files = sorted([*part.files, *(name for name, source in soft.items() if source in part.files)])
+    return both
 
 
 def _list():

@@ -78,6 +78,8 @@ def restore_files(sources, target, name: str = "", *, quality: int = pictures.QU
     ``name`` is that of weights in ``data/weights/burst``. Raises as :func:`restore`, :func:`lstm_ae_lib.pictures.read` and
     :func:`lstm_ae_lib.pictures.write`, and ``FileExistsError`` for a ``target`` that is there.
     """
+    if not sources:
+        raise ValueError("frames must be pictures, at least one, got none")
     for source in sources:
         if Path(source).is_dir():
             raise ValueError(f"frames must be pictures, got the folder {source}")

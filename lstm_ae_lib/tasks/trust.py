@@ -6,7 +6,7 @@ is the squared error to expect. ``release`` fits it on one half of scikit-image'
 
 import numpy as np
 
-from lstm_ae_lib import degradations, kernels, pictures, restoring
+from lstm_ae_lib import checks, degradations, kernels, pictures, restoring
 
 SMOOTHING = 2.0  # pixels: the logarithms of variance and squared error correlate 0.70 without, 0.79 with it
 LEAST = 1e-3  # squared grey levels, the smallest variance or error that counts
@@ -56,7 +56,8 @@ def expected(variance, trust: dict) -> np.ndarray:
 
 def fit(variance, squared_error, bins: int = 50) -> dict:
     """``slope`` and ``offset`` of the line from log(variance) to log(squared error), both in squared grey levels: least squares on
-    the means of ``bins`` with as many pixels each."""
+    the means of ``bins`` with as many pixels each, of which there must be as many (``ValueError``)."""
+    checks.number(bins, "bins", 2, variance.size, whole=True)
     variance = np.maximum(variance, LEAST).ravel()
     parts = np.array_split(np.argsort(variance), bins)
     means = [(np.log(variance[part]).mean(), np.log(np.maximum(np.mean(squared_error.ravel()[part]), LEAST))) for part in parts]

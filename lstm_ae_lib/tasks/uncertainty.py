@@ -9,15 +9,6 @@ from lstm_ae_lib._backend import keras
 from lstm_ae_lib.tasks.variational import gaussian_kl
 
 
-def generate(model, count: int, seed: int = 0) -> np.ndarray:
-    """Draw ``count`` images from a :func:`lstm_ae_lib.tasks.variational.variational_autoencoder`: latents from the standard
-    normal, decoded. Returns ``(count, height, width, channels)`` float32, clipped to [0, 1]."""
-    decoder = model.get_layer("decoder")
-    checks.number(count, "count", 1, 2**31, whole=True)
-    latent = np.random.default_rng(seed).standard_normal((count, *decoder.inputs[0].shape[1:])).astype(np.float32)
-    return np.clip(models.apply(decoder, latent), 0, 1)
-
-
 def restore_samples(model, degraded, count: int, seed: int = 0, batch_size: int = 250) -> np.ndarray:
     """Samples of the restored images of a trained :func:`lstm_ae_lib.tasks.variational.conditional_vae`.
 
