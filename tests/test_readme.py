@@ -170,7 +170,8 @@ def facts():
     runs = {"unet": "unet-mixture", "flagship": "flagship-mixture", "multiscale_flagship": "multiscale"}
     unet, flagship, several = (one[f"blind-{run}-10m", name]["mse"] for name, run in runs.items())
     yield (
-        "on `blind`, after ten minutes, a U-Net errs less than it, and the flagship of several resolutions, with Muon, less than both"
+        "on `blind`, after ten minutes, a U-Net errs less than it, and the flagship of several resolutions, with Muon, less than "
+        "both"
     ), several < unet < flagship
     start, muon, scans = (end["scan"] - end[name] for name in ("no-start", "adam", "none"))
     yield (

@@ -326,7 +326,7 @@ def results_table(records: list) -> str:
                number("MSE", "mse", ".2e"), PSNR, SSIM, PARAMETERS, MINUTES]  # fmt: skip
     table = render(sorted(measured + others, key=published.order), columns, "markdown")
     said = f"Measured on {_listed(measured, 'images', ',')} test images, on {_listed(measured, 'hardware')}, one seed where none "
-    said += "is named. Tuned restorers are in notebook 4, broken files in 30, bursts by their frames in 31, rows by their length in 33."
+    said += "is named. Tuned restorers are in notebook 4, broken files in 30, bursts by frames in 31, rows by length in 33."
     return f"{table}\n\n{said}"
 
 
