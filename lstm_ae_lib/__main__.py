@@ -7,6 +7,8 @@ last epoch); 130 interrupted.
 import argparse
 import contextlib
 import datetime
+import errno
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -14,16 +16,23 @@ from pathlib import Path
 
 def main(argv=None) -> int:
     """Runs one command and returns its exit code."""
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # else a picture on stdout holds it
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal's encoding does not
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        code = arguments.run(arguments) or 0
+        if sys.stdout:
+            sys.stdout.flush()
+        return code
     except KeyboardInterrupt as reason:
         print("interrupted", file=sys.stderr)
         return 75 if type(reason).__name__ == "Terminated" else 130
     except (RuntimeError, ValueError, OSError, ImportError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError) and error.errno == errno.EPIPE:  # `... | head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what waits is not tried again
+            return 1
         lacks = "; the study's packages: pip install 'lstm_ae_lib[study]'" * isinstance(error, ModuleNotFoundError)
         print(f"error: {str(error) or type(error).__name__}{lacks}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError | ImportError | MemoryError) else getattr(error, "exit_code", 2)
@@ -202,6 +211,9 @@ def _picture(arguments):
 
     if arguments.command == "restore":
         arguments.source = arguments.sources[-1]
+    if (arguments.target == "-" and not sys.stdout) or (arguments.source == "-" and not sys.stdin):
+        raise ValueError("- is standard input or output, which is closed")
+    if arguments.command == "restore":
         if arguments.weights == "jpeg":
             return _broken_jpeg(arguments)
         if len(arguments.sources) > 1:

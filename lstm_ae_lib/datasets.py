@@ -31,10 +31,8 @@ def split(count: int, validation_share: float = 0.1) -> tuple[slice, slice]:
     return slice(0, cut), slice(cut, count)
 
 
-def training_batches(
-    degraded, clean, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_epoch: int = 0,
-    first_step: int = 0, part=(0, 1),
-):  # fmt: skip
+def training_batches(degraded, clean, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_epoch: int = 0,
+                     first_step: int = 0, part=(0, 1)):  # fmt: skip
     """Endless shuffled batches of ``(degraded, clean)``, float32 in units of [0, 1]: a :func:`pipeline`.
 
     Images are degraded once, before (35 us an image at sigma 2); a batch is two look-ups. Give ``fit`` ``steps_per_epoch=``
@@ -60,10 +58,8 @@ def training_batches(
     return pipeline(order.turned(make, clean.shape[1:3]) if turn else make, [clean.shape[1:]] * 2, order.first)
 
 
-def redrawn_batches(
-    clean, protocol, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_index: int = 0,
-    first_epoch: int = 0, first_step: int = 0, part=(0, 1),
-):  # fmt: skip
+def redrawn_batches(clean, protocol, batch_size: int, seed: int, *, flip: bool = True, turn: bool = False, first_index: int = 0,
+                    first_epoch: int = 0, first_step: int = 0, part=(0, 1)):  # fmt: skip
     """As :func:`training_batches`, but degraded anew in each epoch by :func:`lstm_ae_lib.degradations.redegrade`.
 
     A protocol that draws nothing at random is applied once. ``first_index``: position of ``clean[0]`` in its data set.

@@ -58,8 +58,3 @@ def published_dir() -> Path:
 def released_dir(kind: str = "") -> Path:
     """Released weights: of restorers, or of a ``kind``, such as ``"compress"``; an installed copy has ``.onnx`` files only."""
     return _bundled("weights") / kind
-
-
-def reference_metrics_file() -> Path:
-    """The file where published numbers live."""
-    return data_dir() / "reference_metrics.json"

@@ -22,7 +22,7 @@ from lstm_ae_lib import checks, files
 MAX_PIXELS = 2**26
 FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg")}
 SUFFIXES = (*FORMATS["PNG"], *FORMATS["JPEG"])
-QUALITY = 95
+QUALITY, LARGEST_SIDE = 95, 65500  # of a JPEG; libjpeg's
 _XMP = b"XML:com.adobe.xmp" + bytes(5)  # what begins a PNG's text that is XMP, not compressed
 _CHUNKS = {
     "icc_profile": lambda profile: (b"iCCP", b"ICC\0\0" + zlib.compress(profile)), "xmp": lambda packet: (b"iTXt", _XMP + packet),
@@ -136,27 +136,31 @@ def _jpeg_header(content):
             raise ValueError(f"is too large: {error}") from None
         except (OSError, SyntaxError, ValueError, struct.error):
             raise ValueError("is damaged: its header cannot be read") from None
-    names = ("icc_profile", "exif", "xmp", "comment", *(["dpi"] if header.info.get("jfif_unit") else []))
+    names = ("icc_profile", "exif", "xmp", *(["dpi"] if header.info.get("jfif_unit") else []))
     metadata = {name: header.info[name] for name in names if header.info.get(name)}
     known = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe\0")
     others = [(kind, data) for kind, data in header.applist if kind != "COM" and not data.startswith(known)]
     metadata |= {f"{kind} {data.split(bytes(1))[0][:20].decode('ascii', 'replace')}": data for kind, data in others}
-    return *header.size[::-1], metadata, [], content
+    if comments := [data for kind, data in header.applist if kind == "COM"]:
+        metadata["comment"] = b"\n".join(comments)
+    if len(set(header.info.get("jfif_density", ()))) > 1 and "dpi" not in metadata:
+        metadata["shape of pixels"] = header.info["jfif_density"]
+    has_profile = any(data.startswith(b"ICC_PROFILE\0") for _, data in header.applist)
+    return *header.size[::-1], metadata, ["icc_profile"] * (has_profile and "icc_profile" not in metadata), content
 
 
 def _take_orientation(metadata, broken):
     """EXIF's, or else XMP's orientation, 1 to 8, which becomes 1 there. EXIF that Pillow cannot read is left out."""
     orientation, exif, said = 1, PIL.Image.Exif(), []
-    if tag := re.search(rb'tiff:Orientation(?:="|>)([1-8])', metadata.get("xmp", b"")):
-        orientation = int(tag[1])
-        metadata["xmp"] = tag.string[: tag.start(1)] + b"1" + tag.string[tag.end(1) :]
+    if tag := re.search(rb"""(tiff:Orientation(?:=["']|>))([1-8])""", metadata.get("xmp", b"")):
+        orientation = int(tag[2])
+        metadata["xmp"] = re.sub(tag.re, rb"\g<1>1", tag.string)  # wherever it stands
     try:
         with warnings.catch_warnings(record=True, action="always") as said:
             exif.load(metadata.get("exif", b""))
             orientation = found if (found := exif.get(274, orientation)) in range(1, 9) else orientation
             if exif.get(274, 1) != 1:
-                exif[274] = 1
-                metadata["exif"] = exif.tobytes()
+                metadata["exif"] = _with_orientation_1(metadata["exif"])
     except Exception:  # of whatever kind Pillow's parser runs into
         said = ["cannot be read"]
     if said:
@@ -165,12 +169,27 @@ def _take_orientation(metadata, broken):
     return orientation
 
 
+def _with_orientation_1(exif):
+    """EXIF's bytes with another orientation in its first directory, and nothing else."""
+    order, changed = "<" if exif[6:8] == b"II" else ">", bytearray(exif)
+    start = 6 + struct.unpack_from(f"{order}I", exif, 10)[0]
+    for place in range(start + 2, start + 2 + 12 * struct.unpack_from(f"{order}H", exif, start)[0], 12):
+        if struct.unpack_from(f"{order}H", exif, place) == (274,):
+            struct.pack_into(f"{order}HHIHH", changed, place, 274, 3, 1, 1, 0)
+    return bytes(changed)
+
+
 def _decode_jpeg(content):
-    """With libjpeg's warnings as errors: it goes on over damage, and tells of it nowhere else."""
+    """With libjpeg's warnings as errors: it goes on over damage, and tells of it nowhere else. It sees no ICC profile, which may be
+    broken while the pixels are sound, and JFIF's revision as 1.2, since it warns of others."""
     import simplejpeg
 
-    place = content.find(b"JFIF\0", 0, 20)
-    content = content if place < 0 else content[: place + 5] + b"\1\2" + content[place + 7 :]  # warnings are for other revisions
+    kept, place = [content[:2]], 2
+    while content[place : place + 1] == b"\xff" and (kind := content[place + 1 : place + 2]) not in (b"", b"\xff", b"\xda"):
+        segment = content[place : (place := place + 2 + int.from_bytes(content[place + 2 : place + 4]))]
+        segment = segment[:9] + b"\1\2" + segment[11:] if segment[4:9] == b"JFIF\0" else segment
+        kept += [segment] * (kind != b"\xe2" or not segment[4:].startswith(b"ICC_PROFILE\0"))
+    content = b"".join(kept) + content[place:]
     try:
         colours = simplejpeg.decode_jpeg_header(content)[2]
         image = simplejpeg.decode_jpeg(content, {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colours, "RGB"))
@@ -217,9 +236,10 @@ def check_target(target, source=b"", suffixes=SUFFIXES) -> None:
 
 
 def check_holds(image, suffix: str, name: str) -> None:
-    """Raises ``ValueError`` for a picture with alpha, called ``name``, that is to be a JPEG."""
-    if image.shape[2:] == (4,) and suffix.lower() in FORMATS["JPEG"]:
-        raise ValueError(f"{name} has transparent pixels, which JPEG cannot hold: write a .png")
+    """Raises ``ValueError`` for a picture, called ``name``, that has alpha or is too large, and is to be a JPEG."""
+    if suffix.lower() in FORMATS["JPEG"] and (image.shape[2:] == (4,) or max(image.shape[:2]) > LARGEST_SIDE):
+        said = "an alpha channel" if image.shape[2:] == (4,) else f"{max(image.shape[:2])} pixels a side, over {LARGEST_SIDE}"
+        raise ValueError(f"{name} has {said}, which JPEG cannot hold: write a .png")
 
 
 def write(path, image, metadata=None, quality: int = QUALITY) -> None:
@@ -299,9 +319,10 @@ def from_colours(colours, image) -> np.ndarray:
         raise ValueError(f"restored must be finite, got {wrong} values that are NaN or infinite")
     result = image.copy()
     channels = result.reshape(*image.shape[:2], -1)[..., :3]
+    grey = channels.shape[2] == 1 or (image.shape[2:] == (4,) and not np.any(channels[..., 1:] != channels[..., :1]))
     for rows in (slice(top, top + 256) for top in range(0, len(image), 256)):  # all at once would take as much memory again
         part = np.clip(colours[rows], 0, 1)
-        part = (part.mean(axis=2, keepdims=True) if channels.shape[2] == 1 else part) * _scale(image)
+        part = (part.mean(axis=2, keepdims=True) if grey else part) * _scale(image)
         channels[rows] = part if image.dtype.kind == "f" else np.rint(part)
     return result
 

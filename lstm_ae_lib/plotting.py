@@ -77,18 +77,6 @@ def slider(frames: dict, label: str, **options):
     return ipywidgets.interactive(draw, position=ipywidgets.SelectionSlider(options=list(frames), description=label))
 
 
-def loss_curves(epochs, curves: dict, baselines: dict):
-    """Losses by epoch, and horizontal lines for what they must beat. Log scale, MSE in [0, 1] units."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.2), dpi=DPI)
-    for (name, values), style in zip(curves.items(), itertools.cycle(("-", "--", ":")), strict=False):
-        axis.plot(epochs, values, style, color=COLOURS["LSTM autoencoder"], label=name)
-    for name, value in baselines.items():
-        axis.axhline(value, color=COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2e})")
-    axis.set(xlabel="epoch", ylabel="MSE", yscale="log", title="Training and validation loss")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    return finished(figure, which="both")
-
-
 def finished(figure, title="", which="major", fontsize=8, **legend):
     """The figure with a grid on all axes, the legend on the last, and a title above all."""
     for axis in figure.axes:

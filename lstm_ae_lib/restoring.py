@@ -206,8 +206,8 @@ def _restored(image, restore_tile, ensemble, tile, overlap, progress):
         seen, weight = pictures.to_colours(image[rows, columns])[None], down[:, None, None] * across[:, None] / ensemble
         for way in range(ensemble):
             made = np.asarray(restore_tile(laid := lay(seen, way)))
-            if made.shape != laid.shape:
-                raise ValueError(f"restorer must return the shape it was given, {laid.shape}, got {made.shape}")
+            if made.shape != laid.shape or made.dtype.kind != "f":
+                raise ValueError(f"restorer must return floats, of its image's shape {laid.shape}, got {made.dtype} {made.shape}")
             restored[rows, columns] += weight * lay(made, way, back=True)[0]
     return restored
 

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 
+import cv2
 import fake_cifar
 import numpy as np
 import pytest
@@ -103,6 +104,24 @@ def test_a_missing_file_is_told_quickly():
     code = "import sys; from lstm_ae_lib.__main__ import main; main(['restore', 'nofile', 'o.png']); print('keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n" and "there is no file nofile" in done.stderr
+
+
+def test_closed_streams_hide_nothing_in_a_picture_and_are_told(tmp_path):
+    """With standard error closed, Python's ``print(file=sys.stderr)`` writes to standard output."""
+    source, out = tmp_path / "in.png", tmp_path / "out.png"
+    cv2.imwrite(str(source), np.arange(768, dtype=np.uint8).reshape(16, 16, 3))
+    command = f"{sys.executable} -m lstm_ae_lib restore"
+    subprocess.run(["sh", "-c", f"{command} {source} - 2>&- > {out}"], check=True, timeout=60)
+    assert out.read_bytes().endswith(b"IEND\xaeB`\x82") and cv2.imread(str(out)).shape == (16, 16, 3)
+    for line in (f"{command} {source} - >&-", f"{command} - {out} <&-"):
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and done.stderr == "error: - is standard input or output, which is closed\n"
+
+
+def test_a_pipe_that_has_seen_enough_is_no_error():
+    line = f"{sys.executable} -m lstm_ae_lib protocols | head -1"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "" and done.stdout.count("\n") == 1
 
 
 def test_a_name_that_the_terminal_cannot_show_is_escaped(made, monkeypatch):

@@ -11,7 +11,7 @@ def test_everything_lies_in_the_checkout(monkeypatch):
     root = Path(__file__).resolve().parent.parent
     assert paths.checkout() == root
     assert paths.runs_dir() == root / "data" / "runs" and paths.raw_dir() == root / "data" / "raw"
-    for path in (paths.notebooks_dir(), paths.figures_dir(), paths.sample_file(), paths.reference_metrics_file()):
+    for path in (paths.notebooks_dir(), paths.figures_dir(), paths.sample_file()):
         assert path.exists(), path
 
 

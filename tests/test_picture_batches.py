@@ -177,6 +177,16 @@ def test_files_are_found_in_folders_below_and_in_capitals_and_hidden_ones_are_no
     assert folder_of(tmp_path).files == ["a/B/d.jpg", "a/c.Jpeg", "b.PNG"]
 
 
+def test_linked_folders_are_followed_and_none_into_itself(tmp_path):
+    for name in ("in/a/one.png", "elsewhere/two.png"):
+        save(tmp_path / name, photograph(0), "PNG")
+    (tmp_path / "in" / "album").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "a" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in" / "a")
+    found = picture_folder.names_in(tmp_path / "in")
+    assert found == ["a/one.png", "album/back/one.png", "album/two.png"]
+
+
 def test_grey_alpha_sixteen_bits_palette_and_turned_pictures_become_eight_bit_colours(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     alpha = np.dstack([image, image[..., :1]])

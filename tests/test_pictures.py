@@ -53,7 +53,7 @@ def test_one_channel_is_grey_and_alpha_is_no_jpeg(tmp_path):
     for suffix in (".jpg", ".png"):
         pictures.write(tmp_path / f"it{suffix}", grey)
         assert pictures.read(tmp_path / f"it{suffix}").shape == grey.shape[:2]
-    with pytest.raises(ValueError, match="a picture has transparent pixels, which JPEG cannot hold: write a .png"):
+    with pytest.raises(ValueError, match="a picture has an alpha channel, which JPEG cannot hold: write a .png"):
         pictures.write(tmp_path / "clear.jpg", np.dstack([smooth(), grey]))
     assert not (tmp_path / "clear.jpg").exists()
 
@@ -133,6 +133,76 @@ def test_a_resolution_that_a_jpeg_cannot_hold_is_named_and_not_kept(tmp_path):
     with pytest.warns(pictures.PictureWarning, match="^not kept in it.jpg: dpi$"):
         pictures.write(tmp_path / "it.jpg", image, metadata)
     assert "dpi" not in opened(tmp_path / "it.jpg").info
+
+
+def test_all_of_exif_but_the_orientation_stays_as_it_is():
+    """Letters outside ASCII, the thumbnail, and types that Pillow does not write."""
+    made = exif()
+    made[315], made[33432] = "Jörg Müller", "© 2020 Ä"
+    content = made.tobytes()
+    order = ">" if content[6:8] == b"MM" else "<"
+    _, metadata = pictures.read_with_metadata(saved(smooth(), "JPEG", exif=content + "größer".encode()))
+    place = content.index(struct.pack(order + "HHI", 274, 3, 1)) + 8
+    expected = content[:place] + struct.pack(order + "H", 1) + content[place + 2 :] + "größer".encode()
+    assert metadata["exif"] == expected
+
+
+@pytest.mark.parametrize("packet", [XMP.replace(b'"', b"'"), XMP + XMP, b"<tiff:Orientation>6</tiff:Orientation>"])
+def test_an_orientation_in_xmp_becomes_1_however_it_is_written(packet):
+    image, metadata = pictures.read_with_metadata(saved(smooth(), "JPEG", xmp=packet))
+    assert image.shape == (35, 24, 3) and b"6" not in metadata["xmp"] and metadata["xmp"].count(b"1") == packet.count(b"6")
+
+
+def test_comments_of_a_jpeg_are_all_kept_and_an_aspect_of_pixels_is_named(tmp_path):
+    content = saved(smooth(), "JPEG", comment=b"second")
+    first = b"\xff\xfe" + (2 + len(b"first")).to_bytes(2) + b"first"
+    place = content.index(b"JFIF\0") - 4
+    content = content[: place + 18] + first + content[place + 18 :]
+    image, metadata = pictures.read_with_metadata(content)
+    assert metadata["comment"] == b"first\nsecond"
+    stretched = content[: place + 11] + b"\0" + (2).to_bytes(2) + (1).to_bytes(2) + content[place + 16 :]
+    image, metadata = pictures.read_with_metadata(stretched)
+    for suffix in (".png", ".jpg"):
+        with pytest.warns(pictures.PictureWarning, match=f"^not kept in it{suffix}: shape of pixels$"):
+            pictures.write(tmp_path / f"it{suffix}", image, metadata)
+
+
+def test_a_jpeg_with_a_broken_profile_is_sound():
+    content = bytearray(saved(smooth(), "JPEG", icc_profile=ICC))
+    content[content.index(b"ICC_PROFILE\0") + 13] = 2  # one of two
+    with pytest.warns(pictures.PictureWarning, match="^the picture: broken and ignored: ICC profile$"):
+        image, metadata = pictures.read_with_metadata(bytes(content))
+    np.testing.assert_array_equal(image, pictures.read(saved(smooth(), "JPEG")))
+    assert "icc_profile" not in metadata
+    content[content.index(b"ICC_PROFILE\0") + 12] = 2  # the other one of two
+    with pytest.warns(pictures.PictureWarning, match="broken and ignored: ICC profile"):
+        np.testing.assert_array_equal(pictures.read(bytes(content)), image)
+
+
+def test_a_jfif_segment_of_another_revision_may_stand_behind_exif():
+    content = saved(smooth(), "JPEG", exif=exif(1))
+    jfif, behind = content[2:20], content[20:]
+    length = 2 + int.from_bytes(behind[2:4])
+    assert jfif[4:9] == b"JFIF\0" and behind[4:8] == b"Exif"
+    moved = content[:2] + behind[:length] + jfif[:9] + b"\2\0" + jfif[11:] + behind[length:]
+    np.testing.assert_array_equal(pictures.read(moved), pictures.read(content))
+
+
+def test_a_picture_wider_than_a_jpeg_can_be_is_refused_in_plain_words(tmp_path, capfd):
+    with pytest.raises(ValueError, match="a picture has 65501 pixels a side, over 65500, which JPEG cannot hold: write a .png"):
+        pictures.write(tmp_path / "wide.jpg", np.zeros((2, 65501, 3), np.uint8))
+    assert capfd.readouterr() == ("", "") and not (tmp_path / "wide.jpg").exists()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_with_alpha_stays_grey(dtype):
+    grey = (np.random.default_rng(0).random((5, 6)) * np.iinfo(dtype).max).astype(dtype)
+    image = np.dstack([grey, grey, grey, grey[::-1]])
+    made = pictures.from_colours(np.random.default_rng(1).random((5, 6, 3), np.float32), image)
+    assert np.ptp(made[..., :3], axis=2).max() == 0 and len(np.unique(made[..., 0])) > 10
+    np.testing.assert_array_equal(made[..., 3], image[..., 3])
+    image[0, 0, 0] ^= 1  # colours, if only one
+    assert np.ptp(pictures.from_colours(np.random.default_rng(1).random((5, 6, 3), np.float32), image)[..., :3], axis=2).max() > 0
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])

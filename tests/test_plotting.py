@@ -42,11 +42,6 @@ def test_pixels_are_large_enough_to_see_a_blur(clean):
         assert len({round(panel.get_window_extent().x0) for panel in panels}) == columns
 
 
-def test_curves_show_what_they_are_given():
-    figure = plotting.loss_curves([1, 2], {"training": [3e-3, 2e-3]}, {"linear filter": 1e-3})
-    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[3e-3, 2e-3], [1e-3, 1e-3]]
-
-
 def test_save_writes_a_picture_in_a_new_folder(tmp_path):
     import cv2
 
@@ -83,11 +78,6 @@ PIXELS = np.zeros((2, 8, 8, 3))
 def test_the_argument_that_is_wrong_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_no_curve_is_left_out():
-    figure = plotting.loss_curves([1, 2], {str(number): [number, 1.0] for number in (1, 2, 3, 4, 5)}, {})
-    assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

@@ -184,8 +184,10 @@ def test_a_function_that_returns_no_number_is_refused(wrong):
     for dtype, strength in ((np.uint8, 1), (np.float32, 1), (np.uint8, 0.5)):
         with pytest.raises(ValueError, match="restored must be finite, got 1 values that are NaN or infinite"):
             restoring.restore(np.zeros((9, 9, 3), dtype), spoilt, strength=strength)
-    with pytest.raises(ValueError, match=r"restorer must return the shape it was given, \(1, 9, 9, 3\), got \(1, 9, 9, 1\)"):
+    with pytest.raises(ValueError, match=r"floats, of its image's shape \(1, 9, 9, 3\), got float32 \(1, 9, 9, 1\)"):
         restoring.restore(np.zeros((9, 9, 3), np.uint8), lambda batch: batch[..., :1])
+    with pytest.raises(ValueError, match=r"restorer must return floats, of its image's shape .*, got uint8 \(1, 9, 9, 3\)"):
+        restoring.restore(np.zeros((9, 9, 3), np.uint8), lambda batch: (255 * batch).astype(np.uint8))
 
 
 def test_a_pil_image_is_restored(same):
@@ -648,7 +650,7 @@ def test_what_is_no_picture_gets_one_line_and_code_2(monkeypatch, capsys, store,
     ("target", "channels", "message"),
     [
         ("out.tiff", 3, "the suffix of the file to write must be one of .png, .jpg, .jpeg; got '.tiff'"),
-        ("out.jpg", 4, "in.png has transparent pixels, which JPEG cannot hold: write a .png"),
+        ("out.jpg", 4, "in.png has an alpha channel, which JPEG cannot hold: write a .png"),
     ],
 )
 def test_targets_that_cannot_be_are_refused(same, tmp_path, target, channels, message):

@@ -66,6 +66,14 @@ def test_values_get_the_right_type(notebooks):
     assert runner.check_parameters({"share": 1}, ["10_works"])["10_works"] == {"share": 1.0}
 
 
+def test_a_folder_of_pictures_is_the_same_in_the_kernels_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    names = "own", "photographs", ""
+    taken = [runner.check_parameters({"pictures": name}, ["90_train"])["90_train"]["pictures"] for name in names]
+    assert taken == [str(tmp_path / "own"), "photographs", ""]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

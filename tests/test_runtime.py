@@ -1,6 +1,8 @@
 """Restoring and compressing on ONNX Runtime: the released files, the command line without Keras, and files that are no good."""
 
+import copy
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -153,6 +155,13 @@ def test_weights_without_a_file_are_left_to_keras(store):
     written = exporting.export_released("noisy", store)
     assert json.loads((store / "noisy.json").read_text()) == written and list(written["onnx"]) == ["noisy"]
     assert isinstance(restoring.load_restorer("noisy", store, ""), runtime.OnnxRestorer)
+
+
+def test_a_restorer_can_be_pickled():
+    own = restoring.load_restorer("gauss2", engine="onnx")
+    image = np.random.default_rng(0).random((1, 16, 24, 3), np.float32)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(own))(image), own(image))
+    np.testing.assert_array_equal(copy.deepcopy(own)(image), own(image))
 
 
 def test_without_onnx_runtime_keras_computes(monkeypatch):

@@ -78,13 +78,18 @@ class OnnxRestorer(restoring.Restorer):
         super().__init__(name, description["card"], float(session.get_modelmeta().custom_metadata_map["most"]))
         self.session = session
 
+    def __reduce__(self):
+        return open_restorer, self.opened_from
+
     def _restored(self, padded):
         return run(self.session, padded)
 
 
 def open_restorer(name: str, description: dict, folder) -> OnnxRestorer:
     """:class:`OnnxRestorer` of ``NAME.onnx`` in ``folder``; errors as for :func:`open_session`."""
-    return OnnxRestorer(name, description, open_session(name, description, folder))
+    restorer = OnnxRestorer(name, description, open_session(name, description, folder))
+    restorer.opened_from = name, description, folder  # as which it is pickled: a process that unpickles it needs the file
+    return restorer
 
 
 def open_halves(name: str, description: dict, folder) -> tuple:

@@ -1,8 +1,11 @@
-"""README's pictures, from released weights: ``python -m lstm_ae_lib.study.figures`` writes them to ``figures/``."""
+"""README's pictures, from released weights: ``python -m lstm_ae_lib.study.figures`` writes them to ``figures/``;
+and what drivers draw."""
 
+import itertools
 import sys
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 
 from lstm_ae_lib import cifar10, degradations, metrics, paths, pictures, plotting, restoring
@@ -12,6 +15,18 @@ from lstm_ae_lib.tasks import photographs
 CASE = "Gaussian 2, noise 3"  # of photographs.CASES
 PART = slice(20, 276), slice(110, 366)  # of the photograph: rows and columns shown, twice enlarged
 QUANTILES = {"lower quartile": 0.25, "upper quartile": 0.75}
+
+
+def loss_curves(epochs, curves: dict, baselines: dict):
+    """Losses by epoch, and horizontal lines for what they must beat. Log scale, MSE in [0, 1] units."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.2), dpi=plotting.DPI)
+    for (name, values), style in zip(curves.items(), itertools.cycle(("-", "--", ":")), strict=False):
+        axis.plot(epochs, values, style, color=plotting.COLOURS["LSTM autoencoder"], label=name)
+    for name, value in baselines.items():
+        axis.axhline(value, color=plotting.COLOURS.get(name, "black"), linewidth=1, label=f"{name} ({value:.2e})")
+    axis.set(xlabel="epoch", ylabel="MSE", yscale="log", title="Training and validation loss")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    return plotting.finished(figure, which="both")
 
 
 def main() -> int:

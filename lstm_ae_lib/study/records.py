@@ -30,9 +30,14 @@ CLOSED_FORM = ("linear", "linear_mixture")  # fitted to the training images, not
 LSTMS, PEERS = ("reference_lstm", "reference_bilstm"), ("dncnn", "rednet", "unet", "nafnet")
 
 
+def metrics_file():
+    """Where the published numbers live."""
+    return paths.data_dir() / "reference_metrics.json"
+
+
 def reference_records(**wanted) -> list:
     """Published records whose fields have the wanted values, in the tables' order: ``reference_records(protocol="gauss2")``."""
-    records = files.read_json(paths.reference_metrics_file())["records"]
+    records = files.read_json(metrics_file())["records"]
     return sorted((record for record in records if all(record.get(name) == value for name, value in wanted.items())), key=order)
 
 
@@ -165,7 +170,7 @@ def publish(names=()) -> list:
         if runs.status(run.record) != "finished":
             raise ValueError(f"only a finished run can be published; {run.name!r} is {runs.status(run.record)}")
         run.need("metrics.json" if run in measured else "history.csv")
-    records = _read(paths.reference_metrics_file(), "records", [])
+    records = _read(metrics_file(), "records", [])
     records = [record for record in records if record["run"] not in {run.name for run in chosen}]
     # Runs of one protocol measure the same untouched images and the same linear filter: once is enough.
     known, new = {_measured(record) for record in records if record["source"] == "measured"}, {}
@@ -178,7 +183,7 @@ def publish(names=()) -> list:
         files.write_json(folder / "run.json", {name: value for name, value in run.record.items() if name != "process"})
         for file in filter(Path.is_file, map(run.path, ("history.csv", "metrics.json"))):  # what was not trained has no history
             shutil.copyfile(file, folder / file.name)
-    files.write_json(paths.reference_metrics_file(), {"records": records + published})
+    files.write_json(metrics_file(), {"records": records + published})
     reporting.update_readmes()
     return sorted(published, key=order)
 

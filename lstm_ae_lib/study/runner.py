@@ -97,6 +97,8 @@ def check_parameters(given: dict, notebooks=CHAIN) -> dict:
             lines = [f"  {key}: {entry['type']} = {entry['default']!r}  {entry['help']}" for key, entry in known.items()]
             raise ParameterError("\n".join([f"there is no parameter {name!r}{meant}; the parameters are:", *lines]))
     values = {name: _check_value(name, value, known[name]) for name, value in given.items()}
+    if os.path.isdir(values.get("pictures", "")):
+        values["pictures"] = os.path.abspath(values["pictures"])  # a kernel's working directory is another
     return {notebook: {name: values[name] for name in entries if name in values} for notebook, entries in declared.items()}
 
 

@@ -365,7 +365,7 @@ def compress_file(source, target, codec="", engine: str = "", quality: int | Non
     released one's name, with an ``engine`` as for :func:`load_codec`. ``quality`` as for :func:`choose`, which chooses the weights
     where none are named; or the best quality whose file has at most ``most_bytes``; with neither, a quality of 50, or where
     weights are named their own steps. Raises ``OSError`` for a missing or read-only file or folder; ``ValueError`` for a source
-    that is damaged, animated, empty, too large or transparent, an unknown codec, a target of another suffix or the source itself,
+    that is damaged, animated, empty, too large or has alpha, an unknown codec, a target of another suffix or the source itself,
     and too few bytes.
     """
     pictures.check_target(target, source, (".laec",))
@@ -373,7 +373,7 @@ def compress_file(source, target, codec="", engine: str = "", quality: int | Non
         raise ValueError(f"quality and bytes exclude each other, got {quality} and {most_bytes}")
     image, metadata = pictures.read_with_metadata(source)
     if image.ndim == 3 and image.shape[2] == 4:
-        raise ValueError(f"{pictures.title(source)} has transparent pixels, which `compress` cannot hold: save it without")
+        raise ValueError(f"{pictures.title(source)} has an alpha channel, which `compress` cannot hold: save it without")
     picture = pictures.eight_bit_colours(image)
     picture = picture[..., 0] if image.ndim == 2 else picture
     load = functools.cache(lambda name: load_codec(name, engine=engine))
@@ -387,7 +387,8 @@ def compress_file(source, target, codec="", engine: str = "", quality: int | Non
     else:
         content = (codec if isinstance(codec, Codec) else load(codec)).compress(picture)
     files.write(target, content)
-    pictures.warn(f"not kept in {Path(target).name}", [name for name in metadata if name != "sRGB"])
+    lost = [*(name for name in metadata if name != "sRGB"), *["16 bits a sample"] * (image.dtype == np.uint16)]
+    pictures.warn(f"not kept in {Path(target).name}", lost)
     return image.shape, len(content)
 
 

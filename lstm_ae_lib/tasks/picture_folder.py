@@ -94,10 +94,21 @@ class PictureFolder:
 
 
 def names_in(folder) -> list:
-    """The PNG and JPEG files in a folder and the folders below it, as paths from there, in order; hidden ones are left out."""
-    found = [path for path in Path(folder).rglob("*") if path.suffix.lower() in pictures.SUFFIXES and path.is_file()]
-    names = sorted(path.relative_to(folder).as_posix() for path in found)
-    return [name for name in names if "/." not in f"/{name}"]
+    """The PNG and JPEG files in a folder and the folders below it, linked ones too, as paths from there, in order; hidden ones are
+    left out."""
+    return sorted(path.relative_to(folder).as_posix() for path in _below(Path(folder)) if path.suffix.lower() in pictures.SUFFIXES)
+
+
+def _below(folder, above=()):
+    """Files that are not hidden; no folder within itself, to which a link can lead."""
+    if (real := folder.resolve()) not in above:
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                yield from _below(path, (*above, real))
+            elif path.is_file():
+                yield path
 
 
 def picture_crops(folder: PictureFolder, count: int, seed: int) -> np.ndarray:
