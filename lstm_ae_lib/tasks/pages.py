@@ -8,7 +8,7 @@ import numpy as np
 
 from lstm_ae_lib import checks, pictures
 
-PAGES, SCANS, FILLS, SOFT = 4, 2, 4, 4  # beside twenty photographs: four of ten crops
+PAGES, SCANS, FILLS, SOFT = 4, 2, 4, 10  # beside twenty photographs: half of the crops
 _FONTS = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono")  # Matplotlib brings them
 _LETTERS = np.array(list("etaoinshrdlcumwfgypbvkjxqzEAINSTR0123456789.,-:"))
 
@@ -69,26 +69,26 @@ def draw_fills(place: int) -> np.ndarray:
 
 def soften(photograph, place: int) -> np.ndarray:
     """A photograph ``(height, width, 3)`` uint8, RGB, as a soft lens or an enlargement leaves it, by a number, 0 to 999:
-    ``(1200, 1600, 3)`` uint8. It is shrunk (pixel areas), enlarged again 1.4 to 2.5 times (cubic), sharpened by an unsharp mask of
-    up to 1, and given a grain of 0.5 to 2 of 255."""
+    ``(600, 800, 3)`` uint8. It is shrunk (pixel areas), enlarged again 1.3 to 4 times (cubic), sharpened by an unsharp mask of up to
+    1, and given a grain of up to 2 of 255."""
     import cv2
 
     random = np.random.default_rng((checks.number(place, "place", 0, 999, whole=True), 3))
-    factor = random.uniform(1.4, 2.5)
-    small = cv2.resize(photograph.astype(np.float32), (round(1600 / factor), round(1200 / factor)), interpolation=cv2.INTER_AREA)
-    soft = cv2.resize(small, (1600, 1200), interpolation=cv2.INTER_CUBIC)
+    factor = random.uniform(1.3, 4)
+    small = cv2.resize(photograph.astype(np.float32), (round(800 / factor), round(600 / factor)), interpolation=cv2.INTER_AREA)
+    soft = cv2.resize(small, (800, 600), interpolation=cv2.INTER_CUBIC)
     soft += random.uniform(0, 1) * (soft - cv2.GaussianBlur(soft, (0, 0), 1.5))
-    soft += random.normal(0, random.uniform(0.5, 2), soft.shape)
+    soft += random.normal(0, random.uniform(0, 2), soft.shape)
     return np.rint(np.clip(soft, 0, 255)).astype(np.uint8)
 
 
 def write_pages(folder) -> list[Path]:
     """Writes the pages that a folder lacks as ``drawn-0.png``, ``scan-0.png``, ``fills-0.png`` and so on, and ``soft-NAME.png`` of
-    its third ``NAME.jpg`` and every fourth after it, at most four; returns all their paths."""
+    every other ``NAME.jpg``, at most ten; returns all their paths."""
     drawn = {f"drawn-{place}.png": lambda place=place: draw_page(place) for place in range(PAGES)}
     drawn |= {f"scan-{place}.png": lambda place=place: draw_scan(place + 500) for place in range(0, 2 * SCANS, 2)}
     drawn |= {f"fills-{place}.png": lambda place=place: draw_fills(place) for place in range(FILLS)}
-    for place, photograph in enumerate(sorted(Path(folder).glob("*.jpg"))[2::4][:SOFT]):
+    for place, photograph in enumerate(sorted(Path(folder).glob("*.jpg"))[::2][:SOFT]):
         drawn[f"soft-{photograph.stem}.png"] = lambda place=place, photograph=photograph: soften(pictures.read(photograph), place)
     for name, draw in drawn.items():
         if not (Path(folder) / name).exists():
