@@ -236,6 +236,14 @@ def test_parameters_are_few_annotated_literals_with_help_and_range(path):
         assert runner.check_parameters({name: entry["default"]}, [path.stem]) == {path.stem: {name: entry["default"]}}
 
 
+@each
+def test_parameters_are_checked_before_they_are_used(path):
+    """papermill passes ``-p epochs abc`` on as it came."""
+    cells = code_cells(path)
+    (place,) = (number for number, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    assert cells[place + 1].source.startswith("runner.read_parameters(globals())\n")
+
+
 def test_protocols_to_choose_from_are_the_librarys():
     for path in LESSONS:
         declared = runner.notebook_parameters(path.stem)
