@@ -74,7 +74,7 @@ def test_soft_photographs_keep_the_light_and_lose_the_fine_detail(tmp_path, monk
         spectrum = np.abs(np.fft.rfft(soft[..., 1].astype(float) - soft[..., 1].mean(), axis=1)).mean(axis=0)
         assert spectrum[-40:].mean() < 0.3 * spectrum[20:80].mean()
         grains.append(spectrum[-40:].mean())
-    assert 10 < max(grains) / min(grains)  # it is white
+    assert max(grains) / min(grains) > 10  # it is white
 
 
 def test_every_other_page_is_dark():

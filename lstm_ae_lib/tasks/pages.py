@@ -69,8 +69,8 @@ def draw_fills(place: int) -> np.ndarray:
 
 def soften(photograph, place: int) -> np.ndarray:
     """A photograph ``(height, width, 3)`` uint8, RGB, as a soft lens or an enlargement leaves it, by a number, 0 to 999:
-    ``(600, 800, 3)`` uint8. It is shrunk (pixel areas), enlarged again 1.3 to 4 times (cubic), sharpened by an unsharp mask of up to
-    1, and given a grain of up to 2 of 255."""
+    ``(600, 800, 3)`` uint8. It is shrunk (pixel areas), enlarged again 1.3 to 4 times (cubic), sharpened by an unsharp mask of up
+    to 1, and given a grain of up to 2 of 255."""
     import cv2
 
     random = np.random.default_rng((checks.number(place, "place", 0, 999, whole=True), 3))
