@@ -126,7 +126,7 @@ _KINDS = (
              _CAMERA, kernel=31, noise_range=(0.0, 80 / 255), noise_share=0.7, noise_power=5, jpeg_share=0.65, jpeg_range=(20, 98),
              untouched_share=0.06, blurs=((0.12, "none", 0, 0), (0.3, "gaussian", 0.1, 3), (0.03, "gaussian", 3, 6),
                  (0.12, "elliptic", 0.2, 4), (0.3, "motion", 1, 17), (0.11, "disc", 0.5, 5), (0.02, "enlarged", 1, 3)),
-             notes="for most of the last training of the weights photo-blurred: each part of photo in other shares"),
+             notes="for one of the trainings of the weights photo, photo-blurred: each part of photo in other shares"),
 )  # fmt: skip
 PROTOCOLS = {protocol.name: protocol for protocol in _KINDS}
 
