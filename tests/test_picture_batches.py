@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -185,6 +186,21 @@ def test_linked_folders_are_followed_and_none_into_itself(tmp_path):
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in" / "a")
     found = picture_folder.names_in(tmp_path / "in")
     assert found == ["a/one.png", "album/back/one.png", "album/two.png"]
+
+
+def test_a_folder_that_cannot_be_read_takes_a_line_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    for name in ("locked/one.png", "two.png"):
+        save(tmp_path / name, photograph(0), "PNG")
+    listed = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert picture_folder.names_in(tmp_path) == ["two.png"]
+    assert capsys.readouterr().err == f"skipped the folder {tmp_path / 'locked'}: Permission denied\n"
 
 
 def test_grey_alpha_sixteen_bits_palette_and_turned_pictures_become_eight_bit_colours(tmp_path):

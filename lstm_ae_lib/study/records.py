@@ -52,9 +52,9 @@ def codec_records() -> list:
     study's own networks those of one rate, trained for 8 minutes each, and the one for all rates that was trained for as long as
     five of them."""
     rated = [record for record in study_records("compress") if record.get("bits_per_pixel")]
-    own = [record for record in rated if record["images"] == 10_000 and (
-        record["restorer"] != "compressor" or record["run"].startswith("compress-step"))]  # fmt: skip
-    return [record for record in rated if record["source"] != "measured" or record in own]
+    return [record for record in rated if record["source"] != "measured" or (
+        record["images"] == 10_000
+        and (record["restorer"] != "compressor" or record["run"].startswith("compress-step")))]  # fmt: skip
 
 
 def psnr_at(run: str, bits_per_pixel: float) -> float:

@@ -102,9 +102,11 @@ def load_crops(folder, side: int = 128, validation_share: float = 0.2, seed: int
         raise ValueError(f"side must be a multiple of 8, got {side}")
     checks.number(count, "count", 20, 10**6, whole=True)
     chosen, held_out = datasets.split(count, validation_share)
-    own = str(folder) != "photographs"
-    folder = PictureFolder(folder if own else write_pages(verified())[0].parent, side)
-    both = folder.split(validation_share, seed) if own else _split_with_soft_ones(folder, validation_share, seed)
+    if str(folder) == "photographs":
+        write_pages(folder := verified())
+        both = _split_with_soft_ones(PictureFolder(folder, side), validation_share, seed)
+    else:
+        both = PictureFolder(folder, side).split(validation_share, seed)
     counts = (len(range(count)[places]) for places in (chosen, held_out))
     crops = [picture_crops(part, number, seed) for part, number in zip(both, counts, strict=True)]
     tests = np.concatenate([squares(photograph, side) for photograph in pictures.photographs().values()])

@@ -100,15 +100,19 @@ def names_in(folder) -> list:
 
 
 def _below(folder, above=()):
-    """Files that are not hidden; no folder within itself, to which a link can lead."""
-    if (real := folder.resolve()) not in above:
-        for path in folder.iterdir():
-            if path.name.startswith("."):
-                continue
-            if path.is_dir():
-                yield from _below(path, (*above, real))
-            elif path.is_file():
-                yield path
+    """Files that are not hidden; no folder within itself, to which a link can lead. One that cannot be read takes a line."""
+    if (real := folder.resolve()) in above:
+        return
+    try:
+        found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except PermissionError as error:
+        print(f"skipped the folder {folder}: {error.strerror}", file=sys.stderr)
+        return
+    for path in found:
+        if path.is_dir():
+            yield from _below(path, (*above, real))
+        elif path.is_file():
+            yield path
 
 
 def picture_crops(folder: PictureFolder, count: int, seed: int) -> np.ndarray:
